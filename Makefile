@@ -1,0 +1,44 @@
+# Five targets. Each makes .venv from requirements-dev.txt first, when it is missing or out of date.
+#   make demo     the three stages on the embedded model, into demo/
+#   make test     every test that needs neither a GPU, nor ComfyUI, nor a browser
+#   make check    format, lint and the fast tests: green before each commit
+#   make bench    print the tables of the benchmarks, one after the other
+#   make format   rewrite the sources in the house format
+#
+# torch from PyPI is the CUDA build. On a machine without a GPU the smaller CPU build will do:
+#   PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make demo
+
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/requirements.stamp
+CPU_TESTS := not gpu and not host and not web
+
+.PHONY: demo test check bench format
+
+demo: $(STAMP)
+	$(BIN)/python -m surf_core.tiny --out demo
+
+test: $(STAMP)
+	$(BIN)/pytest -m "$(CPU_TESTS)"
+
+check: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pytest -m "$(CPU_TESTS) and not slow"
+
+bench: $(STAMP)
+	@for script in benchmarks/*.py; do \
+		$(BIN)/python -m "benchmarks.$$(basename $$script .py)" || exit 1; \
+	done
+
+format: $(STAMP)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# torch goes first and alone, so that no other requirement can pull a newer one.
+$(STAMP): requirements-dev.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		"$$(grep '^torch==' requirements-dev.txt)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $(STAMP)

@@ -1,0 +1,56 @@
+"""Load the pack once, under the name `surf`, the way the host loads it."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}
+
+
+def load_pack():
+    """Import the repository's root as the package `surf`."""
+    spec = importlib.util.spec_from_file_location(
+        "surf", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
+    )
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["surf"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def load_host_stub():
+    """Put the small fake host where the pack's imports look for the real one."""
+    spec = importlib.util.spec_from_file_location("host_stub", ROOT / "tests" / "host_stub.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["host_stub"] = module
+    spec.loader.exec_module(module)
+    module.install()
+
+
+load_host_stub()
+load_pack()
+
+
+@pytest.fixture(autouse=True)
+def poisoned_memory(monkeypatch):
+    """Fill fresh float memory with NaN, so that a read before a write shows."""
+
+    def poison(make):
+        def filled(*args, **kwargs):
+            tensor = make(*args, **kwargs)
+            return tensor.fill_(float("nan")) if tensor.is_floating_point() else tensor
+
+        return filled
+
+    monkeypatch.setattr(torch, "empty", poison(torch.empty))
+    monkeypatch.setattr(torch, "empty_like", poison(torch.empty_like))
+
+
+@pytest.fixture
+def tolerance():
+    """Absolute tolerance by dtype; the only table."""
+    return TOLERANCE
