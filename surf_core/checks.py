@@ -1,0 +1,66 @@
+"""Refuse what cannot work: expected, got, what to do.
+
+Dims: B batch, C channels, T latent frames, H, W latent cells.
+"""
+
+from math import isfinite
+
+import torch
+from torch import Tensor
+
+
+def check_latent(x: Tensor, name: str, *, channels: int | None = None) -> None:
+    """Refuse a tensor that is no usable latent.
+
+    Args:
+        x: [B, C, H, W] or [B, C, T, H, W], any floating dtype.
+        name: what the caller calls it, e.g. "Surf Refiner: latent".
+        channels: expected C; None takes any.
+
+    Raises:
+        ValueError: no tensor, other dimensions, not floating, empty, other channels, NaN or
+            infinity.
+    """
+    if not isinstance(x, Tensor):
+        raise ValueError(
+            f"{name} must be one tensor, got {type(x).__name__}; "
+            "split a joint audio and video latent and pass the video part."
+        )
+    shape = tuple(x.shape)
+    if x.ndim not in (4, 5):
+        raise ValueError(
+            f"{name} must be [B, C, H, W] or [B, C, T, H, W], got {shape=}; pass a latent."
+        )
+    if not x.is_floating_point():
+        raise ValueError(f"{name} must hold floating point values, got {x.dtype}; convert it.")
+    if not x.numel():
+        raise ValueError(f"{name} must hold at least one cell, got {shape=}; check its size.")
+    if channels is not None and x.shape[1] != channels:
+        raise ValueError(
+            f"{name} must have {channels} channels, got {x.shape[1]} in {shape=}; "
+            "use a latent of the same model family."
+        )
+    if not torch.isfinite(x).all():
+        raise ValueError(
+            f"{name} must be finite, got NaN or infinity in {shape=}; "
+            "look at the node that made it, often a VAE or a sampler in half precision."
+        )
+
+
+def check_range(value: float, name: str, low: float, high: float, advice: str) -> None:
+    """Refuse a number outside [low, high], or one that is not finite.
+
+    Args:
+        advice: what to do, a clause without a full stop.
+
+    Raises:
+        ValueError: value < low, value > high, NaN or infinite.
+    """
+    if not isfinite(value) or not low <= value <= high:
+        raise ValueError(f"{name} must lie within {low} to {high}, got {value}; {advice}.")
+
+
+def check_choice(value: str, name: str, choices: tuple[str, ...]) -> None:
+    """Refuse a word that is not among the choices."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}; choose one.")

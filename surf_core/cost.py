@@ -1,0 +1,175 @@
+"""Price a plan before it runs: tokens and floating point operations.
+
+Counted are the matrix products of the blocks, two operations per multiply-add; norms, softmax,
+embeddings, head, text encoder and VAE are not (about 1 % of a 720p Wan forward, but the VAE).
+
+Dims: N video tokens, L text tokens, D width, T latent frames.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import ceil
+
+from .window import segments
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelShape:
+    """What of a video DiT decides its cost."""
+
+    name: str
+    """As people call it."""
+    dim: int
+    """Width D of the residual stream."""
+    layers: int
+    """Transformer blocks."""
+    heads: int
+    """Attention heads; the cost does not depend on it."""
+    ffn_dim: int
+    """Hidden width of the feed-forward network."""
+    text_tokens: int
+    """Text tokens L of one forward."""
+    cell_pixels: int = 8
+    """Pixels along a side of a latent cell."""
+    cell_frames: int = 4
+    """Pixel frames of a latent frame; the first latent frame holds one."""
+    patch: tuple[int, int, int] = (1, 2, 2)
+    """Latent cells in one token: frames, rows, columns."""
+    joint_text: bool = False
+    """True: text tokens pass through the same blocks; False: cross-attention looks at them."""
+
+
+WAN_14B = ModelShape(
+    name="Wan 2.1 14B", dim=5120, layers=40, heads=40, ffn_dim=13824, text_tokens=512
+)
+"""Also either expert of Wan 2.2 A14B."""
+WAN_1_3B = ModelShape(
+    name="Wan 2.1 1.3B", dim=1536, layers=30, heads=12, ffn_dim=8960, text_tokens=512
+)
+WAN_5B = ModelShape(
+    name="Wan 2.2 5B", dim=3072, layers=30, heads=24, ffn_dim=14336, text_tokens=512, cell_pixels=16
+)
+HUNYUAN_VIDEO = ModelShape(
+    name="HunyuanVideo", dim=3072, layers=60, heads=24, ffn_dim=12288, text_tokens=256,
+    joint_text=True,
+)  # fmt: skip
+"""20 two-stream and 40 one-stream blocks; both cost the same per token."""
+SURF_1B = ModelShape(
+    name="SURF refiner 1B", dim=1152, layers=40, heads=16, ffn_dim=4608, text_tokens=512
+)
+"""Width and heads of SURF Tab. R6; depth and feed-forward are ours, to reach 1 B."""
+TINY = ModelShape(
+    name="tiny", dim=128, layers=6, heads=1, ffn_dim=512, text_tokens=3, cell_pixels=4,
+    cell_frames=1,
+)  # fmt: skip
+"""The embedded model of `surf_core.tiny`."""
+SHAPES = (WAN_14B, WAN_1_3B, WAN_5B, HUNYUAN_VIDEO, SURF_1B, TINY)
+
+
+def latent_frames(shape: ModelShape, frames: int) -> int:
+    """Latent frames of a clip of `frames` pixel frames: 81 are 21 for Wan."""
+    if frames < 1:
+        raise ValueError(f"expected at least one frame, got {frames=}; use 81 for five seconds.")
+    return 1 + ceil((frames - 1) / shape.cell_frames)
+
+
+def _grid(shape: ModelShape, frames: int, height: int, width: int) -> tuple[int, int]:
+    """Tokens along time, and tokens of one such step; partial tokens count, models pad them."""
+    if height < 1 or width < 1:
+        raise ValueError(f"expected a size in pixels, got {height=}, {width=}; use 720 and 1280.")
+    steps = ceil(latent_frames(shape, frames) / shape.patch[0])
+    rows, columns = (
+        ceil(side / (shape.cell_pixels * patch))
+        for side, patch in zip((height, width), shape.patch[1:], strict=True)
+    )
+    return steps, rows * columns
+
+
+def tokens(shape: ModelShape, frames: int, height: int, width: int) -> int:
+    """Count the video tokens of a clip.
+
+    Args:
+        frames: pixel frames.
+        height, width: pixels.
+    """
+    steps, per_step = _grid(shape, frames, height, width)
+    return steps * per_step
+
+
+def forward_flops(shape: ModelShape, frames: int, height: int, width: int, window: int = 0) -> int:
+    """Price one forward of one sample; guidance runs two.
+
+    Per layer: 4 D^2 + 2 D ffn multiply-adds a token for the linear maps of self-attention and
+    feed-forward, 2 N^2 D for self-attention (windows: the sum over them, every second layer
+    shifted); with cross-attention 2 D^2 more a token, 2 L D^2 and 2 N L D.
+
+    Args:
+        frames: pixel frames.
+        height, width: pixels.
+        window: latent frames of a self-attention window; 0 is full attention.
+
+    Returns:
+        Floating point operations.
+
+    Raises:
+        ValueError: a size below 1, a window of 1, or a window on a model with joint text.
+
+    Source: ours; agrees with SURF Tab. 1 (658.46 PFLOPs) within 1 %.
+    """
+    if window and shape.joint_text:
+        raise ValueError(
+            f"windows are for models with cross-attention, got {window=} for {shape.name}; "
+            "use window 0."
+        )
+    steps, per_step = _grid(shape, frames, height, width)
+    video, text, dim = steps * per_step, shape.text_tokens, shape.dim
+    stream = video + text if shape.joint_text else video
+    linear = stream * (4 * dim**2 + 2 * dim * shape.ffn_dim)
+    if not shape.joint_text:
+        linear += 2 * video * dim**2 + 2 * text * dim**2 + 2 * video * text * dim
+    total = shape.layers * linear
+    for shifted in (False, True):
+        runs = [stop - start for start, stop in segments(steps, window, shifted)]
+        pairs = sum((run * per_step) ** 2 for run in runs) if window else stream**2
+        total += (shape.layers + (not shifted)) // 2 * 2 * pairs * dim
+    return 2 * total
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stage:
+    """Some evaluations of one model at one size."""
+
+    shape: ModelShape
+    """The model."""
+    steps: int
+    """Evaluations, >= 0; a guided one counts once."""
+    frames: int
+    """Pixel frames."""
+    height: int
+    """Pixels."""
+    width: int
+    """Pixels."""
+    window: int = 0
+    """Latent frames of a self-attention window; 0 is full attention."""
+    guided: bool = True
+    """True: every evaluation runs the model twice, with and without the prompt (cfg above 1)."""
+
+    @property
+    def forwards(self) -> int:
+        return self.steps * (2 if self.guided else 1)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that go through the model, over all forwards."""
+        return self.forwards * tokens(self.shape, self.frames, self.height, self.width)
+
+    @property
+    def flops(self) -> int:
+        """Operations of all forwards."""
+        clip = (self.frames, self.height, self.width)
+        return self.forwards * forward_flops(self.shape, *clip, self.window)
+
+
+def plan_flops(stages: Iterable[Stage]) -> int:
+    """Add up the operations of a plan, for one video."""
+    return sum(stage.flops for stage in stages)

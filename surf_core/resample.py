@@ -1,0 +1,152 @@
+"""Resize in space, never in time, and choose sizes that a model can take.
+
+Dims: B batch, C channels, T frames, H, W rows and columns (latent cells or pixels).
+"""
+
+from math import isfinite, log, sqrt
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .checks import check_choice
+
+BUCKETS = {
+    "1080p": ((1440, 1440), (1080, 1920)),
+    "720p": ((960, 960), (720, 1280)),
+    "480p": ((576, 576), (480, 832)),
+    "240p": ((336, 336), (240, 416)),
+}
+"""Pixel sizes (height, width), 1:1 and 16:9; portrait is the transpose. Source: SURF Tab. R7."""
+RESOLUTIONS = ("by scale", *reversed(BUCKETS), "by size")
+"""Ways to name a size, see `target_size`."""
+METHODS = ("auto", "bilinear", "area", "bicubic")
+"""Ways to resize, see `resize`."""
+
+_CELL_PIXELS = {16: 8, 32: 16, 48: 16}
+_SAME_ASPECT = 0.04
+
+
+def resize(x: Tensor, size: tuple[int, int], method: str = "auto") -> Tensor:
+    """Resize every frame on its own.
+
+    "auto" copies at the same size, takes the mean of 2x2 cells at exactly half (bilinear without
+    a prefilter is just that), the block mean at other whole ratios, and otherwise bilinear with a
+    prefilter as wide as the ratio, since without one a third of the size would be every third
+    cell. Upscales are bilinear too, as in the paper: bicubic overshoots, and a latent has no
+    bounds to clamp it to.
+
+    Args:
+        x: [B, C, H, W] or [B, C, T, H, W], floating; half precision is computed in fp32.
+        size: target (rows, columns), >= 1, in the unit of H, W.
+        method: "bilinear" has no prefilter, as the host's latent nodes; "area" is the mean over
+            the cells that a target cell touches; "bicubic" has a prefilter.
+
+    Returns:
+        [B, C, (T,) *size], dtype of x; always a new tensor.
+
+    Raises:
+        ValueError: x is not 4-D or 5-D, a size below 1, or an unknown method.
+
+    Source: SURF 3.2 (linear downscale), 3.3 (linear upsample); the prefilter is ours.
+    """
+    check_choice(method, "method", METHODS)
+    if x.ndim not in (4, 5) or not x.is_floating_point():
+        raise ValueError(
+            f"expected floating point [B, C, H, W] or [B, C, T, H, W], got {tuple(x.shape)}, "
+            f"{x.dtype}; pass a latent or frames."
+        )
+    rows, columns = (int(side) for side in size)
+    if rows < 1 or columns < 1:
+        raise ValueError(f"expected a size of at least 1x1, got {size=}; choose a larger scale.")
+    if method == "auto" and x.shape[-2:] == (rows, columns):
+        return x.clone(memory_format=torch.contiguous_format)
+    planes = x.flatten(1, -3)
+    planes = planes if planes.dtype == torch.float64 else planes.float()
+    out = _interpolate(planes, (rows, columns), method)
+    return out.reshape(*x.shape[:-2], rows, columns).to(x.dtype)
+
+
+def _interpolate(planes: Tensor, size: tuple[int, int], method: str) -> Tensor:
+    if method == "auto":
+        source = tuple(planes.shape[-2:])
+        half = source == (2 * size[0], 2 * size[1])
+        whole = all(big % small == 0 for big, small in zip(source, size, strict=True))
+        if whole and not half:
+            return F.interpolate(planes, size, mode="area")
+        return F.interpolate(planes, size, mode="bilinear", antialias=not half)
+    if method == "area":
+        return F.interpolate(planes, size, mode="area")
+    return F.interpolate(planes, size, mode=method, antialias=method == "bicubic")
+
+
+def cell_pixels(channels: int) -> int:
+    """Pixels along a side of a latent cell, told by the latent's channels.
+
+    16 is Wan 2.1, HunyuanVideo and most others: 8. 48 is Wan 2.2 5B and 32 HunyuanVideo 1.5: 16.
+    Unknown counts: 8.
+    """
+    return _CELL_PIXELS.get(channels, 8)
+
+
+def snap(pixels: tuple[float, float], multiple: int) -> tuple[int, int]:
+    """Round (height, width) to the nearest multiples, up from the middle, at least one."""
+    height, width = (max(1, int(side / multiple + 0.5)) * multiple for side in pixels)
+    return height, width
+
+
+def target_size(
+    source: tuple[int, int],
+    *,
+    resolution: str,
+    scale: float = 1.0,
+    width: int = 0,
+    height: int = 0,
+    multiple: int = 16,
+) -> tuple[int, int]:
+    """Turn a wish into a size that fits; the picture is stretched by a snap, never cropped.
+
+    Args:
+        source: (height, width) in pixels.
+        resolution: "by scale" takes source * scale; a bucket name takes the bucket of the
+            source's shape when that is within 4 % of 1:1, 16:9 or 9:16, else the source's own
+            shape at the bucket's area; "by size" takes (height, width).
+        scale: factor per side, > 0.
+        width, height: pixels, for "by size".
+        multiple: pixels that height and width must be multiples of: 16, or 32 for Wan 2.2 5B.
+
+    Returns:
+        (height, width) in pixels, multiples of `multiple`.
+
+    Raises:
+        ValueError: an unknown resolution, a scale that is not positive, or for "by size" a side
+            that is no multiple; the message names the nearest that are.
+
+    Source: SURF Tab. R7; other shapes are ours.
+    """
+    check_choice(resolution, "resolution", RESOLUTIONS)
+    if resolution == "by size":
+        for name, side in (("width", width), ("height", height)):
+            if side < 1 or side % multiple:
+                below = side // multiple * multiple
+                sides = [str(fit) for fit in (below, below + multiple) if fit > 0]
+                raise ValueError(
+                    f"{name} {side} is not a multiple of {multiple}; use {' or '.join(sides)}."
+                )
+        return height, width
+    if resolution == "by scale":
+        if not isfinite(scale) or scale <= 0:
+            raise ValueError(f"scale must be above 0, got {scale=}; use 0.5 for half of each side.")
+        return snap((source[0] * scale, source[1] * scale), multiple)
+    return snap(_bucket(source, resolution), multiple)
+
+
+def _bucket(source: tuple[int, int], resolution: str) -> tuple[float, float]:
+    square, landscape = BUCKETS[resolution]
+    aspect = source[1] / source[0]
+    shapes = (square, landscape, landscape[::-1])
+    nearest = min(shapes, key=lambda shape: abs(log(aspect * shape[0] / shape[1])))
+    if abs(aspect * nearest[0] / nearest[1] - 1) <= _SAME_ASPECT:
+        return nearest
+    area = nearest[0] * nearest[1]
+    return sqrt(area / aspect), sqrt(area * aspect)
