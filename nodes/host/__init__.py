@@ -1,0 +1,1 @@
+"""The adapter: the only place that imports comfy, folder_paths and latent_preview."""

@@ -1,0 +1,126 @@
+"""The work of Reshift KSampler: schedules, noise, one progress bar, one sampling call.
+
+Dims: B batch, C channels, T latent frames, H, W latent cells.
+"""
+
+from typing import Any
+
+import comfy.sample
+import comfy.samplers
+import comfy.utils
+import latent_preview
+from torch import Tensor
+
+from ...surf_core.checks import check_choice, check_range
+from . import models
+from .conditioning import Conditioning
+from .latents import close_latent, open_latent, to_intermediate
+from .plan import Switch
+from .sampling import ReshiftGuider, check_sampler
+
+SAMPLERS = tuple(comfy.samplers.KSampler.SAMPLERS)
+SCHEDULERS = tuple(comfy.samplers.KSampler.SCHEDULERS)
+
+
+def schedule(model: Any, steps: int, sampler: str, scheduler: str, denoise: float) -> Tensor:
+    """Build the sigmas of a plain KSampler: [steps + 1], on the CPU."""
+    made = comfy.samplers.KSampler(
+        model,
+        steps=steps,
+        device=model.load_device,
+        sampler=sampler,
+        scheduler=scheduler,
+        denoise=denoise,
+        model_options=model.model_options,
+    )
+    return made.sigmas.cpu()
+
+
+def check_settings(
+    who: str,
+    seed: int,
+    steps: int,
+    sampler: str,
+    scheduler: str,
+    denoise: float,
+    shifts: dict[str, float],
+) -> None:
+    """Refuse settings that a workflow file or an API call can carry past the widgets."""
+    check_choice(sampler, f"{who}: sampler_name", SAMPLERS)
+    check_choice(scheduler, f"{who}: scheduler", SCHEDULERS)
+    check_range(seed, f"{who}: seed", 0, 2**64 - 1, "use a number of the seed widget")
+    check_range(steps, f"{who}: steps", 1, 10000, "use 40")
+    for name, shift in shifts.items():
+        check_range(shift, f"{who}: {name}", 0.0, 100.0, "use 3, or 0 for the model's own")
+    if not 0 < denoise <= 1:
+        raise ValueError(
+            f"{who}: the schedule is empty: denoise must be above 0 and at most 1, got {denoise=}; "
+            "use 1.0 to start from noise."
+        )
+
+
+def sample_preview(
+    model: Any,
+    positive: Conditioning,
+    negative: Conditioning,
+    latent: dict,
+    seed: int,
+    plan: Switch,
+    *,
+    steps: int,
+    shift: float,
+    shift_low: float,
+    sampler_name: str,
+    scheduler: str,
+    denoise: float,
+    model_low: Any = None,
+) -> tuple[dict, dict]:
+    """Sample a LATENT with a switch of resolution.
+
+    Args:
+        seed: 0..2**64 - 1.
+        shift, shift_low: timestep shifts before and after; 0 leaves the model's own.
+
+    Returns:
+        (preview, switch_x0): LATENTs at the low and at the high resolution.
+
+    Raises:
+        ValueError: anything that cannot work, before the first evaluation.
+    """
+    who = plan.who
+    check_settings(
+        who, seed, steps, sampler_name, scheduler, denoise, {"shift": shift, "shift_low": shift_low}
+    )
+    sampler = comfy.samplers.sampler_object(sampler_name)
+    check_sampler(sampler, who)
+    low = model if model_low is None else model_low
+    for each in (model, low):
+        models.check_flow(each, who)
+    model, low = models.with_shift(model, shift, who), models.with_shift(low, shift_low, who)
+    samples = open_latent(model, latent, f"{who}: latent_image")
+    sigmas, sigmas_low = (
+        schedule(each, steps, sampler_name, scheduler, denoise) for each in (model, low)
+    )
+    batch_index, seen = latent.get("batch_index"), []
+    guider = ReshiftGuider(
+        model,
+        positive,
+        negative,
+        plan,
+        model_low=low,
+        sigmas_low=sigmas_low,
+        batch_index=batch_index,
+        on_switch=seen.append,
+    )
+    out = guider.sample(
+        comfy.sample.prepare_noise(samples, seed, batch_index),
+        samples,
+        sampler,
+        sigmas,
+        denoise_mask=latent.get("noise_mask"),
+        callback=latent_preview.prepare_callback(model, plan.reported(len(sigmas) - 1)),
+        disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
+        seed=seed,
+    )
+    estimate = seen[0] if plan.step == 0 else to_intermediate(seen[0])
+    return close_latent(latent, to_intermediate(out)), close_latent(latent, estimate)

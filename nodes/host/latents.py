@@ -1,0 +1,173 @@
+"""LATENT dictionaries: opened, checked, closed again, never changed in place.
+
+Dims: B batch, C channels, T latent frames, H, W latent cells.
+"""
+
+import inspect
+from typing import Any
+
+import comfy.model_management
+import comfy.sample
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ...surf_core.checks import check_choice, check_latent
+from ...surf_core.resample import METHODS, cell_pixels, resize, target_size
+
+RATIO_KEYS = ("downscale_ratio_spacial", "downscale_ratio_temporal")
+"""What newer hosts write into an empty latent, for the sampler only; spelled as there."""
+
+
+def check_plain(samples: Tensor, name: str) -> None:
+    """Refuse what is no single finite latent, joint audio and video latents by name."""
+    if getattr(samples, "is_nested", False):
+        raise ValueError(
+            f"{name}: expected one video latent, got a nested audio and video latent; "
+            "separate the video latent first and sample it alone."
+        )
+    check_latent(samples, name)
+
+
+def open_latent(model: Any, latent: dict, name: str) -> Tensor:
+    """Take the samples out of a LATENT as this model's own sampler would.
+
+    An empty latent gets the model's channels and frame axis; the dictionary stays as it is.
+
+    Args:
+        model: the MODEL whose latent format counts.
+        latent: LATENT dictionary.
+        name: what errors call it, e.g. "Reshift KSampler: latent_image".
+
+    Returns:
+        [B, C, H, W] or [B, C, T, H, W]; may be the tensor in `latent`.
+
+    Raises:
+        ValueError: nested, not finite, or not of this model's channels.
+    """
+    samples = latent.get("samples")
+    check_plain(samples, name)
+    check_companions(latent, samples, name)
+    known = inspect.signature(comfy.sample.fix_empty_latent_channels).parameters
+    ratios = {key: latent[key] for key in RATIO_KEYS if key in latent and key in known}
+    samples = comfy.sample.fix_empty_latent_channels(model, samples, **ratios)
+    check_channels(model, samples, name)
+    return samples
+
+
+def check_companions(latent: dict, samples: Tensor, name: str) -> None:
+    """Refuse a batch_index or a noise mask that cannot belong to the samples."""
+    index, mask = latent.get("batch_index"), latent.get("noise_mask")
+    if index is not None and (len(index) != len(samples) or any(i < 0 for i in index)):
+        raise ValueError(
+            f"{name}: batch_index must number each of the {len(samples)} items from 0, got "
+            f"{list(index)}; take items out of a batch with Latent From Batch."
+        )
+    if mask is not None and (mask.ndim < 2 or not mask.numel() or not torch.isfinite(mask).all()):
+        raise ValueError(
+            f"{name}: the noise mask must be finite with rows and columns, got "
+            f"{tuple(mask.shape)}; set it again with Set Latent Noise Mask."
+        )
+
+
+def check_channels(model: Any, samples: Tensor, name: str) -> None:
+    """Refuse a latent that was encoded for another model family."""
+    check_latent(samples, name, channels=model.get_model_object("latent_format").latent_channels)
+
+
+def to_intermediate(samples: Tensor) -> Tensor:
+    """Move a result to where, and to the dtype in which, this host keeps latents."""
+    host = comfy.model_management
+    # Newer hosts can keep latents in half precision.
+    dtype = host.intermediate_dtype() if hasattr(host, "intermediate_dtype") else samples.dtype
+    return samples.to(device=host.intermediate_device(), dtype=dtype)
+
+
+def resize_mask(mask: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize a noise mask in space: [..., H, W] with any leading axes, values stay in 0..1."""
+    if tuple(mask.shape[-2:]) == size:
+        return mask.clone()
+    flat = mask.reshape(-1, 1, *mask.shape[-2:]).float()
+    smaller = size[0] <= mask.shape[-2] and size[1] <= mask.shape[-1]
+    how = {"mode": "area"} if smaller else {"mode": "bilinear", "align_corners": False}
+    return F.interpolate(flat, size=size, **how).reshape(*mask.shape[:-2], *size).to(mask.dtype)
+
+
+def close_latent(latent: dict, samples: Tensor) -> dict:
+    """Put new samples into a copy of a LATENT: batch_index stays, the noise mask fits the size."""
+    out = {key: value for key, value in latent.items() if key not in RATIO_KEYS}
+    out["samples"] = samples
+    if out.get("noise_mask") is not None:
+        size = tuple(latent["samples"].shape[-2:])
+        new = tuple(samples.shape[-2:])
+        out["noise_mask"] = (
+            out["noise_mask"] if new == size else resize_mask(out["noise_mask"], new)
+        )
+    return out
+
+
+def downscale_latent(
+    latent: dict, resolution: str, scale: float, width: int, height: int, method: str
+) -> dict:
+    """Make a LATENT smaller in space, noise mask along: the work of Latent Downscale.
+
+    Args:
+        latent: LATENT, 4-D or 5-D samples; not changed.
+        resolution: "by scale", "by size" or a bucket.
+        scale: factor per side for "by scale".
+        width, height: pixels for "by size".
+        method: one of surf_core.resample.METHODS.
+
+    Raises:
+        ValueError: no plain latent, a size that does not fit, or one above the input's.
+    """
+    who = "Latent Downscale"
+    samples = latent.get("samples")
+    check_plain(samples, f"{who}: samples")
+    check_companions(latent, samples, f"{who}: samples")
+    # Without a MODEL at hand, a patch of two cells is assumed: right for Wan, safe for others.
+    cell = int(latent.get(RATIO_KEYS[0]) or cell_pixels(samples.shape[1]))
+    size = low_size(
+        samples, who, cell, 2 * cell, resolution=resolution, scale=scale, width=width, height=height
+    )
+    check_choice(method, f"{who}: method", METHODS)
+    small = resize(samples, size, method)
+    out = {**latent, "samples": small}
+    if latent.get("noise_mask") is not None:
+        out["noise_mask"] = resize_mask(latent["noise_mask"], size)
+    return out
+
+
+def low_size(samples: Tensor, who: str, cell: int, multiple: int, **wanted: Any) -> tuple[int, int]:
+    """Find the low resolution in latent cells.
+
+    Args:
+        samples: the high-resolution latent, [..., H, W].
+        who: the node, for errors.
+        cell: pixels per latent cell side.
+        multiple: pixels that sides must be multiples of.
+        wanted: resolution, scale, width and height for `target_size`.
+
+    Returns:
+        (rows, cols), neither above the input's.
+
+    Raises:
+        ValueError: with the node's name in front.
+    """
+    rows, cols = samples.shape[-2:]
+    try:
+        high, wide = target_size((rows * cell, cols * cell), multiple=multiple, **wanted)
+    except ValueError as error:
+        raise ValueError(f"{who}: {error}") from error
+    if high // cell > rows or wide // cell > cols:
+        raise ValueError(
+            f"{who}: the low resolution must not be above the input's {cols * cell} x "
+            f"{rows * cell} pixels, got {wide} x {high}; choose a lower one, or start from a "
+            "larger latent."
+        )
+    return high // cell, wide // cell
+
+
+def is_blank(samples: Tensor) -> bool:
+    """Say whether all values are zero: an empty latent, or noise switched off."""
+    return not bool(torch.count_nonzero(samples))

@@ -1,0 +1,126 @@
+"""What a MODEL must be for a change of resolution, asked of the host's patcher.
+
+Dims: H, W latent cells.
+"""
+
+import copy
+import inspect
+import logging
+from typing import Any
+
+import comfy.model_base
+import comfy.model_sampling
+
+from ...surf_core.resample import cell_pixels
+
+log = logging.getLogger(__name__)
+
+STEP_CACHES = ("easycache", "lazycache")
+"""Keys of the host's own wrappers that answer a step from an earlier one."""
+
+
+def check_flow(model: Any, who: str) -> None:
+    """Refuse a model that is not a rectified flow: the re-noise of SURF is linear in sigma."""
+    sampling = model.get_model_object("model_sampling")
+    odd = getattr(comfy.model_sampling, "IMG_TO_IMG_FLOW", ())
+    if not isinstance(sampling, comfy.model_sampling.CONST) or isinstance(sampling, odd):
+        raise ValueError(
+            f"{who}: expected a flow model such as Wan or HunyuanVideo, got a "
+            f"{type(model.model).__name__} that samples as {_bases(sampling)}; "
+            "connect a flow model."
+        )
+
+
+def _bases(sampling: Any) -> str:
+    names = [c.__name__ for c in type(sampling).__mro__ if c.__module__ == "comfy.model_sampling"]
+    return " + ".join(names) or type(sampling).__name__
+
+
+def with_shift(model: Any, shift: float, who: str) -> Any:
+    """Clone a MODEL with another timestep shift; its multiplier and class stay.
+
+    Args:
+        shift: of the flow schedule; 0 leaves the model as it is.
+
+    Returns:
+        `model` itself for 0, else a clone that shares its weights.
+
+    Raises:
+        ValueError: the model's schedule has no shift of this kind (e.g. Flux).
+    """
+    if shift == 0:
+        return model
+    own = model.get_model_object("model_sampling")
+    if not isinstance(own, comfy.model_sampling.ModelSamplingDiscreteFlow):
+        raise ValueError(
+            f"{who}: expected a model whose schedule has a shift, got {_bases(own)} and {shift=}; "
+            "set the shift to 0 to leave the model's own schedule."
+        )
+    new = copy.deepcopy(own)
+    wanted = {"shift": shift, "timesteps": len(own.sigmas)}
+    known = inspect.signature(new.set_parameters).parameters
+    if "multiplier" in known:
+        wanted["multiplier"] = own.multiplier
+    new.set_parameters(**{key: value for key, value in wanted.items() if key in known})
+    clone = model.clone()
+    clone.add_object_patch("model_sampling", new)
+    return clone
+
+
+def without_step_caches(model: Any) -> Any:
+    """Clone a MODEL without the host's step caches, or return it when it has none.
+
+    The clean estimate that crosses the switch must come from the network: a cache may answer that
+    very step from an earlier one.
+    """
+    found = [key for key in STEP_CACHES if any(key in kind for kind in model.wrappers.values())]
+    if not found:
+        return model
+    log.info("Reshift: %s is off before the switch, on after it.", " and ".join(found))
+    clone = model.clone()
+    for kind in list(clone.wrappers):
+        for key in found:
+            clone.remove_wrappers_with_key(kind, key)
+    return clone
+
+
+def cell_side(model: Any) -> int:
+    """Pixels per side of a latent cell."""
+    latent = model.get_model_object("latent_format")
+    return getattr(latent, "spacial_downscale_ratio", None) or cell_pixels(latent.latent_channels)
+
+
+def side_multiple(model: Any) -> int:
+    """Pixels that a side must be a multiple of: one patch of the transformer."""
+    return cell_side(model) * patch_side(model)
+
+
+def patch_side(model: Any) -> int:
+    """Latent cells per side of a patch; 2 where the model does not say."""
+    patch = getattr(model.model.diffusion_model, "patch_size", 2)
+    return int(patch if isinstance(patch, int) else patch[-1])
+
+
+def check_grid(model: Any, rows: int, cols: int, who: str) -> None:
+    """Refuse latents that HunyuanVideo cannot cut into patches; Wan pads them by itself."""
+    side = patch_side(model)
+    if not isinstance(model.model, comfy.model_base.HunyuanVideo) or not (
+        rows % side or cols % side
+    ):
+        return
+    cell, near = cell_side(model), [max(side, round(n / side) * side) for n in (cols, rows)]
+    raise ValueError(
+        f"{who}: HunyuanVideo needs latents with multiples of {side} rows and columns, got "
+        f"{rows} x {cols} ({cols * cell} x {rows * cell} pixels); use "
+        f"{near[0] * cell} x {near[1] * cell} pixels."
+    )
+
+
+def check_pair(model: Any, low: Any, who: str) -> None:
+    """Refuse a second model that speaks another latent space."""
+    first, second = (m.get_model_object("latent_format") for m in (model, low))
+    if type(first) is not type(second):
+        raise ValueError(
+            f"{who}: model_low must use the latents of model ({type(first).__name__}), got "
+            f"{type(second).__name__}; connect a model of the same family."
+        )

@@ -1,0 +1,241 @@
+"""The Surf Refiner's run: upsample a preview, re-noise part of the way, sample down to zero.
+
+One path for any flow model and for a trained flow-mapping refiner, which in sigma form is one too.
+
+Dims: B batch, C latent channels, T latent frames, H, W latent cells.
+"""
+
+import logging
+from dataclasses import dataclass, replace
+from typing import Any
+
+import comfy.sample
+import comfy.samplers
+import comfy.utils
+import latent_preview
+import torch
+from torch import Tensor
+
+from ...surf_core.checks import check_choice, check_range
+from ...surf_core.lowband import lock_low_band, wavelet_match
+from ...surf_core.resample import target_size
+from ...surf_core.window import segments
+from .attention import windowed
+from .conditioning import Conditioning, Step, carry, references_are_bound
+from .latents import close_latent, open_latent, to_intermediate
+from .models import cell_side, check_flow, side_multiple
+from .upsample import UPSAMPLE_METHODS, check_vae, upsample_latent
+
+log = logging.getLogger(__name__)
+
+WHO = "Surf Refiner"
+TRAITS_KEY = "surf_refiner"
+RESOLUTIONS = ("1080p", "720p", "by scale", "by size")
+VIDEO_LATENTS = ("concat_latent_image", "vace_frames", "time_dim_concat", "pose_video_latent")
+"""Conditioning that is a latent of the whole picture, and so tells its size."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RefinerTraits:
+    """What the training of a refiner fixed: attached to its MODEL under `TRAITS_KEY`.
+
+    A flow map between (1 - s) * preview + s * noise and the high-resolution latent is, up to the
+    scale of its time, a flow model that starts at sigma = s. Models without traits are free.
+    """
+
+    sigma_start: float
+    """The s of its training, in (0, 1]."""
+    window: int
+    """Latent frames of its attention windows; 0 = full, also when it cuts them itself."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RefineSettings:
+    """How to sample; how large is not in here."""
+
+    seed: int
+    sigma_start: float
+    """Share of noise at the start, in (0, 1]; a sigma, never a denoise."""
+    steps: int
+    """Euler steps, linear in sigma."""
+    cfg: float
+    window: int
+    """Latent frames, >= 2; 0 = full attention."""
+    low_band_lock: float
+    """Share of the steps that keep the preview's low band, in 0..1."""
+    colour_match: bool
+
+    def __post_init__(self):
+        if not 0 < self.sigma_start <= 1:
+            raise ValueError(
+                f"{WHO}: sigma_start must be above 0 and at most 1, got {self.sigma_start}; "
+                "0.45 stays close to the preview, 0.8 invents more."
+            )
+        if self.steps < 1:
+            raise ValueError(f"{WHO}: steps must be at least 1, got {self.steps}; use about 10.")
+        check_range(self.cfg, f"{WHO}: cfg", 0.0, 100.0, "use 1 to 6")
+        check_range(self.low_band_lock, f"{WHO}: low_band_lock", 0.0, 1.0, "use 0 to switch it off")
+        try:
+            segments(1, self.window, False)
+        except ValueError as error:
+            raise ValueError(f"{WHO}: {error}") from error
+
+    def sigmas(self) -> Tensor:
+        """[steps + 1] from `sigma_start` to 0, linear. Source: SURF Tab. R6 (shift 1)."""
+        return torch.linspace(self.sigma_start, 0.0, self.steps + 1)
+
+
+def refine(
+    model: Any,
+    positive: Conditioning,
+    negative: Conditioning,
+    latent: dict,
+    settings: RefineSettings,
+    *,
+    upsample: str,
+    vae: Any = None,
+    **wanted: Any,
+) -> dict:
+    """Turn a preview LATENT into one of the target size.
+
+    Args:
+        model: any flow video MODEL; not changed.
+        positive, negative: CONDITIONING of the preview; what is bound to its size is resized.
+        latent: the preview, in the latent space of `model`; not changed.
+        settings: how to sample; a trained refiner's own sigma_start and window come first.
+        upsample: "pixel" (through `vae`) or "latent".
+        wanted: resolution, scale, width and height, as in `target_size`.
+
+    Returns:
+        LATENT with samples [B, C, T, H, W] of the new size, noise mask along.
+
+    Raises:
+        ValueError: anything that does not fit, before a model runs.
+    """
+    check_flow(model, WHO)
+    samples = open_latent(model, latent, f"{WHO}: latent")
+    settings = _trained(model, settings)
+    size = _target_cells(model, samples, **wanted)
+    check_choice(upsample, f"{WHO}: upsample", UPSAMPLE_METHODS)
+    if upsample == "pixel":
+        check_vae(vae, samples)
+    sampled = windowed(model, settings.window)
+    start = upsample_latent(samples, size, upsample, vae)
+    sampled = _with_locked_low_band(sampled, start, settings, _ratio(samples, start))
+    conds = {"positive": positive, "negative": negative}
+    step = Step(
+        source=_made_for(conds) or tuple(samples.shape[-2:]),
+        target=size,
+        cell=cell_side(model),
+        bound_references=references_are_bound(model),
+    )
+    out = _sample(sampled, carry(conds, step), latent, start, settings)
+    if settings.colour_match:
+        out = wavelet_match(out, start.to(out))
+    return close_latent(latent, to_intermediate(out))
+
+
+def _trained(model: Any, settings: RefineSettings) -> RefineSettings:
+    """Let what a refiner was trained for override the widgets, aloud."""
+    traits: RefinerTraits | None = model.get_attachment(TRAITS_KEY)
+    if traits is None:
+        return settings
+    log.info(
+        "%s: this refiner was trained for sigma_start %s and window %s; the widgets are ignored.",
+        WHO, traits.sigma_start, traits.window,
+    )  # fmt: skip
+    return replace(settings, sigma_start=traits.sigma_start, window=traits.window)
+
+
+def _target_cells(model: Any, samples: Tensor, **wanted: Any) -> tuple[int, int]:
+    """Rows and columns of the target in latent cells, neither below the preview's."""
+    cell, (rows, cols) = cell_side(model), samples.shape[-2:]
+    source = rows * cell, cols * cell
+    check_choice(wanted["resolution"], f"{WHO}: resolution", RESOLUTIONS)
+    try:
+        height, width = target_size(source, multiple=side_multiple(model), **wanted)
+    except ValueError as error:
+        raise ValueError(f"{WHO}: {error}") from error
+    if height < source[0] or width < source[1]:
+        raise ValueError(
+            f"{WHO}: the target must not be below the preview's {source[1]} x {source[0]} pixels, "
+            f"got {width} x {height}; choose a larger one, or connect the low-resolution preview."
+        )
+    log.info("%s: %d x %d to %d x %d pixels", WHO, source[1], source[0], width, height)
+    return height // cell, width // cell
+
+
+def _ratio(samples: Tensor, start: Tensor) -> float:
+    """Enlargement per side, the mean of both."""
+    low, high = samples.shape[-2:], start.shape[-2:]
+    return (high[0] * high[1] / (low[0] * low[1])) ** 0.5
+
+
+def _with_locked_low_band(model: Any, start: Tensor, settings: RefineSettings, ratio: float) -> Any:
+    """Clone a MODEL whose first clean estimates keep what the preview could already show.
+
+    Runs after the guidance and after the functions that other nodes put there.
+
+    Args:
+        start: the upsampled preview, VAE space.
+        ratio: how many target cells one preview cell covers, per side.
+    """
+    locked = round(settings.low_band_lock * settings.steps)
+    if not locked:
+        return model
+    # Between two steps, so that rounding in the sampler's sigma cannot move a step across.
+    last = float(settings.sigmas()[locked - 1 : locked + 1].mean())
+    references: dict[torch.device, Tensor] = {}
+
+    def lock(args: dict) -> Tensor:
+        x0 = args["denoised"]
+        if float(args["sigma"].max()) < last:
+            return x0
+        if x0.device not in references:
+            moved = start.to(device=x0.device, dtype=torch.float32)
+            references[x0.device] = args["model"].process_latent_in(moved)
+        return lock_low_band(x0, references[x0.device].to(x0.dtype), ratio)
+
+    clone = model.clone()
+    clone.set_model_sampler_post_cfg_function(lock)
+    return clone
+
+
+def _made_for(conds: dict[str, Conditioning]) -> tuple[int, int] | None:
+    """Rows and columns that conditioning was made for, where it holds a latent of the video.
+
+    Often the size before the preview was made smaller, as one prompt serves both nodes.
+    """
+    for options in (entry[1] for cond in conds.values() for entry in cond):
+        for key in VIDEO_LATENTS:
+            value = options.get(key)
+            value = value[0] if isinstance(value, list | tuple) and value else value
+            if isinstance(value, Tensor):
+                return tuple(value.shape[-2:])
+    return None
+
+
+def _sample(
+    model: Any,
+    conds: dict[str, Conditioning],
+    latent: dict,
+    start: Tensor,
+    settings: RefineSettings,
+) -> Tensor:
+    """Noise the upsampled preview once and follow the flow from sigma_start to 0.
+
+    The host mixes (1 - sigma) * start + sigma * noise by itself, in its own latent scale.
+    """
+    guider = comfy.samplers.CFGGuider(model)
+    guider.set_conds(conds["positive"], conds["negative"])
+    guider.set_cfg(settings.cfg)
+    return guider.sample(
+        comfy.sample.prepare_noise(start, settings.seed, latent.get("batch_index")),
+        start,
+        comfy.samplers.sampler_object("euler"),
+        settings.sigmas(),
+        denoise_mask=latent.get("noise_mask"),
+        callback=latent_preview.prepare_callback(model, settings.steps),
+        disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
+        seed=settings.seed,
+    )

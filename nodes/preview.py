@@ -1,0 +1,214 @@
+"""The preview: a few steps at high resolution, the rest at low, and a plain downscale."""
+
+from comfy_api.latest import io
+
+from ..surf_core.resample import METHODS
+from .host.ksampler import SAMPLERS, SCHEDULERS, sample_preview
+from .host.latents import downscale_latent
+from .host.plan import Switch
+from .host.sampling import ReshiftGuider
+from .host.schema import declare
+from .preview_inputs import (
+    cfg_input,
+    model_inputs,
+    model_low_input,
+    policy_inputs,
+    shift_input,
+    size_inputs,
+    switch_step_input,
+)
+
+CATEGORY = "SURF"
+
+
+class SurfReshiftKSampler(io.ComfyNode):
+    """Samples like a KSampler, with the resolution switched on the way."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        combos = (("sampler_name", SAMPLERS, "euler"), ("scheduler", SCHEDULERS, "simple"))
+        tooltips = {
+            "sampler_name": "The sampler; it starts anew after the switch. dpm_fast and "
+            "dpm_adaptive cannot be used.",
+            "scheduler": "How the noise levels are spaced.",
+        }
+        return declare(
+            io.Schema,
+            node_id="SurfReshiftKSampler",
+            display_name="Reshift KSampler",
+            category=CATEGORY,
+            description="Samples a preview: the first steps at the size of the latent lay out "
+            "the scene, the rest run at a fraction of the cost at low resolution.",
+            search_aliases=["preview", "low resolution", "surf"],
+            inputs=[
+                *model_inputs(),
+                declare(
+                    io.Latent.Input,
+                    "latent_image",
+                    tooltip="The latent to start from, at the high resolution.",
+                ),
+                declare(
+                    io.Int.Input,
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=2**64 - 1,
+                    control_after_generate=True,
+                    tooltip="Seed of the noise; the noise after the switch follows from it.",
+                ),
+                declare(
+                    io.Int.Input,
+                    "steps",
+                    default=40,
+                    min=1,
+                    max=10000,
+                    tooltip="Steps in all, at both resolutions together.",
+                ),
+                switch_step_input(),
+                cfg_input("cfg", 7.5, "before"),
+                cfg_input("cfg_low", 5.0, "after"),
+                shift_input("shift", "before"),
+                shift_input("shift_low", "after"),
+                *(
+                    declare(
+                        io.Combo.Input,
+                        name,
+                        options=list(options),
+                        default=default,
+                        tooltip=tooltips[name],
+                    )
+                    for name, options, default in combos
+                ),
+                declare(
+                    io.Float.Input,
+                    "denoise",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Share of the noise that the latent gets: 1 starts from noise alone, "
+                    "less keeps more of the latent.",
+                ),
+                *size_inputs("low_", "low_resolution", "the low resolution"),
+                *policy_inputs(),
+                model_low_input(),
+            ],
+            outputs=[
+                declare(
+                    io.Latent.Output,
+                    "preview",
+                    tooltip="The finished preview, at the low resolution.",
+                ),
+                declare(
+                    io.Latent.Output,
+                    "switch_x0",
+                    tooltip="The clean estimate at the switch, at the high resolution.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model,
+        positive,
+        negative,
+        latent_image,
+        seed,
+        switch_step,
+        cfg,
+        cfg_low,
+        model_low=None,
+        **settings,
+    ) -> io.NodeOutput:
+        """Run both legs under one progress bar."""
+        who = "Reshift KSampler"
+        plan = Switch.take(settings, who=who, step=switch_step, cfg=cfg, cfg_low=cfg_low)
+        return io.NodeOutput(
+            *sample_preview(
+                model, positive, negative, latent_image, seed, plan, model_low=model_low, **settings
+            )
+        )
+
+
+class SurfReshiftGuider(io.ComfyNode):
+    """The same switch for graphs with SamplerCustomAdvanced."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return declare(
+            io.Schema,
+            node_id="SurfReshiftGuider",
+            display_name="Reshift Guider",
+            category=CATEGORY,
+            description="A guider for SamplerCustomAdvanced that drops the resolution at a step "
+            "of the schedule. The latent that comes out is smaller.",
+            search_aliases=["preview", "low resolution", "surf"],
+            inputs=[
+                *model_inputs(),
+                switch_step_input(),
+                cfg_input("cfg", 7.5, "before"),
+                cfg_input("cfg_low", 5.0, "after"),
+                *size_inputs("low_", "low_resolution", "the low resolution"),
+                *policy_inputs(),
+                model_low_input(),
+            ],
+            outputs=[
+                declare(
+                    io.Guider.Output,
+                    "guider",
+                    tooltip="Connect to SamplerCustomAdvanced.",
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls, model, positive, negative, switch_step, cfg, cfg_low, model_low=None, **settings
+    ) -> io.NodeOutput:
+        """Hand over the guider; nothing is sampled here."""
+        who = "Reshift Guider"
+        plan = Switch.take(settings, who=who, step=switch_step, cfg=cfg, cfg_low=cfg_low)
+        return io.NodeOutput(ReshiftGuider(model, positive, negative, plan, model_low=model_low))
+
+
+class SurfLatentDownscale(io.ComfyNode):
+    """A latent made smaller in space, its noise mask along."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return declare(
+            io.Schema,
+            node_id="SurfLatentDownscale",
+            display_name="Latent Downscale",
+            category=CATEGORY,
+            description="Makes a video or image latent smaller in space, never in time, and "
+            "never crops.",
+            search_aliases=["resize latent", "surf"],
+            inputs=[
+                declare(
+                    io.Latent.Input, "samples", tooltip="A clean latent; noise would lose variance."
+                ),
+                *size_inputs("", "resolution", "the new size", advanced=False),
+                declare(
+                    io.Combo.Input,
+                    "method",
+                    options=list(METHODS),
+                    default="auto",
+                    advanced=True,
+                    tooltip="How cells are averaged; auto takes the exact mean at half size.",
+                ),
+            ],
+            outputs=[
+                declare(
+                    io.Latent.Output,
+                    "latent",
+                    tooltip="The smaller latent, noise mask and batch index along.",
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(cls, samples, resolution, scale, width, height, method) -> io.NodeOutput:
+        """Resize; the input stays as it is."""
+        return io.NodeOutput(downscale_latent(samples, resolution, scale, width, height, method))

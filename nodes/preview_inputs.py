@@ -1,0 +1,159 @@
+"""The inputs that the nodes of the preview share."""
+
+from comfy_api.latest import io
+
+from ..surf_core.reshift import DEFAULT_NOISE, DEFAULT_SIGMA, NOISE_POLICIES
+from ..surf_core.schedule import HANDOVERS, SIGMA_POLICIES
+from .host.schema import declare
+
+LOW_RESOLUTIONS = ["by scale", "240p", "480p", "720p", "by size"]
+
+
+def size_inputs(
+    prefix: str, resolution: str, what: str, *, advanced: bool = True
+) -> list[io.Input]:
+    """Declare the four inputs that name a smaller size."""
+    return [
+        declare(
+            io.Combo.Input,
+            resolution,
+            options=LOW_RESOLUTIONS,
+            default="by scale",
+            tooltip=f"How to choose {what}: a factor per side, a bucket of the same shape, or "
+            "width and height.",
+        ),
+        declare(
+            io.Float.Input,
+            f"{prefix}scale",
+            default=0.5,
+            min=0.1,
+            max=1.0,
+            step=0.05,
+            tooltip='Factor per side, for "by scale"; rounded to what the model can take.',
+        ),
+        declare(
+            io.Int.Input,
+            f"{prefix}width",
+            default=416,
+            min=16,
+            max=8192,
+            step=16,
+            advanced=advanced,
+            tooltip='Width in pixels, for "by size".',
+        ),
+        declare(
+            io.Int.Input,
+            f"{prefix}height",
+            default=240,
+            min=16,
+            max=8192,
+            step=16,
+            advanced=advanced,
+            tooltip='Height in pixels, for "by size".',
+        ),
+    ]
+
+
+def policy_inputs() -> list[io.Input]:
+    """Declare the three inputs that say how the switch is made."""
+    return [
+        declare(
+            io.Combo.Input,
+            "sigma_policy",
+            options=list(SIGMA_POLICIES),
+            default=DEFAULT_SIGMA,
+            advanced=True,
+            tooltip="Noise level after the switch: the same number (the paper), or the one at "
+            "which the smaller picture is as noisy as the larger one was.",
+        ),
+        declare(
+            io.Combo.Input,
+            "noise_policy",
+            options=list(NOISE_POLICIES),
+            default=DEFAULT_NOISE,
+            advanced=True,
+            tooltip="Noise after the switch: fresh (the paper), or inherited from the large "
+            "latent, averaged down.",
+        ),
+        declare(
+            io.Combo.Input,
+            "handover",
+            options=list(HANDOVERS),
+            default="reuse",
+            advanced=True,
+            tooltip="Clean estimate that crosses the switch: reuse the one of the last large "
+            "step, or evaluate once more at the switch (one evaluation more in all).",
+        ),
+    ]
+
+
+def switch_step_input() -> io.Input:
+    """Declare where the resolution drops."""
+    return declare(
+        io.Int.Input,
+        "switch_step",
+        default=10,
+        min=0,
+        max=10000,
+        tooltip="Steps at high resolution before the switch. 0: all low; as many as there are "
+        "steps: all high.",
+    )
+
+
+def cfg_input(name: str, default: float, when: str) -> io.Input:
+    """Declare a guidance scale."""
+    return declare(
+        io.Float.Input,
+        name,
+        default=default,
+        min=0.0,
+        max=100.0,
+        step=0.1,
+        round=0.01,
+        tooltip=f"Guidance {when} the switch. 1 for distilled models such as HunyuanVideo.",
+    )
+
+
+def shift_input(name: str, when: str) -> io.Input:
+    """Declare a timestep shift."""
+    return declare(
+        io.Float.Input,
+        name,
+        default=3.0,
+        min=0.0,
+        max=100.0,
+        step=0.01,
+        tooltip=f"Timestep shift {when} the switch. 0 leaves the model's own.",
+    )
+
+
+def model_inputs() -> list[io.Input]:
+    """Declare the model and its conditioning."""
+    return [
+        declare(
+            io.Model.Input,
+            "model",
+            tooltip="A flow video model, such as Wan or HunyuanVideo, with any patches.",
+        ),
+        declare(
+            io.Conditioning.Input,
+            "positive",
+            tooltip="What the video should show, made for the high resolution.",
+        ),
+        declare(
+            io.Conditioning.Input,
+            "negative",
+            tooltip="What the video should not show, made for the high resolution.",
+        ),
+    ]
+
+
+def model_low_input() -> io.Input:
+    """Declare the model after the switch."""
+    return declare(
+        io.Model.Input,
+        "model_low",
+        optional=True,
+        tooltip="Another model with the same latents for the steps after the switch, such as a "
+        "lighter one. Empty: the same model.",
+    )

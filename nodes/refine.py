@@ -1,0 +1,133 @@
+"""From the low-resolution preview to the final video."""
+
+from comfy_api.latest import io
+
+from .host.refining import RESOLUTIONS, RefineSettings, refine
+from .host.schema import declare
+from .host.upsample import UPSAMPLE_METHODS
+
+WINDOW_TIP = (
+    "Temporal self-attention window in latent frames, shifted by half on every second block; "
+    "4 suits 1080p, 9 suits 720p with Wan 1.3B. 0 = full attention, any model. "
+    "Windows work with Wan (T2V, I2V, VACE, camera) and HunyuanVideo."
+)
+
+
+class SurfRefiner(io.ComfyNode):
+    """Upsample, re-noise to a sigma, sample down to zero with windowed attention."""
+
+    @classmethod
+    def define_schema(cls):
+        return declare(
+            io.Schema,
+            node_id="SurfRefiner",
+            display_name="Surf Refiner",
+            category="SURF",
+            description=(
+                "Turn a low-resolution preview into the final video: upsample it, noise it to "
+                "sigma_start and sample down to zero, with attention in temporal windows. Takes "
+                "any flow video model, no training needed."
+            ),
+            search_aliases=["upscale video", "video super resolution", "hires fix", "refine"],
+            inputs=_inputs(),
+            outputs=[
+                declare(
+                    io.Latent.Output,
+                    "latent",
+                    tooltip="The refined video at the target size; decode it with the VAE.",
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls, model, positive, negative, latent, seed, resolution, scale, width, height, upsample,
+        sigma_start, steps, cfg, window, low_band_lock, colour_match, vae=None,
+    ) -> io.NodeOutput:  # fmt: skip
+        settings = RefineSettings(
+            seed=seed, sigma_start=sigma_start, steps=steps, cfg=cfg, window=window,
+            low_band_lock=low_band_lock, colour_match=colour_match,
+        )  # fmt: skip
+        wanted = {"resolution": resolution, "scale": scale, "width": width, "height": height}
+        out = refine(
+            model, positive, negative, latent, settings, upsample=upsample, vae=vae, **wanted
+        )
+        return io.NodeOutput(out)
+
+
+def _inputs() -> list:
+    """The inputs in the order that saved workflows rely on."""
+    return [
+        declare(
+            io.Model.Input, "model",
+            tooltip="A flow video model whose latents the preview is made of: a light one such as "
+            "Wan 2.1 1.3B, or the one that made the preview. Of a Wan 2.2 pair, the low-noise one.",
+        ),
+        declare(
+            io.Conditioning.Input, "positive",
+            tooltip="The prompt of the preview. What is bound to a resolution is resized.",
+        ),
+        declare(
+            io.Conditioning.Input, "negative",
+            tooltip="What to avoid; has no effect at cfg 1.",
+        ),
+        declare(
+            io.Latent.Input, "latent",
+            tooltip="The finished low-resolution preview. A noise mask confines the work.",
+        ),
+        declare(
+            io.Int.Input, "seed", default=0, min=0, max=2**64 - 1, control_after_generate=True,
+            tooltip="Seed of the noise that is added to the upsampled preview.",
+        ),
+        declare(
+            io.Combo.Input, "resolution", options=list(RESOLUTIONS), default="1080p",
+            tooltip="Target size: a bucket in the preview's shape, a multiple of its sides, or "
+            "width and height. Sides are snapped to what the model needs; nothing is cropped.",
+        ),
+        declare(
+            io.Float.Input, "scale", default=2.0, min=1.0, max=8.0, step=0.05,
+            tooltip="Factor per side, for 'by scale'.",
+        ),
+        declare(
+            io.Int.Input, "width", default=1920, min=16, max=16384, step=16,
+            tooltip="Pixels, for 'by size': a multiple of 16, of 32 for Wan 2.2 5B.",
+        ),
+        declare(
+            io.Int.Input, "height", default=1088, min=16, max=16384, step=16,
+            tooltip="Pixels, for 'by size': a multiple of 16, of 32 for Wan 2.2 5B.",
+        ),
+        declare(
+            io.Combo.Input, "upsample", options=list(UPSAMPLE_METHODS), default="pixel",
+            tooltip="pixel: decode, resize the frames, encode; needs the VAE, keeps more detail. "
+            "latent: linear in the latent, free; take a sigma_start of 0.7 or more.",
+        ),
+        declare(
+            io.Float.Input, "sigma_start", default=0.65, min=0.01, max=1.0, step=0.01,
+            tooltip="Share of noise at the start, a sigma and not a denoise: 0.45 stays close to "
+            "the preview, 0.8 invents more. A trained refiner brings its own.",
+        ),
+        declare(
+            io.Int.Input, "steps", default=10, min=1, max=1000,
+            tooltip="Euler steps from sigma_start to 0, linear in sigma.",
+        ),
+        declare(
+            io.Float.Input, "cfg", default=4.5, min=0.0, max=100.0, step=0.1,
+            tooltip="Guidance. 1 halves the cost: for step-distilled LoRAs and for HunyuanVideo, "
+            "whose guidance is part of its conditioning.",
+        ),
+        declare(io.Int.Input, "window", default=4, min=0, max=1024, tooltip=WINDOW_TIP),
+        declare(
+            io.Float.Input, "low_band_lock", default=0.0, min=0.0, max=1.0, step=0.05,
+            advanced=True,
+            tooltip="Share of the steps, from the first, that keep what the preview could already "
+            "show: layout and colour cannot drift. 0 = off; 0.4 is a good start.",
+        ),
+        declare(
+            io.Boolean.Input, "colour_match", default=False, advanced=True,
+            tooltip="Give the result the slow colours of the upsampled preview.",
+        ),
+        declare(
+            io.Vae.Input, "vae", optional=True,
+            tooltip="The VAE of the model; needed to upsample through pixels.",
+        ),
+    ]  # fmt: skip

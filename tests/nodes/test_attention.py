@@ -1,0 +1,226 @@
+"""Windowed attention on a fake host: runs, masks, ties of length, chaining, refusals."""
+
+import threading
+from types import SimpleNamespace
+
+import pytest
+import torch
+from surf.nodes.host import attention, tokens
+from surf.surf_core.window import segments
+from torch.nn.functional import scaled_dot_product_attention as sdpa
+
+PATCH = (1, 2, 2)
+
+
+def dense(q, k, v, mask=None):
+    return sdpa(q, k, v, attn_mask=mask)
+
+
+def random(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+class WanModel:
+    patch_size = PATCH
+    ref_conv = None
+
+    def _forward(self, x, timestep, context, clip_fea=None, transformer_options=None, **kwargs):
+        return "output"
+
+
+class HunyuanVideo(WanModel):
+    double_blocks = (SimpleNamespace(flipped_img_txt=True),) * 3
+
+
+class Executor:
+    def __init__(self, network):
+        self.class_obj, self.original = network, network._forward
+
+    def __call__(self, *args, **kwargs):
+        return self.original(*args, **kwargs)
+
+
+class Patcher:
+    """A MODEL as far as `windowed` looks at it."""
+
+    def __init__(self, network, options=None):
+        self.network, self.wrappers = network, []
+        self.model_options = {"transformer_options": options or {}}
+
+    def get_model_object(self, name):
+        return self.network
+
+    def clone(self):
+        return Patcher(self.network, dict(self.model_options["transformer_options"]))
+
+    def add_wrapper_with_key(self, kind, key, wrapper):
+        self.wrappers.append(wrapper)
+
+
+def read(network, x, context, **named):
+    return tokens.read_call(Executor(network), (x, None, context), named)
+
+
+def block(index, kind="double"):
+    return {"block_type": kind, "block_index": index}
+
+
+@pytest.mark.parametrize(("frames", "window"), [(1, 2), (3, 4), (7, 2), (9, 4), (13, 5)])
+@pytest.mark.parametrize("shifted", [False, True])
+@pytest.mark.parametrize(("before", "after"), [(0, 0), (3, 0), (0, 5), (3, 5)])
+def test_runs_match_the_masked_reference(frames, window, shifted, before, after):
+    per_frame, length = 3, before + frames * 3 + after
+    q, k, v = (random(2, length, 8, seed=seed) for seed in range(3))
+    cuts = segments(frames, window, shifted)
+    runs = [slice(before + a * per_frame, before + b * per_frame) for a, b in cuts]
+    out = attention.attend_runs(dense, q, k, v, None, runs, axis=1, out_axis=1)
+    home = torch.full((length,), -1)
+    for number, run in enumerate(runs):
+        home[run] = number
+    allowed = (home[:, None] == home) | (home[:, None] < 0) | (home < 0)
+    torch.testing.assert_close(out, dense(q, k, v, allowed), rtol=0, atol=1e-12)
+
+
+def test_runs_keep_the_hosts_text_mask():
+    q, k, v = (random(1, 2, 11, 4, seed=seed) for seed in range(3))
+    mask = torch.zeros(1, 1, 1, 11, dtype=torch.float64)
+    mask[..., 9:] = -torch.inf
+    runs = [slice(0, 3), slice(3, 6)]
+    out = attention.attend_runs(dense, q, k, v, mask, runs, axis=2, out_axis=2)
+    changed = v.clone()
+    changed[:, :, 9:] += 100
+    again = attention.attend_runs(dense, q, k, changed, mask, runs, axis=2, out_axis=2)
+    assert torch.equal(out, again)
+
+
+def test_a_mask_with_a_row_for_each_query_follows_its_queries():
+    q, k, v = (random(1, 8, 4, seed=seed) for seed in range(3))
+    mask = random(1, 8, 8, seed=5)
+    runs = [slice(2, 5), slice(5, 8)]
+    out = attention.attend_runs(dense, q, k, v, mask, runs, axis=1, out_axis=1)
+    alone = dense(q[:, 2:5], k[:, :5], v[:, :5], mask[:, 2:5, :5])
+    torch.testing.assert_close(out[:, 2:5], alone, rtol=0, atol=1e-12)
+
+
+def test_wan_tells_self_attention_from_cross_attention_of_the_same_length():
+    x, context = torch.zeros(1, 16, 4, 6, 4), torch.zeros(1, 24, 8)
+    call = read(WanModel(), x, context)
+    assert (call.frames, call.per_frame) == (4, 6)
+    found = [call.self_attention_depth(24, 24, block(i)) for i in (0, 0, 1, 1, 2, 2)]
+    assert found == [0, None, 1, None, 2, None]
+
+
+def test_wan_tells_them_apart_in_control_blocks_too():
+    network = WanModel()
+    network.vace_layers_mapping = {0: 0, 2: 1}
+    call = read(network, torch.zeros(1, 16, 4, 6, 4), torch.zeros(1, 24, 8))
+    seen = [call.self_attention_depth(24, 24, block(i)) for i in (0, 0, 0, 0, 1, 1, 2, 2, 2, 2)]
+    assert seen == [0, None, 0, None, 1, None, 2, None, 1, None]
+
+
+def test_control_blocks_alternate_by_their_own_order():
+    network = WanModel()
+    network.vace_layers_mapping = {0: 0, 2: 1, 4: 2}
+    call = read(network, torch.zeros(1, 16, 2, 4, 4), torch.zeros(1, 7, 8))
+    depths = [call.self_attention_depth(8, 8, block(i)) for i in (0, 0, 1, 2, 2, 3, 4, 4)]
+    assert depths == [0, 0, 1, 2, 1, 3, 4, 2]
+
+
+def test_wan_counts_reference_appended_and_context_tokens():
+    network = WanModel()
+    network.ref_conv = object()
+    extra = {
+        "reference_latent": torch.zeros(1, 16, 6, 4),
+        "time_dim_concat": torch.zeros(1, 16, 2, 6, 4),
+        "context_latents": [torch.zeros(1, 16, 1, 4, 4), torch.zeros(1, 16, 3, 2, 2)],
+    }
+    call = read(network, torch.zeros(1, 16, 5, 5, 3), torch.zeros(1, 7, 8), **extra)
+    assert call.per_frame == 6
+    assert call.find_video(6 + 30 + 12 + 4 + 3) == 6
+    assert call.find_video(30) is None
+
+
+def test_joint_models_find_the_video_on_either_side_of_the_text():
+    network, x, text = HunyuanVideo(), torch.zeros(1, 16, 3, 4, 4), torch.zeros(1, 9, 8)
+    call = read(network, x, text, ref_latent=torch.zeros(1, 16, 1, 4, 4))
+    assert call.find_video(4 + 12 + 9) == 4
+    assert call.find_video(9) is None
+    network.double_blocks = (SimpleNamespace(),) * 3
+    call = read(network, x, text)
+    assert call.find_video(12 + 9) == 9
+    assert call.self_attention_depth(21, 21, block(2)) == 2
+    assert call.self_attention_depth(21, 21, block(1, "single")) == 4
+
+
+def test_unexpected_tokens_are_refused_after_the_call():
+    state = threading.local()
+    wrapper, override = attention.make_wrapper(state), attention.make_override(state, 2, None)
+
+    class Patched(WanModel):
+        def _forward(self, x, timestep, context):
+            q = torch.zeros(1, 40, 4)
+            return override(lambda q, *args, **kwargs: q, q, q, q, 1, transformer_options=block(0))
+
+    with pytest.raises(ValueError, match="set window to 0"):
+        wrapper(Executor(Patched()), torch.zeros(1, 16, 4, 6, 4), None, torch.zeros(1, 7, 8))
+    assert state.call is None
+
+
+def test_a_host_without_block_numbers_is_refused():
+    call = read(WanModel(), torch.zeros(1, 16, 2, 4, 4), torch.zeros(1, 7, 8))
+    with pytest.raises(ValueError, match="0.8.0"):
+        call.self_attention_depth(8, 8, {})
+
+
+def test_window_zero_gives_the_model_itself():
+    model = Patcher(WanModel())
+    assert attention.windowed(model, 0) is model
+
+
+def test_windowed_leaves_its_model_alone_and_chains_the_override():
+    seen = []
+
+    def earlier(func, q, k, v, heads, mask=None, **kwargs):
+        seen.append((q.shape[1], kwargs["low_precision_attention"]))
+        return func(q, k, v, heads, mask=mask, **kwargs)
+
+    model = Patcher(WanModel(), {attention.OVERRIDE: earlier})
+    clone = attention.windowed(model, 2)
+    assert model.model_options["transformer_options"] == {attention.OVERRIDE: earlier}
+    assert not model.wrappers
+    override = clone.model_options["transformer_options"][attention.OVERRIDE]
+    q = random(1, 5 * 6, 4)
+
+    def attend(q, k, v, heads, mask=None, **kwargs):
+        return dense(q, k, v)
+
+    class Runs(WanModel):
+        def _forward(self, x, timestep, context):
+            call = {"transformer_options": block(1), "low_precision_attention": False}
+            return override(attend, q, q, q, 1, **call)
+
+    args = torch.zeros(1, 16, 5, 6, 4), None, torch.zeros(1, 7, 8)
+    out = clone.wrappers[0](Executor(Runs()), *args)
+    assert seen == [(6, False), (12, False), (12, False)]
+    assert not torch.equal(out, dense(q, q, q))
+
+
+@pytest.mark.parametrize("window", [1, -2])
+def test_windowed_rejects_a_window(window):
+    with pytest.raises(ValueError, match="window"):
+        attention.windowed(Patcher(WanModel()), window)
+
+
+def test_windowed_rejects_a_model_it_does_not_know():
+    class WanModel_S2V(WanModel):
+        pass
+
+    class FlatPatch(HunyuanVideo):
+        patch_size = (2, 2)
+
+    FlatPatch.__name__ = "HunyuanVideo"
+    for network in (WanModel_S2V(), FlatPatch(), torch.nn.Identity()):
+        with pytest.raises(ValueError, match="set window to 0"):
+            attention.windowed(Patcher(network), 4)
+    compiled = SimpleNamespace(_orig_mod=WanModel())
+    tokens.check_tokens_known(compiled)

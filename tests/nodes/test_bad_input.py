@@ -1,0 +1,219 @@
+"""What cannot work is refused before a model runs: what was expected, what came, what to do."""
+
+import re
+
+import comfy.model_base
+import comfy.samplers
+import host_stub
+import pytest
+import torch
+from surf.nodes.preview import SurfLatentDownscale, SurfReshiftGuider, SurfReshiftKSampler
+from surf.nodes.refine import SurfRefiner
+
+NAN, INF = float("nan"), float("inf")
+SWITCH = {
+    "switch_step": 3, "cfg": 7.5, "cfg_low": 5.0, "low_resolution": "by scale", "low_scale": 0.5,
+    "low_width": 96, "low_height": 64, "sigma_policy": "same", "noise_policy": "fresh",
+    "handover": "reuse",
+}  # fmt: skip
+SAMPLE = SWITCH | {
+    "seed": 1, "steps": 8, "shift": 3.0, "shift_low": 3.0, "sampler_name": "euler",
+    "scheduler": "simple", "denoise": 1.0,
+}  # fmt: skip
+DOWN = {"resolution": "by scale", "scale": 0.5, "width": 96, "height": 64, "method": "auto"}
+REFINE = {
+    "seed": 1, "resolution": "by scale", "scale": 2.0, "width": 384, "height": 256,
+    "upsample": "latent", "sigma_start": 0.65, "steps": 4, "cfg": 4.5, "window": 0,
+    "low_band_lock": 0.0, "colour_match": False,
+}  # fmt: skip
+SIGMAS = torch.linspace(1, 0, 9)
+
+
+class Nested:
+    """What the host hands on for video with sound."""
+
+    is_nested = True
+
+
+class Vae:
+    latent_channels = 48
+
+
+def latent(*shape, fill=0.0, **more):
+    return {"samples": torch.full(shape or (1, 16, 3, 16, 24), fill), **more}
+
+
+def models():
+    """Models by kind; they count what they evaluate."""
+    eps = (host_stub.DiscreteFlow, host_stub.Eps)
+    flux = (host_stub.FluxSampling, host_stub.Const)
+    return {
+        "flow": host_stub.Patcher(),
+        "eps": host_stub.Patcher(kind=eps),
+        "flux": host_stub.Patcher(kind=flux),
+        "5b": host_stub.Patcher(channels=48),
+        "hunyuan": host_stub.Patcher(base=comfy.model_base.HunyuanVideo),
+    }
+
+
+LATENTS = {
+    "nested": latent() | {"samples": Nested()},
+    "no samples": {},
+    "channels": latent(1, 8, 3, 16, 24, fill=1.0),
+    "nan": latent(fill=NAN),
+    "infinite": latent(fill=INF),
+    "3-d": latent(16, 16, 24),
+    "empty": latent(0, 16, 3, 16, 24),
+    "integers": {"samples": torch.zeros(1, 16, 3, 16, 24, dtype=torch.int64)},
+    "batch_index": latent(batch_index=[0, 1, 2]),
+    "mask": latent(noise_mask=torch.tensor([1.0])),
+    "nan mask": latent(noise_mask=torch.full((1, 16, 24), NAN)),
+    "odd rows": latent(1, 16, 3, 15, 24),
+    "odd columns": latent(1, 16, 3, 16, 25),
+    "large": latent(1, 16, 1, 180, 320),
+}
+K, G, D, R = SurfReshiftKSampler, SurfReshiftGuider, SurfLatentDownscale, SurfRefiner
+# (node, what is wrong with it, words that the message must hold)
+TABLE = [
+    (K, {"model": "eps"}, "flow model", "Eps", "connect"),
+    (K, {"model": "flux"}, "has a shift", "FluxSampling", "set the shift to 0"),
+    (K, {"model_low": "eps"}, "flow model", "Eps", "connect"),
+    (K, {"model_low": "5b"}, "Wan21", "Wan22", "same family"),
+    (K, {"latent_image": "nested"}, "one video latent", "nested", "separate"),
+    (K, {"latent_image": "no samples"}, "one tensor", "NoneType", "pass"),
+    (K, {"latent_image": "channels"}, "16 channels", "got 8", "same model family"),
+    (K, {"latent_image": "nan"}, "finite", "NaN", "look at"),
+    (K, {"latent_image": "infinite"}, "finite", "infinity", "look at"),
+    (K, {"latent_image": "3-d"}, r"\[B, C, H, W\]", "16, 16, 24", "pass a latent"),
+    (K, {"latent_image": "empty"}, "at least one cell", r"\(0, 16", "check"),
+    (K, {"latent_image": "integers"}, "floating", "int64", "convert"),
+    (K, {"latent_image": "batch_index"}, "batch_index", r"\[0, 1, 2\]", "take"),
+    (K, {"latent_image": "mask"}, "rows and columns", r"\(1,\)", "set it again"),
+    (K, {"latent_image": "nan mask"}, "finite", r"\(1, 16, 24\)", "set it again"),
+    (K, {"model": "hunyuan", "latent_image": "odd rows"}, "multiples of 2", "15 x 24", "192 x 128"),
+    (K, {"model": "hunyuan", "latent_image": "odd columns"}, "of 2", "16 x 25", "192 x 128"),
+    (K, {"switch_step": -1}, "at least 0", "got -1", "use"),
+    (K, {"switch_step": 9}, "0 to 8", "step=9", "use"),
+    (K, {"low_resolution": "720p"}, "above the input's 192 x 128", "got", "choose"),
+    (K, {"low_scale": 1.5}, "above the input's", "288 x 192", "choose a lower"),
+    (K, {"low_scale": 0.0}, "above 0", "scale=0.0", "use 0.5"),
+    (K, {"low_scale": NAN}, "above 0", "nan", "use 0.5"),
+    (K, {"low_resolution": "by size", "low_width": 100}, "multiple of 16", "100", "use 96 or 112"),
+    (K, {"low_resolution": "by size", "low_height": 0}, "multiple of 16", "height 0", "use 16"),
+    (K, {"low_resolution": "by size", "low_width": 208}, "above the input's", "208 x 64", "choose"),
+    (K, {"low_resolution": "360p"}, "one of", "'360p'", "choose one"),
+    (K, {"sigma_policy": "lower"}, "one of same", "'lower'", "choose one"),
+    (K, {"noise_policy": "old"}, "one of fresh", "'old'", "choose one"),
+    (K, {"handover": "both"}, "one of reuse", "'both'", "choose one"),
+    (K, {"denoise": 0.0}, "schedule is empty", "0.0", "use 1.0"),
+    (K, {"denoise": 1.5}, "at most 1", "1.5", "use 1.0"),
+    (K, {"denoise": NAN}, "above 0", "nan", "use 1.0"),
+    (K, {"steps": 0}, "within 1", "got 0", "use 40"),
+    (K, {"seed": 2**64}, "within 0", str(2**64), "use a number"),
+    (K, {"cfg": NAN}, "within 0", "nan", "use"),
+    (K, {"cfg_low": -1.0}, "within 0", "-1.0", "use"),
+    (K, {"shift": -1.0}, "within 0", "-1.0", "use 3"),
+    (K, {"shift_low": INF}, "within 0", "inf", "use 3"),
+    (K, {"sampler_name": "dpm_fast"}, "takes the schedule's steps", "dpm_fast", "use euler"),
+    (K, {"sampler_name": "dpm_adaptive"}, "takes the schedule's", "dpm_adaptive", "use euler"),
+    (K, {"sampler_name": "magic"}, "one of euler", "'magic'", "choose one"),
+    (K, {"scheduler": "magic"}, "one of simple", "'magic'", "choose one"),
+    (G, {"model": "eps"}, "flow model", "Eps", "connect"),
+    (G, {"model_low": "5b"}, "Wan21", "Wan22", "same family"),
+    (G, {"latent_image": "nested"}, "one video latent", "nested", "separate"),
+    (G, {"latent_image": "nan"}, "finite", "NaN", "look at"),
+    (G, {"latent_image": "channels"}, "16 channels", "got 8", "same model family"),
+    (G, {"model": "hunyuan", "latent_image": "odd rows"}, "multiples of 2", "15 x 24", "use 192"),
+    (G, {"sampler": "dpm_fast"}, "takes the schedule's steps", "dpm_fast", "use euler"),
+    (G, {"sampler": "dpm_adaptive"}, "takes the schedule's steps", "dpm_adaptive", "use euler"),
+    (G, {"sigmas": SIGMAS[:0]}, "schedule is empty", r"got \[\]", "use at least one step"),
+    (G, {"sigmas": SIGMAS[:1]}, "schedule is empty", r"got \[1.0\]", "use at least one step"),
+    (G, {"sigmas": SIGMAS.flip(0)}, "must fall", "0.125", "use a scheduler"),
+    (G, {"sigmas": SIGMAS * 14.6}, "within 0..1", "14.6", "flow model"),
+    (G, {"sigmas": SIGMAS * NAN}, "must fall", "nan", "use a scheduler"),
+    (G, {"sigmas": SIGMAS[None]}, "one row", r"\(1, 9\)", "connect a scheduler"),
+    (G, {"sigmas": torch.ones(9)}, "end below sigma 1", "1.0, 1.0", "use the lower part"),
+    (G, {"switch_step": 9}, "0 to 8", "step=9", "use"),
+    (G, {"low_resolution": "480p"}, "above the input's", "got", "choose a lower"),
+    (D, {"samples": "nested"}, "one video latent", "nested", "separate"),
+    (D, {"samples": "no samples"}, "one tensor", "NoneType", "pass"),
+    (D, {"samples": "nan"}, "finite", "NaN", "look at"),
+    (D, {"samples": "3-d"}, r"\[B, C, H, W\]", "16, 16, 24", "pass a latent"),
+    (D, {"samples": "mask"}, "rows and columns", r"\(1,\)", "set it again"),
+    (D, {"resolution": "4k"}, "one of", "'4k'", "choose one"),
+    (D, {"method": "magic"}, "one of auto", "'magic'", "choose one"),
+    (D, {"scale": 2.0}, "above the input's 192 x 128", "384 x 256", "choose a lower"),
+    (D, {"scale": -1.0}, "above 0", "-1.0", "use 0.5"),
+    (D, {"resolution": "by size", "height": 50}, "multiple of 16", "50", "use 48 or 64"),
+    (D, {"resolution": "720p"}, "above the input's", "got", "choose a lower"),
+    (R, {"model": "eps"}, "flow model", "Eps", "connect"),
+    (R, {"latent": "nested"}, "one video latent", "nested", "separate"),
+    (R, {"latent": "channels"}, "16 channels", "got 8", "same model family"),
+    (R, {"latent": "nan"}, "finite", "NaN", "look at"),
+    (R, {"sigma_start": 0.0}, "above 0", "got 0.0", "0.45"),
+    (R, {"sigma_start": 1.5}, "at most 1", "got 1.5", "0.45"),
+    (R, {"steps": 0}, "at least 1", "got 0", "use about 10"),
+    (R, {"cfg": NAN}, "within 0", "nan", "use"),
+    (R, {"window": 1}, "at least 2", "window=1", "still images"),
+    (R, {"low_band_lock": 2.0}, "within 0", "2.0", "use 0"),
+    (R, {"resolution": "4k"}, "one of", "'4k'", "choose one"),
+    (R, {"scale": 0.5}, "below the preview's", "96 x 64", "choose a larger"),
+    (R, {"resolution": "by size", "width": 1270}, "multiple of 16", "1270", "use 1264 or 1280"),
+    (R, {"resolution": "720p", "latent": "large"}, "preview's 2560 x 1440", "1280 x 720", "choose"),
+    (R, {"upsample": "magic"}, "one of pixel", "'magic'", "choose one"),
+    (R, {"upsample": "pixel"}, "needs a VAE", "got none", "connect"),
+    (R, {"upsample": "pixel", "vae": Vae()}, "16 latent channels", "48", "connect"),
+]  # fmt: skip
+NAMES = {K: "Reshift KSampler", G: "Reshift Guider", D: "Latent Downscale", R: "Surf Refiner"}
+
+
+def conds():
+    return {name: [[torch.ones(1, 4, 8), {}]] for name in ("positive", "negative")}
+
+
+def run(node, known, changes):
+    """Run a node as a graph would; the guider through a sampling call."""
+    named = dict.fromkeys(("model", "model_low"), known)
+    named |= dict.fromkeys(("latent", "latent_image", "samples"), LATENTS)
+    given = {key: named[key][v] if key in named else v for key, v in changes.items()}
+    flow = {"model": known["flow"], **conds()}
+    if node is D:
+        return D.execute(**({"samples": latent()} | DOWN | given))
+    if node is R:
+        return R.execute(**(flow | {"latent": latent(fill=0.5)} | REFINE | given))
+    if node is K:
+        return K.execute(**(flow | {"latent_image": latent()} | SAMPLE | given))
+    sampling = {"latent_image": latent(), "sampler": "euler", "sigmas": SIGMAS}
+    sampling = {key: given.pop(key, value) for key, value in sampling.items()}
+    (guider,) = G.execute(**(flow | SWITCH | given)).args
+    samples = sampling["latent_image"]["samples"]
+    sampler = comfy.samplers.sampler_object(sampling["sampler"])
+    return guider.sample(samples, samples, sampler, sampling["sigmas"], seed=1)
+
+
+@pytest.mark.parametrize(
+    ("node", "changes", "words"),
+    [(node, changes, words) for node, changes, *words in TABLE],
+    ids=[f"{NAMES[n]}-{'-'.join(map(str, c))}-{i}" for i, (n, c, *_) in enumerate(TABLE)],
+)
+def test_bad_input_is_refused_with_advice(node, changes, words):
+    known = models()
+    with pytest.raises(ValueError, match=re.escape(NAMES[node])) as caught:
+        run(node, known, changes)
+    said = str(caught.value)
+    for word in words:
+        assert re.search(word, said), f"{word!r} not in: {said}"
+    assert re.search(r"[;,] .+\.$", said), said
+    assert not any(model.seen for model in known.values())
+
+
+def test_the_table_covers_every_node():
+    assert len(TABLE) >= 40
+    assert {node for node, *_ in TABLE} == set(NAMES)
+
+
+@pytest.mark.parametrize("node", list(NAMES))
+def test_the_same_nodes_run_on_good_input(node):
+    known = models()
+    run(node, known, {})
+    assert node is D or known["flow"].seen

@@ -1,0 +1,121 @@
+"""Conditioning across a change of resolution: what is resized, what is left, what is said."""
+
+import logging
+
+import pytest
+import torch
+from surf.nodes.host.conditioning import UNBOUND, Step, carry
+
+STEP = Step(source=(16, 24), target=(8, 12))
+VIDEO = (1, 16, 3, 16, 24)
+
+
+def carried(step=STEP, **options):
+    cond = [[torch.zeros(1, 4, 8), options]]
+    return carry({"positive": cond}, step)["positive"][0][1]
+
+
+@pytest.mark.parametrize(
+    ("key", "shape", "expected"),
+    [
+        ("vace_frames", (1, 32, 3, 16, 24), (8, 12)),
+        ("vace_mask", (1, 64, 4, 16, 24), (8, 12)),
+        ("time_dim_concat", (1, 16, 1, 16, 24), (8, 12)),
+        ("pose_video_latent", VIDEO, (8, 12)),
+        ("control_video", VIDEO, (8, 12)),
+        ("camera_conditions", (1, 24, 3, 128, 192), (64, 96)),
+    ],
+)
+@pytest.mark.parametrize("listed", [False, True])
+def test_bound_conditioning_is_resized(key, shape, expected, listed):
+    value = torch.randn(shape)
+    out = carried(**{key: [value] if listed else value})[key]
+    out = out[0] if listed else out
+    assert out.shape == (*shape[:-2], *expected)
+
+
+def test_hard_masks_stay_hard_and_in_place():
+    pixels = torch.zeros(1, 1, 128, 192)
+    pixels[..., 32:96, 48:144] = 1
+    mask = torch.nn.functional.pixel_unshuffle(pixels, 8)[:, :, None].repeat(1, 1, 3, 1, 1)
+    out = carried(vace_mask=[mask])["vace_mask"][0]
+    small = torch.nn.functional.pixel_shuffle(out[:, :, 0], 8)
+    expected = torch.zeros(1, 1, 64, 96)
+    expected[..., 16:48, 24:72] = 1
+    assert torch.equal(small, expected)
+    assert torch.equal(out[:, :, 0], out[:, :, 2])
+
+
+@pytest.mark.parametrize(
+    ("area", "expected"),
+    [
+        ((8, 12, 4, 6), (4, 6, 2, 3)),
+        ((3, 8, 12, 0, 15, 23), (3, 4, 6, 0, 7, 11)),
+        ((1, 1, 0, 0), (1, 1, 0, 0)),
+        (("percentage", 0.5, 0.5, 0.1, 0.1), ("percentage", 0.5, 0.5, 0.1, 0.1)),
+    ],
+)
+def test_absolute_areas_are_scaled(area, expected):
+    assert carried(area=area)["area"] == expected
+
+
+def test_references_follow_only_where_the_model_lays_them_on_the_grid():
+    references = [torch.randn(1, 16, 1, 16, 24)]
+    assert carried(reference_latents=references)["reference_latents"] is references
+    bound = Step(source=(16, 24), target=(8, 12), bound_references=True)
+    assert carried(bound, reference_latents=references)["reference_latents"][0].shape[-2:] == (
+        8,
+        12,
+    )
+
+
+@pytest.mark.parametrize("key", sorted(UNBOUND))
+def test_what_the_host_resizes_is_left_alone(key, caplog):
+    value = torch.randn(VIDEO)
+    assert carried(**{key: value})[key] is value
+    assert not caplog.records
+
+
+def test_images_to_concatenate_are_stretched_where_the_host_would_crop():
+    value = torch.randn(1, 16, 3, 45, 80)
+    step = Step(source=(45, 80), target=(22, 40))
+    assert carried(step, concat_latent_image=value)["concat_latent_image"].shape[-2:] == (22, 40)
+
+
+def test_unknown_tensors_give_one_warning_that_names_them(caplog):
+    options = {"mystery": torch.randn(VIDEO), "riddle": [torch.randn(1, 3, 128, 192)]}
+    cond = [[torch.zeros(1, 4, 8), options]]
+    with caplog.at_level(logging.WARNING):
+        out = carry({"positive": cond, "negative": cond}, STEP)
+    (record,) = caplog.records
+    assert "'mystery'" in record.getMessage()
+    assert "'riddle'" in record.getMessage()
+    assert out["negative"][0][1]["mystery"].shape[-2:] == (8, 12)
+    assert out["negative"][0][1]["riddle"][0].shape[-2:] == (64, 96)
+
+
+def test_other_values_are_shared_and_silent(caplog):
+    options = {
+        "pooled_output": torch.randn(1, 768), "guidance": 6.0, "clip": object(), "empty": [],
+        "other": torch.randn(1, 16, 3, 5, 7), "mixed": [torch.randn(VIDEO), 1],
+    }  # fmt: skip
+    out = carried(**options)
+    assert all(out[key] is value for key, value in options.items())
+    assert not caplog.records
+
+
+def test_conditioning_is_not_mutated():
+    frames, mask = [torch.randn(1, 32, 3, 16, 24)], [torch.ones(1, 64, 3, 16, 24)]
+    cond = [
+        [torch.zeros(1, 4, 8), {"vace_frames": frames, "vace_mask": mask, "area": (8, 8, 0, 0)}]
+    ]
+    before = frames[0].clone()
+    carry({"positive": cond}, STEP)
+    assert cond[0][1]["vace_frames"] is frames
+    assert cond[0][1]["area"] == (8, 8, 0, 0)
+    assert torch.equal(frames[0], before)
+
+
+def test_the_same_size_changes_nothing():
+    conds = {"positive": [[torch.zeros(1), {"vace_frames": [torch.randn(VIDEO)]}]]}
+    assert carry(conds, Step(source=(16, 24), target=(16, 24))) is conds

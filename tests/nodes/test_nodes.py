@@ -1,0 +1,150 @@
+"""Every node: inputs stay as they are, keywords an older host lacks, latents in and out."""
+
+import copy
+
+import comfy.sample
+import host_stub
+import pytest
+import torch
+from surf.nodes.host.latents import close_latent, open_latent, resize_mask
+from surf.nodes.host.schema import declare
+from surf.nodes.preview import SurfLatentDownscale, SurfReshiftGuider, SurfReshiftKSampler
+from surf.nodes.refine import SurfRefiner
+
+DOWN = {"resolution": "by scale", "scale": 0.5, "width": 96, "height": 64, "method": "auto"}
+SWITCH = {
+    "switch_step": 2, "cfg": 3.0, "cfg_low": 2.0, "low_resolution": "by scale", "low_scale": 0.5,
+    "low_width": 96, "low_height": 64, "sigma_policy": "same", "noise_policy": "inherited",
+    "handover": "evaluate",
+}  # fmt: skip
+SAMPLE = SWITCH | {
+    "seed": 1, "steps": 4, "shift": 3.0, "shift_low": 0.0, "sampler_name": "uni_pc",
+    "scheduler": "simple", "denoise": 1.0,
+}  # fmt: skip
+REFINE = {
+    "seed": 1, "resolution": "by scale", "scale": 2.0, "width": 384, "height": 256,
+    "upsample": "latent", "sigma_start": 0.65, "steps": 2, "cfg": 4.5, "window": 0,
+    "low_band_lock": 0.5, "colour_match": True,
+}  # fmt: skip
+
+
+def latent():
+    return {
+        "samples": torch.randn(2, 16, 3, 16, 24),
+        "noise_mask": torch.rand(1, 3, 16, 24),
+        "batch_index": [3, 1],
+        "downscale_ratio_spacial": 8,
+    }
+
+
+def conds():
+    vace = {"vace_frames": [torch.randn(1, 32, 3, 16, 24)], "area": (8, 8, 0, 0)}
+    return {n: [[torch.randn(1, 4, 8), dict(vace)]] for n in ("positive", "negative")}
+
+
+def given(node):
+    model = {"model": host_stub.Patcher(), **conds()}
+    if node is SurfReshiftKSampler:
+        return {**model, "latent_image": latent(), **SAMPLE}
+    if node is SurfRefiner:
+        return {**model, "latent": latent(), **REFINE}
+    return {**model, **SWITCH} if node is SurfReshiftGuider else {"samples": latent(), **DOWN}
+
+
+def alike(a, b):
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(alike(a[k], b[k]) for k in a)
+    if isinstance(a, list):
+        return len(a) == len(b) and all(map(alike, a, b))
+    return a == b
+
+
+@pytest.mark.parametrize(
+    "node", [SurfReshiftKSampler, SurfReshiftGuider, SurfLatentDownscale, SurfRefiner]
+)
+def test_every_node_does_not_mutate_its_inputs(node):
+    inputs = given(node)
+    model = inputs.pop("model", None)
+    before = copy.deepcopy(inputs)
+    node.execute(**inputs, **({"model": model} if model else {}))
+    assert alike(inputs, before)
+    if model:
+        assert (model.patches, model.wrappers, model.model_options) == ({}, {}, {})
+
+
+@pytest.mark.parametrize("ndim", [4, 5])
+@pytest.mark.parametrize("method", ["auto", "bilinear", "area", "bicubic"])
+def test_latent_downscale_is_spatial_and_takes_the_mask_along(ndim, method):
+    shape = (2, 16, 16, 24) if ndim == 4 else (2, 16, 3, 16, 24)
+    given = {"samples": torch.randn(shape), "noise_mask": torch.rand(1, 1, 128, 192)}
+    out = SurfLatentDownscale.execute(samples=given, **(DOWN | {"method": method})).args[0]
+    assert out["samples"].shape == (*shape[:-2], 8, 12)
+    assert out["noise_mask"].shape == (1, 1, 8, 12)
+    assert out["samples"].data_ptr() != given["samples"].data_ptr()
+
+
+def test_latent_downscale_knows_buckets_sizes_and_cells():
+    wide = {"samples": torch.zeros(1, 16, 3, 60, 104)}
+    out = SurfLatentDownscale.execute(samples=wide, **(DOWN | {"resolution": "240p"})).args[0]
+    assert out["samples"].shape[-2:] == (30, 52)
+    coarse = {"samples": torch.zeros(1, 48, 3, 44, 80)}
+    out = SurfLatentDownscale.execute(
+        samples=coarse, **(DOWN | {"resolution": "by size", "width": 640, "height": 352})
+    ).args[0]
+    assert out["samples"].shape[-2:] == (22, 40)
+
+
+def test_half_size_is_the_mean_of_four_cells(tolerance):
+    samples = torch.randn(1, 16, 3, 16, 24)
+    out = SurfLatentDownscale.execute(samples={"samples": samples}, **DOWN).args[0]["samples"]
+    expected = torch.nn.functional.avg_pool3d(samples, (1, 2, 2))
+    torch.testing.assert_close(out, expected, atol=tolerance[torch.float32], rtol=0)
+
+
+def test_masks_keep_their_range_and_leading_axes():
+    mask = (torch.rand(2, 1, 3, 17, 23) > 0.5).float()
+    out = resize_mask(mask, (7, 9))
+    assert out.shape == (2, 1, 3, 7, 9)
+    assert out.min() >= 0
+    assert out.max() <= 1
+    grown = resize_mask(mask, (40, 50))
+    assert grown.shape == (2, 1, 3, 40, 50)
+    assert torch.equal(resize_mask(mask, (17, 23)), mask)
+
+
+def test_closed_latents_keep_what_is_not_about_size():
+    given = latent() | {"type": "video"}
+    out = close_latent(given, torch.zeros(2, 16, 3, 8, 12))
+    assert out["batch_index"] == [3, 1]
+    assert out["type"] == "video"
+    assert out["noise_mask"].shape == (1, 3, 8, 12)
+    assert "downscale_ratio_spacial" not in out
+
+
+def test_empty_latents_get_the_channels_of_the_model(monkeypatch):
+    model = host_stub.Patcher(channels=48)
+    empty = {"samples": torch.zeros(1, 16, 16, 24), "downscale_ratio_spacial": 8}
+    assert open_latent(model, empty, "test").shape == (1, 48, 1, 16, 24)
+    asked = []
+
+    def older(model, samples):
+        asked.append(samples)
+        return samples.repeat(1, 3, 1, 1).unsqueeze(2)
+
+    monkeypatch.setattr(comfy.sample, "fix_empty_latent_channels", older)
+    assert open_latent(model, empty, "test").shape == (1, 48, 1, 16, 24)
+    assert len(asked) == 1
+
+
+def test_keywords_that_a_host_lacks_are_dropped():
+    def old(id, default=None, extra_dict=None):
+        return id, default, extra_dict
+
+    def older(id, default=None):
+        return id, default
+
+    assert declare(old, "a", default=1, advanced=True, new=2) == ("a", 1, {"advanced": True})
+    assert declare(older, "a", default=1, advanced=True) == ("a", 1)
+    assert declare(lambda **all: all, a=1, anything=2) == {"a": 1, "anything": 2}

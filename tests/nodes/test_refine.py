@@ -1,0 +1,343 @@
+"""The Surf Refiner on the stub host: its path, its refusals, what it leaves alone."""
+
+import sys
+
+import host_stub
+import pytest
+import torch
+from surf.nodes.host import upsample
+from surf.nodes.host.refining import TRAITS_KEY, RefinerTraits
+from surf.nodes.refine import SurfRefiner
+from surf.surf_core import flow
+from surf.surf_core.lowband import lock_low_band, wavelet_match
+from surf.surf_core.resample import resize
+
+DEFAULTS = {
+    "seed": 7, "resolution": "by scale", "scale": 2.0, "width": 64, "height": 64,
+    "upsample": "latent", "sigma_start": 0.65, "steps": 4, "cfg": 4.5, "window": 0,
+    "low_band_lock": 0.0, "colour_match": False, "vae": None,
+}  # fmt: skip
+
+
+class WanModel:
+    patch_size = (1, 2, 2)
+    ref_conv = None
+
+
+class Model(host_stub.Patcher):
+    def __init__(self, channels=16, traits=None, **kwargs):
+        super().__init__(channels, **kwargs)
+        self.model.diffusion_model = WanModel()
+        self.traits = traits
+
+    def get_attachment(self, name):
+        return self.traits if name == TRAITS_KEY else None
+
+
+class Vae:
+    """Repeats cells as pixels and averages them back; counts what it is asked for."""
+
+    latent_dim, device, vae_dtype = 3, torch.device("cpu"), torch.float32
+
+    def __init__(self, channels=16, cell=8, frames_lost=0):
+        self.latent_channels, self.cell, self.frames_lost = channels, cell, frames_lost
+        self.calls = []
+
+    def spacial_compression_decode(self):
+        return self.cell
+
+    spacial_compression_encode = spacial_compression_decode
+
+    def memory_used_decode(self, shape, dtype):
+        return shape[-1] * shape[-2] * self.cell**2
+
+    def memory_used_encode(self, shape, dtype):
+        return shape[-1] * shape[-2]
+
+    def decode(self, samples):
+        self.calls.append(("decode", tuple(samples.shape)))
+        assert samples.shape[0] == 1
+        grey = samples[:, :3].repeat_interleave(self.cell, -1).repeat_interleave(self.cell, -2)
+        first, rest = grey[:, :, :1], grey[:, :, 1:].repeat_interleave(4, 2)
+        return torch.cat([first, rest], 2).movedim(1, -1)
+
+    def encode(self, frames):
+        self.calls.append(("encode", tuple(frames.shape)))
+        assert frames.ndim == 4
+        assert 0 <= frames.min() <= frames.max() <= 1
+        size = [side // self.cell for side in frames.shape[1:3]]
+        cells = resize(frames.movedim(-1, 1), size, "area")[::4][self.frames_lost :]
+        return cells[:, :1].movedim(0, 1).expand(self.latent_channels, -1, -1, -1)[None].clone()
+
+    def decode_tiled(self, samples, tile_x, tile_y, overlap):
+        self.calls.append(("tiles", (tile_x, tile_y, overlap)))
+        return self.decode(samples)
+
+    def encode_tiled(self, frames, tile_x, tile_y, overlap):
+        self.calls.append(("tiles", (tile_x, tile_y, overlap)))
+        return self.encode(frames)
+
+
+@pytest.fixture(autouse=True)
+def memory(monkeypatch):
+    """Device memory that the test may set, in bytes."""
+    amount = {"total": 1e12}
+    host = sys.modules["comfy.model_management"]
+    monkeypatch.setattr(host, "get_total_memory", lambda device: amount["total"], raising=False)
+    return amount
+
+
+def latent(*shape, seed=0, **more):
+    generator = torch.Generator().manual_seed(seed)
+    return {"samples": torch.rand(*(shape or (1, 16, 3, 4, 6)), generator=generator), **more}
+
+
+def prompt(value=0.5, **options):
+    return [[torch.full((1, 4, 8), value), options]]
+
+
+def run(model=None, preview=None, positive=None, negative=None, **changes):
+    model, preview = model or Model(), preview or latent()
+    positive, negative = positive or prompt(), negative or prompt(-0.5)
+    out = SurfRefiner.execute(
+        model=model, positive=positive, negative=negative, latent=preview, **(DEFAULTS | changes)
+    )
+    return out.args[0]
+
+
+def test_the_node_is_the_cores_path():
+    model, preview = Model(), latent()
+    out = run(model, preview)["samples"]
+
+    def velocity(z, sigma):
+        good, bad = (model.velocity(z, sigma, cond) for cond in (0.5, -0.5))
+        return bad + 4.5 * (good - bad)
+
+    start = resize(preview["samples"], (8, 12), "bilinear")
+    noise = torch.randn(start.shape, generator=torch.Generator().manual_seed(7))
+    z = flow.refine(velocity, model.model.process_latent_in(start), 0.65, 4, noise)
+    torch.testing.assert_close(out, model.model.process_latent_out(z), rtol=0, atol=1e-5)
+    assert [step.sigma for step in model.seen] == pytest.approx([0.65, 0.4875, 0.325, 0.1625])
+
+
+def test_window_zero_samples_the_model_itself():
+    model = Model()
+    run(model)
+    assert all(step.patcher is model for step in model.seen)
+    run(model, window=4)
+    assert not any(step.patcher is model for step in model.seen[4:])
+    assert not model.wrappers
+    assert not model.model_options
+
+
+def test_the_node_is_deterministic_by_seed():
+    one, two, other = (run(seed=seed)["samples"] for seed in (1, 1, 2**64 - 1))
+    assert torch.equal(one, two)
+    assert not torch.equal(one, other)
+
+
+def test_inputs_stay_as_they_are_and_masks_follow_the_size():
+    preview = latent(noise_mask=torch.ones(1, 3, 4, 6), batch_index=[0])
+    before = {key: value.clone() for key, value in preview.items() if key != "batch_index"}
+    frames = torch.rand(1, 32, 3, 8, 10)
+    positive = prompt(vace_frames=[frames], area=(4, 5, 2, 0))
+    out = run(preview=preview, positive=positive, low_band_lock=0.5, colour_match=True)
+    assert all(torch.equal(preview[key], before[key]) for key in before)
+    assert positive[0][1]["vace_frames"][0] is frames
+    assert positive[0][1]["area"] == (4, 5, 2, 0)
+    assert out["noise_mask"].shape == (1, 3, 8, 12)
+    assert out["batch_index"] == [0]
+
+
+def test_a_noise_mask_keeps_the_upsampled_preview_where_it_is_zero():
+    preview, mask = latent(), torch.ones(1, 3, 4, 6)
+    mask[..., :3] = 0
+    out = run(preview={**preview, "noise_mask": mask})["samples"]
+    start = resize(preview["samples"], (8, 12), "bilinear")
+    torch.testing.assert_close(out[..., :4], start[..., :4])
+    assert not torch.allclose(out[..., 8:], start[..., 8:], atol=0.1)
+
+
+def test_an_item_of_a_batch_can_be_made_again_alone():
+    both = latent(2, 16, 3, 4, 6, batch_index=[0, 1])
+    alone = {"samples": both["samples"][1:], "batch_index": [1]}
+    torch.testing.assert_close(run(preview=both)["samples"][1:], run(preview=alone)["samples"])
+
+
+def test_conditioning_is_resized_from_the_size_it_was_made_for():
+    model = Model()
+    positive = prompt(vace_frames=[torch.rand(1, 32, 3, 16, 24)], area=(8, 8, 4, 0))
+    run(model, positive=positive, negative=prompt(area=(8, 8, 4, 0)))
+    for name in ("positive", "negative"):
+        assert model.seen[0].conds[name][0][1]["area"] == (4, 4, 2, 0)
+    assert model.seen[0].conds["positive"][0][1]["vace_frames"][0].shape[-2:] == (8, 12)
+
+
+@pytest.mark.parametrize("frames", [1, 2, 3])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_pixels_go_through_the_vae_item_by_item(frames, batch):
+    vae = Vae()
+    out = run(preview=latent(batch, 16, frames, 4, 6), upsample="pixel", vae=vae)["samples"]
+    assert out.shape == (batch, 16, frames, 8, 12)
+    pixel_frames = 4 * frames - 3
+    assert vae.calls == batch * [
+        ("decode", (1, 16, frames, 4, 6)),
+        ("encode", (pixel_frames, 64, 96, 3)),
+    ]
+
+
+def test_pixels_keep_what_the_vae_can_show():
+    flat = torch.full((1, 16, 2, 4, 6), 0.25)
+    up = upsample.upsample_latent(flat, (8, 12), "pixel", Vae())
+    torch.testing.assert_close(up, torch.full((1, 16, 2, 8, 12), 0.25))
+
+
+def test_large_videos_go_through_the_vae_in_tiles(memory):
+    memory["total"], vae = 5000, Vae()
+    run(upsample="pixel", vae=vae)
+    assert [call for call in vae.calls if call[0] == "tiles"] == [("tiles", (512, 512, 64))]
+    memory["total"], vae.calls = 1000, []
+    run(upsample="pixel", vae=vae)
+    assert [call[1] for call in vae.calls if call[0] == "tiles"] == [(64, 64, 8), (512, 512, 64)]
+
+
+def test_the_lock_holds_the_first_steps_only():
+    model, preview = Model(), latent()
+    run(model, preview, low_band_lock=0.5)
+    lock = model.seen[0].patcher.model_options["post_cfg"]
+    start = model.model.process_latent_in(resize(preview["samples"], (8, 12), "bilinear"))
+    x0 = torch.rand(1, 16, 3, 8, 12)
+    for step, sigma in enumerate([0.65, 0.4875, 0.325, 0.1625]):
+        args = {"denoised": x0, "sigma": torch.tensor([sigma]), "model": model.model}
+        expected = lock_low_band(x0, start, 2.0) if step < 2 else x0
+        torch.testing.assert_close(lock(args), expected)
+    assert "post_cfg" not in model.model_options
+
+
+def test_a_lock_of_less_than_half_a_step_is_off():
+    model = Model()
+    run(model, low_band_lock=0.1)
+    assert all(step.patcher is model for step in model.seen)
+
+
+def test_colour_match_is_the_cores_wavelet_match():
+    preview = latent()
+    free, matched = (run(preview=preview, colour_match=on)["samples"] for on in (False, True))
+    start = resize(preview["samples"], (8, 12), "bilinear")
+    torch.testing.assert_close(matched, wavelet_match(free, start))
+
+
+def test_a_trained_refiner_brings_its_own_start_and_window():
+    trained = Model(traits=RefinerTraits(sigma_start=0.8, window=0))
+    out = run(trained, sigma_start=0.3, window=4)["samples"]
+    assert torch.equal(out, run(sigma_start=0.8, window=0)["samples"])
+
+
+def test_progress_is_one_bar():
+    host_stub.BARS.clear()
+    run(steps=3)
+    (bar,) = host_stub.BARS
+    assert bar.shown == [(1, 3), (2, 3), (3, 3)]
+
+
+@pytest.mark.parametrize(
+    ("shape", "changes", "expected"),
+    [
+        ((1, 16, 3, 60, 104), {"resolution": "1080p"}, (136, 240)),
+        ((1, 16, 3, 30, 52), {"resolution": "720p"}, (90, 160)),
+        ((1, 16, 3, 52, 30), {"resolution": "1080p"}, (240, 136)),
+        ((1, 48, 3, 15, 26), {"resolution": "1080p"}, (68, 120)),
+        ((1, 16, 3, 5, 7), {"scale": 1.5}, (8, 10)),
+        ((1, 16, 3, 4, 6), {"scale": 1.0}, (4, 6)),
+        ((1, 16, 3, 4, 6), {"resolution": "by size", "width": 80, "height": 48}, (6, 10)),
+        ((2, 16, 4, 6), {}, (8, 12)),
+    ],
+)
+def test_targets_are_snapped_to_the_model(shape, changes, expected):
+    out = run(Model(shape[1]), latent(*shape), steps=1, **changes)["samples"]
+    assert tuple(out.shape[-2:]) == expected
+    assert out.ndim == 5
+
+
+class Nested(torch.Tensor):
+    is_nested = True
+
+
+def broken(value):
+    preview = latent()
+    preview["samples"][0, 0, 0, 0, 0] = value
+    return preview
+
+
+class Sound:
+    patch_size = (1, 2, 2)
+    ref_conv = None
+
+
+def model_with(network):
+    model = Model()
+    model.model.diffusion_model = network
+    return model
+
+
+BAD = {
+    "a model that predicts noise": (
+        {"model": Model(kind=(host_stub.DiscreteFlow, host_stub.Eps))}, "flow model"),
+    "too few channels": ({"preview": latent(1, 4, 3, 4, 6)}, "16 channels"),
+    "the 5B model's latent": ({"preview": latent(1, 48, 3, 4, 6)}, "16 channels"),
+    "a 14B latent for the 5B model": ({"model": Model(48)}, "48 channels"),
+    "NaN": ({"preview": broken(float("nan"))}, "finite"),
+    "infinity": ({"preview": broken(float("inf"))}, "finite"),
+    "three dimensions": ({"preview": latent(16, 4, 6)}, r"\[B, C"),
+    "no frames": ({"preview": latent(1, 16, 0, 4, 6)}, "at least one cell"),
+    "whole numbers": ({"preview": {"samples": torch.ones(1, 16, 3, 4, 6).int()}}, "floating"),
+    "sound and picture": (
+        {"preview": {"samples": torch.zeros(1, 16, 3, 4, 6).as_subclass(Nested)}}, "nested"),
+    "sigma 0": ({"sigma_start": 0.0}, "sigma_start"),
+    "a sigma above 1": ({"sigma_start": 1.01}, "sigma_start"),
+    "a negative sigma": ({"sigma_start": -0.5}, "sigma_start"),
+    "a sigma that is no number": ({"sigma_start": float("nan")}, "sigma_start"),
+    "no steps": ({"steps": 0}, "steps"),
+    "endless guidance": ({"cfg": float("inf")}, "cfg"),
+    "a window of one frame": ({"window": 1}, "window"),
+    "a negative window": ({"window": -4}, "window"),
+    "a window in an unknown model": ({"model": model_with(Sound()), "window": 4}, "window to 0"),
+    "a lock of more than all steps": ({"low_band_lock": 1.5}, "low_band_lock"),
+    "pixels without a VAE": ({"upsample": "pixel"}, "connect the VAE.*or set upsample to latent"),
+    "a VAE of another model": ({"upsample": "pixel", "vae": Vae(48)}, "48"),
+    "an unknown way to upsample": ({"upsample": "lanczos"}, "upsample"),
+    "an unknown resolution": ({"resolution": "4K"}, "resolution"),
+    "a bucket that is no target": ({"resolution": "240p"}, "resolution"),
+    "a width between multiples": (
+        {"resolution": "by size", "width": 1270, "height": 720}, "1264 or 1280"),
+    "a height between multiples": (
+        {"resolution": "by size", "width": 64, "height": 50}, "48 or 64"),
+    "16 pixels for a model of 32": (
+        {"model": Model(48), "preview": latent(1, 48, 3, 2, 4), "resolution": "by size",
+         "width": 80, "height": 64}, "64 or 96"),
+    "a target below the preview": (
+        {"resolution": "by size", "width": 32, "height": 64}, "below the preview"),
+    "a bucket below the preview": (
+        {"preview": latent(1, 16, 1, 136, 240), "resolution": "720p"}, "below the preview"),
+    "a scale of nothing": ({"scale": 0.0}, "scale"),
+    "a scale below 1": ({"scale": 0.5}, "below the preview"),
+    "a scale that is no number": ({"scale": float("nan")}, "scale"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_the_node_rejects(case):
+    changes, message = BAD[case]
+    model, vae = changes.get("model") or Model(), changes.get("vae")
+    with pytest.raises(ValueError, match=message) as error:
+        run(**{**changes, "model": model})
+    assert str(error.value).startswith("Surf Refiner")
+    assert not model.seen
+    assert vae is None or not vae.calls
+
+
+def test_the_node_rejects_a_vae_that_gives_another_shape_back():
+    model = Model()
+    with pytest.raises(ValueError, match="preview's model"):
+        run(model, upsample="pixel", vae=Vae(frames_lost=1))
+    assert not model.seen
