@@ -1,0 +1,363 @@
+"""Who may import whom, how long a file may be and what it may not do, read from the source text."""
+
+import ast
+import functools
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+HOST = {"comfy", "comfy_extras", "folder_paths", "latent_preview", "node_helpers", "server"}
+CORE = {"torch", "einops", "kornia", "safetensors"}
+# Third-party packages by folder; the longest matching folder decides.
+THIRD_PARTY = {
+    "": set(),
+    "surf_core/": CORE,
+    "surf_core/tiny/": CORE | {"av", "numpy", "PIL"},
+    "surf_core/training/": CORE | {"av", "numpy", "PIL"},
+    "nodes/": {"torch", "comfy_api"},
+    "nodes/host/": {"torch", "comfy_api"} | HOST,
+}
+# Leaves first: a module imports its own rank or a lower one. A new subject needs one entry.
+RANK = {
+    "checks": 0,
+    "schedule": 1,
+    "resample": 1,
+    "cost": 2,
+    "degrade": 2,
+    "flow": 2,
+    "lowband": 2,
+    "reshift": 2,
+    "signature": 2,
+    "skip": 2,
+    "window": 2,
+    "refiner": 3,
+    "checkpoint": 4,
+    "tiny": 5,
+    "training": 6,
+}
+LONGEST = 400
+VAGUE = {"utils", "util", "helpers", "helper", "common", "misc", "base"}
+MUTATORS = {"append", "clear", "extend", "insert", "pop", "remove", "setdefault", "update"}
+TEXT = {".py", ".md", ".toml", ".json", ".yml", ".yaml", ".txt", ".js", ".mjs"}
+
+
+def pack_files(root):
+    """Every Python file that the host would import, sorted."""
+    return [
+        path
+        for folder in ("surf_core", "nodes")
+        for path in sorted((root / folder).rglob("*.py"))
+        if "__pycache__" not in path.parts
+    ] + [root / "__init__.py"]
+
+
+def all_files(root):
+    """The pack's files and those of tests and benchmarks."""
+    rest = [
+        path for folder in ("tests", "benchmarks") for path in sorted((root / folder).rglob("*.py"))
+    ]
+    return pack_files(root) + [path for path in rest if "__pycache__" not in path.parts]
+
+
+def name_of(root, path):
+    return path.relative_to(root).as_posix()
+
+
+@functools.cache
+def parse(text):
+    return ast.parse(text)
+
+
+def tree_of(path):
+    return parse(path.read_text(encoding="utf-8"))
+
+
+def resolve(root, parts):
+    """The file of a dotted module inside the pack, or None."""
+    base = root.joinpath(*parts)
+    for candidate in (base.with_suffix(".py"), base / "__init__.py"):
+        if parts and candidate.is_file():
+            return candidate
+    return None
+
+
+def imports(root, path):
+    """Yield (line, dotted name or "", file inside the pack or None) for each import of a file."""
+    package = list(path.relative_to(root).parent.parts)
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node.lineno, alias.name, None
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield node.lineno, node.module, None
+        elif isinstance(node, ast.ImportFrom):
+            start = package[: len(package) - node.level + 1]
+            parts = start + (node.module or "").split(".") if node.module else start
+            for alias in node.names:
+                inner = resolve(root, [*parts, alias.name]) or resolve(root, parts)
+                if inner is None and not parts:
+                    inner = root / "__init__.py"
+                yield node.lineno, "", inner or Path("/missing") / ".".join(parts)
+
+
+def subject(name):
+    """The subject of a surf_core file: surf_core/refiner/rope.py -> refiner."""
+    return name.split("/")[1].removesuffix(".py")
+
+
+def third_party_imports(root):
+    """Absolute imports go to the standard library or to what the folder may use."""
+    for path in pack_files(root):
+        name = name_of(root, path)
+        folder = max((f for f in THIRD_PARTY if name.startswith(f)), key=len)
+        for line, module, _ in imports(root, path):
+            top = module.split(".")[0]
+            if not top or top in sys.stdlib_module_names or top in THIRD_PARTY[folder]:
+                continue
+            yield f"{name}:{line} imports {module}"
+
+
+def host_api_imports(root):
+    """The node API has one address, so that pinning it is one edit a file."""
+    for path in pack_files(root):
+        for line, module, _ in imports(root, path):
+            if module.startswith("comfy_api") and module != "comfy_api.latest":
+                yield f"{name_of(root, path)}:{line} imports {module}, not comfy_api.latest"
+
+
+def direction(root):
+    """__init__ -> nodes -> nodes/host -> surf_core, leaves first; nothing backwards."""
+    for path in pack_files(root):
+        name = name_of(root, path)
+        for line, _, target in imports(root, path):
+            if target is None:
+                continue
+            if not target.is_relative_to(root):
+                yield f"{name}:{line} imports {target.name}, which does not exist"
+                continue
+            other = name_of(root, target)
+            if not allowed(name, other):
+                yield f"{name}:{line} imports {other}"
+
+
+def allowed(name, other):
+    """Whether one file of the pack may import another."""
+    if name == "__init__.py":
+        return other == "nodes/__init__.py"
+    if name.startswith("nodes/"):
+        if other.startswith("surf_core/"):
+            return not other.startswith("surf_core/training/")
+        host = "nodes/host/"
+        return other.startswith(host) if name.startswith(host) else other.startswith("nodes/")
+    if not other.startswith("surf_core/"):
+        return False
+    if "__init__.py" in (name.removeprefix("surf_core/"), other.removeprefix("surf_core/")):
+        return not other.startswith("surf_core/training/")
+    mine, theirs = subject(name), subject(other)
+    return RANK.get(theirs, 99) <= RANK.get(mine, -1) and (theirs != "training" or mine == theirs)
+
+
+def cycles(root):
+    """No module reaches itself through imports."""
+    graph = {
+        path: {
+            target
+            for _, _, target in imports(root, path)
+            if target is not None and target != path and target.is_relative_to(root)
+        }
+        for path in pack_files(root)
+    }
+    done, trail = set(), []
+
+    def visit(path):
+        if path in trail:
+            yield " -> ".join(name_of(root, p) for p in [*trail[trail.index(path) :], path])
+        elif path not in done:
+            trail.append(path)
+            for target in sorted(graph.get(path, ())):
+                yield from visit(target)
+            trail.pop()
+            done.add(path)
+
+    for path in graph:
+        yield from visit(path)
+
+
+def lengths_and_names(root):
+    """No file over 400 lines, none named after nothing."""
+    for path in all_files(root):
+        count = len(path.read_text(encoding="utf-8").splitlines())
+        if count > LONGEST:
+            yield f"{name_of(root, path)} has {count} lines; divide the subject"
+        if path.stem in VAGUE:
+            yield f"{name_of(root, path)}: name the subject"
+
+
+def written(node):
+    """What a statement or call changes, as source text."""
+    if isinstance(node, ast.Assign | ast.Delete):
+        return [ast.unparse(target) for target in node.targets]
+    if isinstance(node, ast.AugAssign | ast.AnnAssign):
+        return [ast.unparse(node.target)]
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+        return [ast.unparse(node.func.value)] if node.func.attr in MUTATORS else []
+    return []
+
+
+def interpreter_state(root):
+    """Nothing in the pack changes sys.path or sys.modules, or reads the environment."""
+    for path in pack_files(root):
+        for node in ast.walk(tree_of(path)):
+            where = f"{name_of(root, path)}:{getattr(node, 'lineno', 0)}"
+            for target in written(node):
+                if re.match(r"sys\.(path|modules)\b", target):
+                    yield f"{where} writes {target}"
+            if isinstance(node, ast.Attribute):
+                text = ast.unparse(node)
+                if text in ("os.environ", "os.getenv", "os.putenv"):
+                    yield f"{where} touches {text}"
+            if isinstance(node, ast.ImportFrom) and node.module in ("os", "sys"):
+                yield f"{where} imports names from {node.module}"
+
+
+def prints(root):
+    """Only command-line entry points print."""
+    for path in pack_files(root):
+        name = name_of(root, path)
+        if path.name in ("__main__.py", "demo.py") or name.startswith("surf_core/training/"):
+            continue
+        for node in ast.walk(tree_of(path)):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "print":
+                yield f"{name}:{node.lineno} prints"
+
+
+def not_ascii(root):
+    """Sources, documents and workflows are ASCII."""
+    for path in sorted(root.rglob("*")):
+        inner = path.relative_to(root)
+        hidden = any(
+            part.startswith(".") and part not in (".github", ".ci") for part in inner.parts
+        )
+        if path.suffix not in TEXT or hidden or inner.parts[0] in ("demo", "runs", "build"):
+            continue
+        for number, line in enumerate(path.read_bytes().splitlines(), 1):
+            if not line.isascii():
+                yield f"{inner.as_posix()}:{number} is not ASCII"
+
+
+def old_style_registration(root):
+    """NODE_CLASS_MAPPINGS, even empty, would hide comfy_entrypoint from the host."""
+    for path in pack_files(root):
+        if "NODE_CLASS_MAPPINGS" in path.read_text(encoding="utf-8"):
+            yield f"{name_of(root, path)} mentions NODE_CLASS_MAPPINGS"
+
+
+def long_executes(root):
+    """A node is a schema and at most ten lines of execute."""
+    for path in pack_files(root):
+        for node in ast.walk(tree_of(path)):
+            if not isinstance(node, ast.FunctionDef) or node.name != "execute":
+                continue
+            body = node.body[1:] if ast.get_docstring(node) else node.body
+            count = body[-1].end_lineno - body[0].lineno + 1 if body else 0
+            if count > 10:
+                yield f"{name_of(root, path)}:{node.lineno} execute has {count} lines"
+
+
+def work_at_import(root):
+    """The root imports nothing at module level but the standard library."""
+    path = root / "__init__.py"
+    for node in tree_of(path).body:
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            yield f"__init__.py:{node.lineno} imports at module level"
+
+
+RULES = [
+    third_party_imports,
+    host_api_imports,
+    direction,
+    cycles,
+    lengths_and_names,
+    interpreter_state,
+    prints,
+    not_ascii,
+    old_style_registration,
+    long_executes,
+    work_at_import,
+]
+LONG_EXECUTE = "class A:\n    def execute(cls):\n" + "        x = 1\n" * 11
+# (rule, planted file, its text, what the rule must say)
+PLANTED = [
+    (third_party_imports, "surf_core/planted.py", "import comfy.samplers\n", "imports comfy"),
+    (third_party_imports, "surf_core/planted.py", "def f():\n    import nodes\n", "imports nodes"),
+    (third_party_imports, "surf_core/planted.py", "from surf_core import flow\n", "surf_core"),
+    (third_party_imports, "surf_core/refiner/planted.py", "import av\n", "imports av"),
+    (third_party_imports, "nodes/planted.py", "import folder_paths\n", "folder_paths"),
+    (third_party_imports, "nodes/planted.py", "from comfy.utils import x\n", "comfy.utils"),
+    (third_party_imports, "nodes/host/planted.py", "import requests\n", "requests"),
+    (host_api_imports, "nodes/planted.py", "from comfy_api.v0_0_2 import io\n", "v0_0_2"),
+    (direction, "surf_core/schedule.py", "from .flow import euler\n", "imports surf_core/flow.py"),
+    (direction, "surf_core/unranked.py", "from .window import segments\n", "imports surf_core/win"),
+    (direction, "surf_core/flow.py", "from ..nodes import x\n", "imports nodes/__init__.py"),
+    (direction, "surf_core/tiny/planted.py", "from ..training import scenes\n", "training"),
+    (direction, "nodes/planted.py", "from ..surf_core.training import muon\n", "training"),
+    (direction, "nodes/host/planted.py", "from .. import SurfExtension\n", "nodes/__init__"),
+    (direction, "surf_core/flow.py", "from .nowhere import x\n", "does not exist"),
+    (lengths_and_names, "surf_core/planted.py", "x = 1\n" * 401, "401 lines"),
+    (lengths_and_names, "nodes/host/utils.py", "", "name the subject"),
+    (interpreter_state, "nodes/planted.py", "import sys\nsys.path.insert(0, '')\n", "sys.path"),
+    (interpreter_state, "nodes/planted.py", "import sys\nsys.modules['x'] = 1\n", "sys.modules"),
+    (interpreter_state, "nodes/planted.py", "import sys\nsys.modules.pop('x')\n", "sys.modules"),
+    (interpreter_state, "nodes/planted.py", "import sys\nsys.path += ['x']\n", "sys.path"),
+    (interpreter_state, "surf_core/planted.py", "import os\nos.environ.get('X')\n", "os.environ"),
+    (interpreter_state, "surf_core/planted.py", "from os import environ\n", "imports names"),
+    (prints, "surf_core/planted.py", "print(1)\n", "prints"),
+    (not_ascii, "web/docs/planted.md", "a \u2192 b\n", "not ASCII"),
+    (old_style_registration, "nodes/planted.py", "NODE_CLASS_MAPPINGS = {}\n", "NODE_CLASS"),
+    (long_executes, "nodes/planted.py", LONG_EXECUTE, "11 lines"),
+    (work_at_import, "__init__.py", "from .nodes import SurfExtension\n", "module level"),
+]
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory):
+    """A copy of the pack, to plant violations in."""
+    target = tmp_path_factory.mktemp("pack")
+    for folder in ("surf_core", "nodes", "web"):
+        ignore = shutil.ignore_patterns("__pycache__", "*.safetensors")
+        shutil.copytree(ROOT / folder, target / folder, ignore=ignore)
+    shutil.copy(ROOT / "__init__.py", target)
+    return target
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_the_repository_obeys(rule):
+    assert list(rule(ROOT)) == []
+
+
+@pytest.mark.parametrize(
+    ("rule", "name", "text", "expected"),
+    PLANTED,
+    ids=[f"{rule.__name__}-{name}-{i}" for i, (rule, name, _, _) in enumerate(PLANTED)],
+)
+def test_the_rule_sees_a_planted_violation(copy, rule, name, text, expected):
+    path = copy / name
+    before = path.read_text(encoding="utf-8") if path.exists() else None
+    path.write_text(text, encoding="utf-8")
+    try:
+        assert any(re.search(expected, said) for said in rule(copy))
+    finally:
+        path.unlink() if before is None else path.write_text(before, encoding="utf-8")
+
+
+def test_a_planted_cycle_is_seen(copy):
+    for mine, other in (("one", "two"), ("two", "one")):
+        (copy / f"surf_core/{mine}.py").write_text(f"from .{other} import x\n")
+    found = list(cycles(copy))
+    for mine in ("one", "two"):
+        (copy / f"surf_core/{mine}.py").unlink()
+    assert any("one.py" in said and "two.py" in said for said in found)
