@@ -1,0 +1,108 @@
+"""Tiny random checkpoints that the real host loads as Wan, HunyuanVideo and their VAE.
+
+Built from the host's own classes, so that keys and shapes are right for its version. Run with the
+host's folder as the working directory and its Python:
+
+    python tests/host/checkpoints.py MODELS_DIR
+
+The layers of the host are born with uninitialised memory: every parameter is written here.
+"""
+
+import math
+import sys
+from pathlib import Path
+
+import torch
+
+DIM = 128  # the host counts heads as DIM // 128
+WAN = {"dim": DIM, "ffn_dim": 256, "num_heads": 1, "num_layers": 2, "qk_norm": True}
+# Name -> (class in comfy.ldm.wan.model, arguments).
+WAN_KINDS = {
+    "tiny_wan_t2v": ("WanModel", {"model_type": "t2v"}),
+    "tiny_wan_high_noise": ("WanModel", {"model_type": "t2v"}),
+    "tiny_wan_low_noise": ("WanModel", {"model_type": "t2v"}),
+    "tiny_wan_i2v": ("WanModel", {"model_type": "i2v", "in_dim": 36}),
+    "tiny_wan22_i2v": ("WanModel", {"model_type": "t2v", "in_dim": 36}),
+    "tiny_wan22_5b": ("WanModel", {"model_type": "t2v", "in_dim": 48, "out_dim": 48}),
+    "tiny_wan_ref": ("WanModel", {"model_type": "t2v", "in_dim_ref_conv": 16}),
+    "tiny_wan_vace": ("VaceWanModel", {"vace_layers": 1, "vace_in_dim": 96}),
+}
+HUNYUAN = {
+    "in_channels": 16, "out_channels": 16, "vec_in_dim": 768, "context_in_dim": 64,
+    "hidden_size": 128, "mlp_ratio": 4.0, "num_heads": 1, "depth": 1, "depth_single_blocks": 1,
+    "axes_dim": [16, 56, 56], "theta": 256, "patch_size": [1, 2, 2], "qkv_bias": True,
+    "guidance_embed": True, "byt5": False, "meanflow": False, "use_cond_type_embedding": False,
+    "vision_in_dim": None, "meanflow_sum": False,
+}  # fmt: skip
+NAMES = (*WAN_KINDS, "tiny_hunyuan")
+
+
+def randomise(module, seed):
+    """Give every parameter of a module values of a sane size: {name: fp32 tensor}."""
+    generator = torch.Generator().manual_seed(seed)
+    state = {}
+    for name, value in module.state_dict().items():
+        noise = torch.randn(value.shape, generator=generator)
+        if name.endswith((".gamma", ".scale")) or ("norm" in name and name.endswith("weight")):
+            state[name] = torch.ones(value.shape)
+        elif value.ndim < 2:
+            state[name] = noise * 0.02
+        elif "modulation" in name and value.ndim == 3:
+            state[name] = noise * value.shape[-1] ** -0.5
+        else:
+            state[name] = noise * math.prod(value.shape[1:]) ** -0.5
+    return state
+
+
+def diffusion_model(name):
+    """The state dict of one of NAMES."""
+    import comfy.ldm.hunyuan_video.model as hunyuan
+    import comfy.ldm.wan.model as wan
+    import comfy.ops
+
+    made = {"operations": comfy.ops.disable_weight_init, "dtype": torch.float32, "device": "cpu"}
+    if name == "tiny_hunyuan":
+        module = hunyuan.HunyuanVideo(**HUNYUAN, **made)
+    else:
+        kind, arguments = WAN_KINDS[name]
+        module = getattr(wan, kind)(**{"in_dim": 16, "out_dim": 16, **WAN, **arguments}, **made)
+    return randomise(module, NAMES.index(name))
+
+
+def wan_vae(width=8):
+    """The state dict of a Wan VAE with `width` channels at its widest resolution."""
+    import comfy.ldm.wan.vae
+
+    module = comfy.ldm.wan.vae.WanVAE(
+        dim=width, z_dim=16, dim_mult=[1, 2, 4, 4], num_res_blocks=2, attn_scales=[],
+        temperal_downsample=[False, True, True], dropout=0.0,
+    )  # fmt: skip
+    return randomise(module, 100)
+
+
+def start_host(folder):
+    """Make the host importable in this process, on the CPU."""
+    sys.argv = [sys.argv[0], "--cpu"]
+    sys.path.insert(0, str(folder))
+    import comfy.options
+
+    comfy.options.enable_args_parsing()
+
+
+def write_all(models):
+    """Write every checkpoint below a folder laid out like the host's `models`."""
+    from safetensors.torch import save_file
+
+    wanted = {f"diffusion_models/{name}": lambda name=name: diffusion_model(name) for name in NAMES}
+    wanted["vae/tiny_wan_vae"] = wan_vae
+    for name, make in wanted.items():
+        path = Path(models) / f"{name}.safetensors"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({key: value.contiguous() for key, value in make().items()}, path)
+        print(path, path.stat().st_size)
+
+
+if __name__ == "__main__":
+    target = Path(sys.argv[1]).resolve()
+    start_host(Path.cwd())
+    write_all(target)

@@ -1,0 +1,60 @@
+"""Turn a workflow of the user interface into the form that the host's /prompt takes.
+
+For flat graphs: no subgraphs, no reroutes, no primitives. What a widget is and in which order they
+come is read from the host's own /object_info.
+"""
+
+NOTES = {"MarkdownNote", "Note"}
+WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
+NESTED = "COMFY_DYNAMICCOMBO_V3"
+
+
+def to_api(graph, object_info):
+    """Convert one graph.
+
+    Args:
+        graph: a workflow, format 0.4.
+        object_info: the host's answer to /object_info.
+
+    Returns:
+        {node id as text: {"class_type": ..., "inputs": {...}}}
+
+    Raises:
+        ValueError: a node that the host does not have, or widget values left over.
+    """
+    links = {link[0]: link for link in graph["links"]}
+    prompt = {}
+    for node in graph["nodes"]:
+        if node["type"] in NOTES or node["mode"] != 0:
+            continue
+        if node["type"] not in object_info:
+            raise ValueError(f"the host has no node {node['type']}; load its pack first.")
+        declared = object_info[node["type"]]["input"]
+        inputs = widget_inputs(declared, list(node["widgets_values"]), node["type"])
+        for item in node["inputs"]:
+            if item["link"] is not None:
+                _, source, slot, *_ = links[item["link"]]
+                inputs[item["name"]] = [str(source), slot]
+        prompt[str(node["id"])] = {"class_type": node["type"], "inputs": inputs}
+    return prompt
+
+
+def widget_inputs(declared, values, kind):
+    """Give each widget its value, by position."""
+    inputs = {}
+    fields = list(declared.get("required", {}).items()) + list(declared.get("optional", {}).items())
+    while fields:
+        name, (type_, *options) = fields.pop(0)
+        options = options[0] if options else {}
+        if not values or not (isinstance(type_, list) or type_ in WIDGETS or type_ == NESTED):
+            continue
+        inputs[name] = values.pop(0)
+        if options.get("control_after_generate"):
+            values.pop(0)
+        if type_ == NESTED:
+            chosen = next(o for o in options["options"] if o["key"] == inputs[name])
+            nested = chosen["inputs"].get("required", {})
+            fields = [(f"{name}.{inner}", spec) for inner, spec in nested.items()] + fields
+    if values:
+        raise ValueError(f"{kind}: {len(values)} widget values too many: {values}")
+    return inputs

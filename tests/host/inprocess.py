@@ -1,0 +1,128 @@
+"""A real host in this process, the pack as it loads it, and what the cases share."""
+
+import asyncio
+import importlib.util
+import sys
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+K, N = 3, 8
+SAMPLERS = (
+    "euler", "euler_ancestral", "heun", "dpm_2", "dpmpp_2m", "dpmpp_2m_sde", "dpmpp_sde", "lcm",
+    "res_multistep", "deis", "ddim", "ipndm", "er_sde", "uni_pc", "uni_pc_bh2",
+    "gradient_estimation",
+)  # fmt: skip
+
+
+class Host:
+    """The host's modules, the pack as the host loads it, and tiny models."""
+
+    def __init__(self, tools):
+        import comfy.sample
+        import comfy.samplers
+        import comfy.sd
+        import latent_preview
+        from comfy_extras import nodes_custom_sampler, nodes_easycache, nodes_model_advanced
+
+        import nodes
+
+        self.stock, self.custom, self.cache = nodes, nodes_custom_sampler, nodes_easycache
+        self.sd3, self.samplers, self.sd = (
+            nodes_model_advanced.ModelSamplingSD3,
+            comfy.samplers,
+            comfy.sd,
+        )
+        self.preview, self.tools, self.loaded = latent_preview, tools, {}
+        name = str(ROOT).replace(".", "_x_")
+        spec = importlib.util.spec_from_file_location(name, ROOT / "__init__.py")
+        spec.submodule_search_locations = [str(ROOT)]
+        pack = sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(pack)
+        extension = asyncio.run(pack.comfy_entrypoint())
+        found = asyncio.run(extension.get_node_list())
+        self.nodes = {node.GET_SCHEMA().node_id: node for node in found}
+        self.engine = sys.modules[f"{name}.nodes.host.sampling"]
+
+    def model(self, name="tiny_wan_t2v"):
+        if name not in self.loaded:
+            state = self.tools.diffusion_model(name)
+            self.loaded[name] = self.sd.load_diffusion_model_state_dict(state)
+        return self.loaded[name]
+
+    def shifted(self, model, shift):
+        return self.sd3().patch(model, shift)[0]
+
+    def ours(self, model, latent, pos, neg, **changes):
+        return (
+            self.nodes["SurfReshiftKSampler"]
+            .execute(
+                model=model, positive=pos, negative=neg, latent_image=latent, **(SETTINGS | changes)
+            )
+            .args
+        )
+
+    def leg(self, model, latent, pos, neg, cfg, seed=5, denoise=1.0, **legs):
+        s = SETTINGS | legs
+        return self.stock.common_ksampler(
+            model, seed, s["steps"], cfg, s["sampler_name"], s["scheduler"], pos, neg, latent,
+            denoise=denoise, start_step=legs.get("start"), last_step=legs.get("stop"),
+            force_full_denoise=True,
+        )[0]  # fmt: skip
+
+    def chain(self, model, latent, pos, neg, k=K, evaluate=False, seed=5, low=None, **more):
+        """The stock chain: high leg, half size, low leg."""
+        high = self.shifted(model, 3.0)
+        first = self.leg(high, latent, pos, neg, 7.5, seed, stop=k + evaluate, **more)
+        half = self.stock.LatentUpscaleBy().upscale(first, "bilinear", 0.5)[0]
+        pos, neg = low or (pos, neg)
+        return first, self.leg(
+            high, half, pos, neg, 5.0, self.engine.second_seed(seed), start=k, **more
+        )
+
+
+SETTINGS = {
+    "seed": 5, "steps": N, "switch_step": K, "cfg": 7.5, "cfg_low": 5.0, "shift": 3.0,
+    "shift_low": 3.0, "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0,
+    "low_resolution": "by scale", "low_scale": 0.5, "low_width": 416, "low_height": 240,
+    "sigma_policy": "same", "noise_policy": "fresh", "handover": "reuse",
+}  # fmt: skip
+
+
+def text(seed, width=4096, **options):
+    return [[torch.randn(1, 8, width, generator=torch.Generator().manual_seed(seed)), options]]
+
+
+def prompts(**options):
+    return text(1, **options), text(2, **options)
+
+
+def random(*shape, seed=7):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def blank(batch=1, channels=16, rows=16, cols=24):
+    return {"samples": torch.zeros(batch, channels, 3, rows, cols)}
+
+
+def same(a, b, atol=0.0):
+    a, b = (x["samples"] if isinstance(x, dict) else x for x in (a, b))
+    assert a.shape == b.shape, (a.shape, b.shape)
+    assert torch.isfinite(a).all()
+    gap = (a.double() - b.double()).abs().max().item()
+    assert gap <= atol, f"differs by {gap}"
+
+
+def halve(host, x):
+    return host.stock.LatentUpscaleBy().upscale({"samples": x}, "bilinear", 0.5)[0]["samples"]
+
+
+def refused(call, *words):
+    said = None
+    try:
+        call()
+    except ValueError as error:
+        said = str(error)
+    assert said is not None, "was not refused"
+    assert all(word in said for word in words), f"{words} not all in: {said}"

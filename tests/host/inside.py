@@ -1,0 +1,49 @@
+"""A process inside the host: its modules, the pack as it loads it, and a report of cases.
+
+For the scripts beside it, which are started in the host's folder with a file for their results.
+"""
+
+import importlib.util
+import json
+import sys
+import traceback
+from pathlib import Path
+
+import checkpoints
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def enter():
+    """Make the host importable, and the pack as `surf`; the host must find nothing else of ours.
+
+    Returns:
+        The file for the results.
+    """
+    results = Path(sys.argv[1]).resolve()
+    here = (ROOT, Path(__file__).parent)
+    sys.path[:] = [path for path in sys.path if Path(path).resolve() not in here]
+    checkpoints.start_host(Path.cwd())
+    spec = importlib.util.spec_from_file_location("surf", ROOT / "__init__.py")
+    spec.submodule_search_locations = [str(ROOT)]
+    sys.modules["surf"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules["surf"])
+    return results
+
+
+def noise(*shape, seed=1):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def report(results, cases):
+    """Run every function `case_*` and write {name: traceback, empty where it held}."""
+    said = {}
+    with torch.inference_mode():
+        for name, case in [pair for pair in cases.items() if pair[0].startswith("case_")]:
+            try:
+                case()
+                said[name] = ""
+            except BaseException:  # noqa: BLE001  the host's interrupt is one
+                said[name] = traceback.format_exc()
+    results.write_text(json.dumps(said), encoding="utf-8")

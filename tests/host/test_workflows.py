@@ -1,0 +1,99 @@
+"""Every shipped workflow, and three graphs more, through a real ComfyUI until a video is saved.
+
+The pack goes into custom_nodes as a user installs it: the files of the published archive only.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import av
+import pytest
+from surf.tests.host.convert import to_api
+from surf.tests.host.graphs import FRAMES, HEIGHT, WIDTH, WRITTEN, shrink
+from surf.tests.host.server import Server
+from surf.tests.test_archive import archive
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
+
+pytestmark = [
+    pytest.mark.host,
+    pytest.mark.skipif("COMFYUI_PATH" not in os.environ, reason="COMFYUI_PATH is not set"),
+]
+
+
+def write_checkpoints(models):
+    """Let the host's own classes make the tiny checkpoints, in a process of the host."""
+    python = os.environ.get("COMFYUI_PYTHON", sys.executable)
+    (models / "vae").mkdir(parents=True)
+    for script, target in (
+        ("checkpoints.py", models),
+        ("hunyuan_vae.py", models / "vae" / "tiny_hunyuan_vae.safetensors"),
+    ):
+        subprocess.run(
+            [python, str(HERE / script), str(target)],
+            cwd=os.environ["COMFYUI_PATH"],
+            check=True,
+            capture_output=True,
+        )
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    base = tmp_path_factory.mktemp("host")
+    write_checkpoints(base / "models")
+    for name in archive(ROOT):
+        target = base / "custom_nodes" / "surf-video" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, target)
+    (base / "custom_nodes" / "stand_ins").mkdir()
+    shutil.copy(HERE / "stand_ins.py", base / "custom_nodes" / "stand_ins" / "__init__.py")
+    with Server(base) as running:
+        yield running
+
+
+def run(server, prompt):
+    """Run a graph and return the videos that it saved: [(frames, height, width)], by size."""
+    output = server.base / "output"
+    before = set(output.rglob("*.mp4"))
+    server.run(prompt)
+    videos = []
+    for path in set(output.rglob("*.mp4")) - before:
+        with av.open(str(path)) as video:
+            frames = [frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]
+        assert any(frame.std() > 1 for frame in frames), f"{path.name} shows nothing"
+        videos.append((len(frames), *frames[0].shape[:2]))
+    return sorted(videos, key=lambda size: size[1])
+
+
+def test_the_host_loads_the_archive(server):
+    info = server.get("/object_info")
+    assert {name for name in info if name.startswith("SurfR") or name == "SurfLatentDownscale"} == {
+        "SurfReshiftKSampler",
+        "SurfReshiftGuider",
+        "SurfLatentDownscale",
+        "SurfRefiner",
+    }
+    assert "IMPORT FAILED" not in server.log.read_text()
+
+
+def test_the_host_lists_the_workflows(server):
+    listed = server.get("/api/workflow_templates")
+    assert sorted(listed["surf-video"]) == [path.stem for path in WORKFLOWS]
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_shipped_workflow_makes_its_videos(server, path):
+    graph = json.loads(path.read_text())
+    videos = run(server, shrink(to_api(graph, server.get("/object_info"))))
+    assert videos == [(FRAMES, HEIGHT // 2, WIDTH // 2), (FRAMES, 2 * HEIGHT, 2 * WIDTH)]
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_graph_makes_its_video(server, name):
+    assert run(server, WRITTEN[name]()) == [(FRAMES, HEIGHT, WIDTH)]

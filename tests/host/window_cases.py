@@ -1,0 +1,171 @@
+"""Windowed attention inside a real host, in its process: run by test_refiner.py, all cases at once.
+
+    cd $COMFYUI_PATH && python tests/host/window_cases.py RESULTS.json
+
+Every function `case_*` asserts.
+"""
+
+import checkpoints
+import inside
+import torch
+from inside import noise
+
+RESULTS = inside.enter()
+
+import comfy.ldm.hunyuan_video.model as hunyuan  # noqa: E402
+import comfy.ldm.wan.model as wan  # noqa: E402
+import comfy.model_patcher  # noqa: E402
+import comfy.ops  # noqa: E402
+from surf.nodes.host.attention import windowed  # noqa: E402
+
+FRESH = {"operations": comfy.ops.disable_weight_init, "dtype": torch.float32, "device": "cpu"}
+CPU = torch.device("cpu")
+TIME = torch.tensor([500.0])
+
+
+def filled(network):
+    network.load_state_dict(checkpoints.randomise(network, 0))
+    return network.requires_grad_(False)
+
+
+def wan_network(kind=wan.WanModel, layers=2, **sizes):
+    sizes = {**checkpoints.WAN, "num_layers": layers, "text_dim": 32, **sizes}
+    return filled(kind(**sizes, **FRESH))
+
+
+def hunyuan_network(double=1, single=1):
+    sizes = {**checkpoints.HUNYUAN, "depth": double, "depth_single_blocks": single}
+    return filled(hunyuan.HunyuanVideo(image_model="hunyuan_video", **sizes, **FRESH))
+
+
+def patcher(network):
+    """A MODEL around a bare network, for checks that call it without a sampler."""
+    holder = torch.nn.Module()
+    holder.diffusion_model = network
+    return comfy.model_patcher.ModelPatcher(holder, CPU, CPU)
+
+
+def call(model, *args, **kwargs):
+    options = {**model.model_options.get("transformer_options", {}), "wrappers": model.wrappers}
+    return model.model.diffusion_model(*args, transformer_options=options, **kwargs)
+
+
+def influence(model, x, *args, **kwargs):
+    """One row per changed frame: an x for each frame of the output that moves."""
+    base, rows = call(model, x, *args, **kwargs), []
+    for frame in range(x.shape[2]):
+        changed = x.clone()
+        changed[:, :, frame] += 1
+        moved = (call(model, changed, *args, **kwargs) - base).abs().amax((0, 1, 3, 4))
+        rows.append("".join("x" if value > 1e-6 else "." for value in moved.tolist()))
+    return rows
+
+
+ONE_BLOCK = ["xx...", "xx...", "..xx.", "..xx.", "....x"]
+TWO_BLOCKS = ["xxx..", "xxx..", ".xxxx", ".xxxx", "...xx"]
+VIDEO, TEXT = noise(1, 16, 5, 6, 8), noise(1, 7, 32)
+INPUT = (VIDEO, TIME, TEXT)
+
+
+def case_a_window_over_all_frames_is_dense():
+    model = patcher(wan_network())
+    for window in (5, 8):
+        torch.testing.assert_close(
+            call(windowed(model, window), *INPUT), call(model, *INPUT), rtol=0, atol=1e-5
+        )
+
+
+def case_windows_confine_influence_and_shift_on_odd_blocks():
+    assert influence(windowed(patcher(wan_network(layers=1)), 2), *INPUT) == ONE_BLOCK
+    assert influence(windowed(patcher(wan_network()), 2), *INPUT) == TWO_BLOCKS
+
+
+def case_windowed_leaves_the_original_untouched():
+    model = patcher(wan_network())
+    before = call(model, *INPUT)
+    clone = windowed(model, 2)
+    assert not torch.equal(call(clone, *INPUT), before)
+    assert torch.equal(call(model, *INPUT), before)
+    assert not model.model_options["transformer_options"]
+    assert not any(model.wrappers.values())
+
+
+def case_an_earlier_override_serves_each_window():
+    model, lengths = patcher(wan_network(layers=1)), []
+
+    def earlier(func, q, k, v, heads, **kwargs):
+        lengths.append((q.shape[1], k.shape[1]))
+        return func(q, k, v, heads, **kwargs)
+
+    model.model_options["transformer_options"]["optimized_attention_override"] = earlier
+    call(windowed(model, 2), *INPUT)
+    assert lengths == [(24, 24), (24, 24), (12, 12), (60, 7)], lengths
+
+
+def case_text_as_long_as_the_video_is_no_self_attention():
+    text = noise(1, 5 * 3 * 4, 32)
+    assert influence(windowed(patcher(wan_network(layers=1)), 2), VIDEO, TIME, text) == ONE_BLOCK
+    assert influence(windowed(patcher(wan_network()), 2), VIDEO, TIME, text) == TWO_BLOCKS
+
+
+def case_odd_sizes_are_padded_like_the_host_does():
+    model = windowed(patcher(wan_network(layers=1)), 2)
+    assert influence(model, noise(1, 16, 5, 5, 7), TIME, TEXT) == ONE_BLOCK
+
+
+def case_image_to_video_keeps_its_image_attention_whole():
+    model = windowed(patcher(wan_network(layers=1, model_type="i2v", in_dim=36)), 2)
+    image = noise(1, 257, 1280)
+    assert influence(model, noise(1, 36, 5, 6, 8), TIME, TEXT, clip_fea=image) == ONE_BLOCK
+
+
+def case_reference_and_appended_frames_attend_to_everything():
+    model = patcher(wan_network(layers=1, in_dim_ref_conv=16))
+    for extra in (
+        {"reference_latent": noise(1, 16, 6, 8)},
+        {"time_dim_concat": noise(1, 16, 2, 6, 8)},
+    ):
+        assert influence(windowed(model, 2), *INPUT, **extra) == ONE_BLOCK, extra.keys()
+        dense, all_frames = (call(m, *INPUT, **extra) for m in (model, windowed(model, 5)))
+        torch.testing.assert_close(all_frames, dense, rtol=0, atol=1e-5)
+        name, value = next(iter(extra.items()))
+        moved = call(windowed(model, 2), *INPUT, **{name: value + 1})
+        assert (
+            ((moved - call(windowed(model, 2), *INPUT, **extra)).abs() > 1e-6).any((1, 3, 4)).all()
+        )
+
+
+def case_vace_blocks_are_windowed_and_alternate_by_themselves():
+    control = {"vace_context": noise(1, 1, 96, 5, 6, 8), "vace_strength": [1.0]}
+    model = patcher(wan_network(wan.VaceWanModel, layers=1, vace_layers=1, vace_in_dim=96))
+    assert influence(windowed(model, 2), *INPUT, **control) == ONE_BLOCK
+    dense, all_frames = (call(m, *INPUT, **control) for m in (model, windowed(model, 5)))
+    torch.testing.assert_close(all_frames, dense, rtol=0, atol=1e-5)
+    model = patcher(wan_network(wan.VaceWanModel, layers=4, vace_layers=2, vace_in_dim=96))
+    inputs = {**control, "vace_context": control["vace_context"].clone()}
+    base = call(windowed(model, 2), *INPUT, **inputs)
+    inputs["vace_context"][:, :, :, 4] += 1
+    moved = (call(windowed(model, 2), *INPUT, **inputs) - base).abs().amax((0, 1, 3, 4)) > 1e-6
+    assert moved[3], "the second control block must see across the boundary of the first"
+
+
+def case_hunyuan_windows_attend_to_all_text():
+    text, pooled = noise(1, 9, 64), noise(1, 768)
+    extra = {"y": pooled, "guidance": torch.tensor([6.0])}
+    args = (VIDEO, TIME, text)
+    model = patcher(hunyuan_network(double=1, single=0))
+    assert influence(windowed(model, 2), *args, **extra) == ONE_BLOCK
+    reference = {**extra, "ref_latent": noise(1, 16, 1, 6, 8)}
+    assert influence(windowed(model, 2), *args, **reference) == ONE_BLOCK
+    model = patcher(hunyuan_network())
+    mask = torch.tensor([[1, 1, 1, 1, 1, 1, 0, 0, 0]])
+    for more in (extra, reference, {**extra, "attention_mask": mask}):
+        dense, all_frames = (call(m, *args, **more) for m in (model, windowed(model, 5)))
+        torch.testing.assert_close(all_frames, dense, rtol=0, atol=1e-5)
+    out = call(windowed(model, 2), *args, **extra)
+    changed = call(windowed(model, 2), VIDEO, TIME, text + 1, **extra)
+    assert ((out - changed).abs() > 1e-6).any((1, 3, 4)).all()
+
+
+if __name__ == "__main__":
+    inside.report(RESULTS, dict(globals()))
