@@ -1,0 +1,32 @@
+"""Run the demo: python -m surf_core.tiny --out demo."""
+
+import argparse
+import json
+from pathlib import Path
+
+from .demo import PROMPTS, Run, Settings, table
+from .pictures import contact_sheet, write_mp4
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("demo"), help="folder to write to")
+    parser.add_argument("--prompt", action="append", help="a prompt; may be given several times")
+    parser.add_argument("--seed", type=int, default=Settings().seed)
+    parser.add_argument("--switch-step", type=int, default=Settings().switch_step)
+    args = parser.parse_args()
+    prompts = args.prompt or list(PROMPTS)
+    run = Run(prompts, Settings(seed=args.seed, switch_step=args.switch_step))
+    run()
+    args.out.mkdir(parents=True, exist_ok=True)
+    for name, videos in run.videos.items():
+        for index, video in enumerate(videos):
+            write_mp4(args.out / f"{index + 1}-{name.lower().replace(' ', '-')}.mp4", video)
+    contact_sheet(args.out / "contact_sheet.png", prompts, run.videos)
+    (args.out / "report.json").write_text(json.dumps(run.report(), indent=2) + "\n")
+    print(table(run.rows))
+    print(f"\n{len(run.videos) * len(prompts)} videos, a contact sheet, a report: {args.out}/")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""The embedded text-to-video model: weights, guidance, and the four ways to make a video with it.
+
+Dims: B batch, T latent frames, H, W latent cells; one latent cell is 4x4 pixels.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .. import checkpoint
+from ..refiner import SurfRefinerDiT
+from .prompt import encode_prompt
+
+WEIGHTS = Path(__file__).parent / "weights" / "tiny_t2v.safetensors"
+FRAMES = 4
+"""Latent frames the model was trained on."""
+CELLS = 16
+"""Latent cells along a side the model was trained on: 64 pixels."""
+
+Velocity = Callable[[Tensor, float], Tensor]
+"""(noisy latent, sigma) -> noise minus clean."""
+
+
+class TinyT2V:
+    """A trained model together with the prompts it is to follow.
+
+    Args:
+        prompts: one per video of the batch, see `encode_prompt`.
+        weights: a file that `surf_core.checkpoint.save` wrote.
+    """
+
+    def __init__(self, prompts: list[str], weights: Path = WEIGHTS):
+        self.model: SurfRefinerDiT = checkpoint.load(weights)
+        self.context = torch.cat([encode_prompt(prompt) for prompt in prompts])
+        self.evaluations = 0
+
+    def noise(self, seeds: list[int], cells: int = CELLS) -> Tensor:
+        """Draw one noise per seed: [B, 16, T, cells, cells]."""
+        shape = (self.model.config.latent_channels, FRAMES, cells, cells)
+        return torch.stack(
+            [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+        )
+
+    def velocity(self, cfg: float, window: int = 0) -> Velocity:
+        """Bind guidance strength and window (latent frames, 0 = full) to a velocity function."""
+        context = torch.cat([self.context, torch.zeros_like(self.context)])
+
+        @torch.inference_mode()
+        def guided(z: Tensor, sigma: float) -> Tensor:
+            self.model.window = window
+            self.evaluations += 1
+            t = torch.full((2 * len(z),), 1000 * float(sigma))
+            with_text, without = self.model(torch.cat([z, z]), t, context).chunk(2)
+            return without + cfg * (with_text - without)
+
+        return guided

@@ -1,0 +1,48 @@
+"""Muon in fp32 and in batches: momentum whose matrices are made orthogonal.
+
+torch.optim.Muon iterates in bf16 and matrix by matrix, which on a CPU without bf16 units took
+2.0 s a step for the tiny model, more than the forward and backward pass together (0.9 s).
+"""
+
+from collections import defaultdict
+
+import torch
+from torch import Tensor
+
+
+def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
+    """Move the singular values of [B, rows, cols] matrices close to 1.
+
+    Source: Newton-Schulz iteration with the quintic of Jordan et al., Muon (2024).
+    """
+    tall = matrices.shape[1] > matrices.shape[2]
+    x = matrices.mT if tall else matrices
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    return x.mT if tall else x
+
+
+class Muon(torch.optim.Optimizer):
+    """Update matrices along their orthogonalised Nesterov momentum, at AdamW's step size."""
+
+    def __init__(self, params, lr: float = 1e-3, momentum: float = 0.95, weight_decay: float = 0.0):
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self) -> None:
+        for group in self.param_groups:
+            by_shape = defaultdict(list)
+            for param in group["params"]:
+                by_shape[param.shape].append(param)
+            for shape, params in by_shape.items():
+                updates = orthogonalise(torch.stack([self._momentum(p, group) for p in params]))
+                rate = group["lr"] * 0.2 * max(shape) ** 0.5
+                torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
+                torch._foreach_add_(params, list(updates.unbind()), alpha=-rate)
+
+    def _momentum(self, param: Tensor, group: dict) -> Tensor:
+        buffer = self.state[param].setdefault("momentum", torch.zeros_like(param))
+        buffer.lerp_(param.grad, 1 - group["momentum"])
+        return param.grad.lerp(buffer, group["momentum"])

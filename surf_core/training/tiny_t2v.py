@@ -1,0 +1,178 @@
+"""Train the embedded text-to-video model from nothing: still images first, then videos.
+
+    python -m surf_core.training.tiny_t2v --out runs/tiny
+
+One thread, fp32, 2 CPU cores shared with other work. The run resumes from its last checkpoint,
+and every batch is a function of (seed, step) alone.
+
+Dims: B batch, T latent frames.
+"""
+
+import argparse
+import json
+import logging
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .. import checkpoint
+from ..refiner import RefinerConfig, SurfRefinerDiT
+from ..tiny import codec
+from ..tiny.prompt import encode_prompt
+from .muon import Muon
+from .scenes import render
+
+log = logging.getLogger(__name__)
+
+SAVE_EVERY = 250
+"""Steps between checkpoints."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """What the shipped weights were trained with."""
+
+    layers: int = 6
+    """Blocks of the model."""
+    size: int = 64
+    """Pixels along a side: the model's one resolution."""
+    frames: int = 4
+    """Latent frames of a video."""
+    image_steps: int = 2400
+    """Steps on single frames, which cost a quarter and teach shape, colour and layout."""
+    video_steps: int = 5800
+    """Steps on videos, which add motion."""
+    image_batch: int = 32
+    """Images a step."""
+    video_batch: int = 8
+    """Videos a step."""
+    lr: float = 2e-3
+    """Peak learning rate, of Muon for matrices inside blocks and of AdamW for the rest."""
+    warmup: int = 100
+    """Steps of linear warm-up."""
+    cooldown: float = 0.3
+    """Last fraction of all steps, over which the rate falls linearly to nothing."""
+    ema: float = 0.998
+    """Decay of the averaged weights, which are the ones exported."""
+    shift: float = 3.0
+    """Timestep shift of the training distribution, logit-normal before the shift."""
+    dropout: float = 0.1
+    """Share of samples without a prompt, for classifier-free guidance."""
+    seed: int = 0
+    """Seed of weights and data."""
+
+    @property
+    def steps(self) -> int:
+        return self.image_steps + self.video_steps
+
+    def rate(self, step: int) -> float:
+        """Learning rate at `step`: warm-up, plateau, linear cool-down."""
+        left = (self.steps - step) / (self.cooldown * self.steps)
+        return self.lr * min(1.0, (step + 1) / self.warmup, left)
+
+
+def batch(recipe: Recipe, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Draw (clean latent, noise, sigma [B], context) of one step."""
+    generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
+    still = step < recipe.image_steps
+    count = recipe.image_batch if still else recipe.video_batch
+    frames = 1 if still else recipe.frames
+    scenes = render(count, frames, recipe.size, generator)
+    clean = codec.encode(scenes.video)
+    noise = torch.randn(clean.shape, generator=generator)
+    t = torch.sigmoid(torch.randn(count, generator=generator))
+    sigma = recipe.shift * t / (1 + (recipe.shift - 1) * t)
+    context = torch.cat([encode_prompt(prompt) for prompt in scenes.prompts])
+    kept = torch.rand(count, 1, 1, generator=generator) >= recipe.dropout
+    return clean, noise, sigma, context * kept
+
+
+def optimizers(model: SurfRefinerDiT) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices inside blocks, AdamW for everything else.
+
+    A step of Adam moves an output by up to rate * inputs, so the text layer, with its 4096 inputs,
+    gets a rate smaller by the ratio to the model's width.
+    """
+    inside = {id(p) for p in model.blocks.parameters() if p.ndim == 2}
+    matrices = [p for p in model.parameters() if id(p) in inside]
+    wide = model.text_embedding[0].weight
+    others = [p for p in model.parameters() if id(p) not in inside and p is not wide]
+    ratio = model.config.dim / model.config.text_dim
+    groups = [{"params": others, "scale": 1.0}, {"params": [wide], "scale": ratio}]
+    return [
+        Muon([{"params": matrices, "scale": 1.0}], weight_decay=0.01),
+        torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=0.01),
+    ]
+
+
+def train(recipe: Recipe, out: Path, compile_model: bool) -> None:
+    """Run or resume `recipe` in the folder `out`, then export the averaged weights."""
+    out.mkdir(parents=True, exist_ok=True)
+    config = replace(RefinerConfig.tiny(), layers=recipe.layers)
+    model = SurfRefinerDiT(config)
+    model.initialise(torch.Generator().manual_seed(recipe.seed))
+    ema = {name: p.detach().clone() for name, p in model.named_parameters()}
+    opts = optimizers(model)
+    first, last = 0, out / "last.pt"
+    if last.exists():
+        state = torch.load(last, weights_only=True)
+        model.load_state_dict(state["model"])
+        ema, first = state["ema"], state["step"]
+        for opt, saved in zip(opts, state["opts"], strict=True):
+            opt.load_state_dict(saved)
+        log.info("resumed at step %d", first)
+    forward = torch.compile(model, dynamic=False) if compile_model else model
+    began, running = time.time(), []
+    for step in range(first, recipe.steps):
+        clean, noise, sigma, context = batch(recipe, step)
+        s = sigma.view(-1, 1, 1, 1, 1)
+        velocity = forward((1 - s) * clean + s * noise, sigma * 1000, context)
+        loss = (velocity - (noise - clean)).square().mean()
+        if not torch.isfinite(loss):
+            raise FloatingPointError(f"loss is {loss.item()} at step {step}; lower lr.")
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for opt in opts:
+            for group in opt.param_groups:
+                group["lr"] = recipe.rate(step) * group["scale"]
+            opt.step()
+            opt.zero_grad()
+        with torch.no_grad():
+            decay = min(recipe.ema, (step + 1) / (step + 10))
+            torch._foreach_lerp_(list(ema.values()), list(model.parameters()), 1 - decay)
+        running.append(loss.item())
+        if (step + 1) % 50 == 0:
+            line = {"step": step + 1, "loss": sum(running) / len(running)}
+            line |= {"lr": recipe.rate(step), "seconds": round(time.time() - began, 1)}
+            running.clear()
+            with (out / "log.jsonl").open("a") as file:
+                file.write(json.dumps(line) + "\n")
+        if (step + 1) % SAVE_EVERY == 0 or step + 1 == recipe.steps:
+            state = {"model": model.state_dict(), "ema": ema, "step": step + 1}
+            state["opts"] = [opt.state_dict() for opt in opts]
+            torch.save(state, last.with_suffix(".tmp"))
+            last.with_suffix(".tmp").replace(last)
+    checkpoint.save(out / "tiny_t2v.safetensors", ema, config, {"recipe": asdict(recipe)})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--no-compile", action="store_true")
+    for name in ("image_steps", "video_steps"):
+        parser.add_argument(
+            f"--{name.replace('_', '-')}", type=int, default=getattr(Recipe(), name)
+        )
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO)
+    torch.set_num_threads(args.threads)
+    recipe = Recipe(image_steps=args.image_steps, video_steps=args.video_steps)
+    train(recipe, args.out, not args.no_compile)
+
+
+if __name__ == "__main__":
+    main()

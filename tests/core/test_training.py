@@ -1,0 +1,79 @@
+"""The training of the tiny model: short, resumable, the same every time."""
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from surf.surf_core.training import tiny_t2v
+from surf.surf_core.training.muon import Muon, orthogonalise
+
+SHORT = tiny_t2v.Recipe(
+    layers=1,
+    size=16,
+    frames=2,
+    image_steps=3,
+    video_steps=3,
+    image_batch=2,
+    video_batch=2,
+    warmup=1,
+)
+
+
+def test_orthogonalise_brings_singular_values_near_one():
+    torch.manual_seed(0)
+    for shape in [(3, 16, 16), (2, 8, 24), (2, 24, 8)]:
+        values = torch.linalg.svdvals(orthogonalise(torch.randn(shape)))
+        assert values.min() > 0.3
+        assert values.max() < 1.4
+
+
+def test_muon_descends():
+    weight = torch.nn.Parameter(torch.randn(8, 12, generator=torch.Generator().manual_seed(0)))
+    optimizer = Muon([weight], lr=0.2)
+    losses = []
+    for _ in range(60):
+        loss = weight.square().sum()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    assert losses[-1] < 0.1 * losses[0]
+
+
+def test_batch_is_a_function_of_seed_and_step_alone():
+    for step in (0, 4):
+        for first, second in zip(
+            tiny_t2v.batch(SHORT, step), tiny_t2v.batch(SHORT, step), strict=True
+        ):
+            assert torch.equal(first, second)
+    assert tiny_t2v.batch(SHORT, 0)[0].shape == (2, 16, 1, 4, 4)
+    assert tiny_t2v.batch(SHORT, 3)[0].shape == (2, 16, 2, 4, 4)
+
+
+def test_rate_warms_up_holds_and_cools_down():
+    recipe = tiny_t2v.Recipe()
+    assert recipe.rate(0) < recipe.rate(50) < recipe.rate(200) == recipe.lr
+    assert recipe.rate(recipe.steps - 1) < 0.01 * recipe.lr
+
+
+def test_resumed_run_is_bit_identical(tmp_path, monkeypatch):
+    monkeypatch.setattr(tiny_t2v, "SAVE_EVERY", 2)
+    tiny_t2v.train(SHORT, tmp_path / "whole", False)
+
+    class Stop(Exception):
+        pass
+
+    draw = tiny_t2v.batch
+
+    def stop_at_five(recipe, step):
+        if step == 5:
+            raise Stop
+        return draw(recipe, step)
+
+    monkeypatch.setattr(tiny_t2v, "batch", stop_at_five)
+    with pytest.raises(Stop):
+        tiny_t2v.train(SHORT, tmp_path / "cut", False)
+    monkeypatch.setattr(tiny_t2v, "batch", draw)
+    tiny_t2v.train(SHORT, tmp_path / "cut", False)
+    whole, cut = (load_file(tmp_path / name / "tiny_t2v.safetensors") for name in ("whole", "cut"))
+    assert whole.keys() == cut.keys()
+    assert all(torch.equal(whole[name], cut[name]) for name in whole)
