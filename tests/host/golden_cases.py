@@ -1,7 +1,5 @@
 """The switch equals stock nodes bit for bit: every `case_*` takes the host and asserts."""
 
-import sys
-
 import torch
 from inprocess import SAMPLERS, SETTINGS, K, N, blank, halve, prompts, random, same, text
 
@@ -151,7 +149,8 @@ def case_a_second_model_takes_the_second_leg(host):
     sigmas = [
         host.samplers.KSampler(m, N, "cpu", "euler", "simple", 1.0).sigmas for m in (high, low)
     ]
-    cut = sys.modules[host.engine.__name__.replace("nodes.host.sampling", "surf_core.schedule")]
+    from surf.surf_core import schedule as cut
+
     respaced = cut.respace(sigmas[1], sigmas[0][K].item(), N - K)
     wanted = sample.sample_custom(
         low, sample.prepare_noise(half["samples"], seed), 5.0,

@@ -1,13 +1,13 @@
-"""A real host in this process, the pack as it loads it, and what the cases share."""
+"""What the cases about the switch share: the host's modules, our nodes, tiny models, comparisons.
+
+For scripts that called `inside.enter` first.
+"""
 
 import asyncio
-import importlib.util
-import sys
-from pathlib import Path
 
+import checkpoints
 import torch
 
-ROOT = Path(__file__).resolve().parents[2]
 K, N = 3, 8
 SAMPLERS = (
     "euler", "euler_ancestral", "heun", "dpm_2", "dpmpp_2m", "dpmpp_2m_sde", "dpmpp_sde", "lcm",
@@ -17,13 +17,14 @@ SAMPLERS = (
 
 
 class Host:
-    """The host's modules, the pack as the host loads it, and tiny models."""
+    """The host's modules, the pack's nodes, and tiny models."""
 
-    def __init__(self, tools):
+    def __init__(self):
         import comfy.sample
         import comfy.samplers
         import comfy.sd
         import latent_preview
+        import surf.nodes.host.sampling
         from comfy_extras import nodes_custom_sampler, nodes_easycache, nodes_model_advanced
 
         import nodes
@@ -34,20 +35,15 @@ class Host:
             comfy.samplers,
             comfy.sd,
         )
-        self.preview, self.tools, self.loaded = latent_preview, tools, {}
-        name = str(ROOT).replace(".", "_x_")
-        spec = importlib.util.spec_from_file_location(name, ROOT / "__init__.py")
-        spec.submodule_search_locations = [str(ROOT)]
-        pack = sys.modules[name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(pack)
-        extension = asyncio.run(pack.comfy_entrypoint())
+        self.preview, self.loaded = latent_preview, {}
+        extension = asyncio.run(surf.comfy_entrypoint())
         found = asyncio.run(extension.get_node_list())
         self.nodes = {node.GET_SCHEMA().node_id: node for node in found}
-        self.engine = sys.modules[f"{name}.nodes.host.sampling"]
+        self.engine = surf.nodes.host.sampling
 
     def model(self, name="tiny_wan_t2v"):
         if name not in self.loaded:
-            state = self.tools.diffusion_model(name)
+            state = checkpoints.diffusion_model(name)
             self.loaded[name] = self.sd.load_diffusion_model_state_dict(state)
         return self.loaded[name]
 

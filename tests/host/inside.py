@@ -44,6 +44,6 @@ def report(results, cases):
             try:
                 case()
                 said[name] = ""
-            except BaseException:  # noqa: BLE001  the host's interrupt is one
+            except BaseException:  # noqa: BLE001 every failure is a result, the host's interrupt too
                 said[name] = traceback.format_exc()
     results.write_text(json.dumps(said), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The Surf Refiner inside a real host, in its process: run by test_refiner.py, all cases at once.
+"""The Surf Refiner inside a real host, in its process: run by test_inside.py, all cases at once.
 
     cd $COMFYUI_PATH && python tests/host/refiner_cases.py RESULTS.json
 

@@ -1,5 +1,6 @@
 """How the switch behaves inside a host: every `case_*` takes the host and asserts."""
 
+import checkpoints
 import torch
 from inprocess import SAMPLERS, K, N, blank, prompts, random, refused, same, text
 
@@ -98,6 +99,23 @@ def case_step_caches_stay_out_of_the_first_leg(host):
         assert torch.isfinite(out[0]["samples"]).all()
         assert not torch.equal(out[0]["samples"], plain[0]["samples"])
         assert kept == cached.wrappers
+
+
+def case_lora_and_fp8_weights_serve_both_legs(host):
+    plain = host.ours(host.model(), blank(), *prompts())[0]["samples"]
+    key = "diffusion_model.blocks.0.self_attn.q.lora_{}.weight"
+    down, up = random(4, 128, seed=1), random(128, 4, seed=2) * 0.1
+    lora = {key.format("A"): down, key.format("B"): up}
+    patched, _ = host.sd.load_lora_for_models(host.model(), None, lora, 1.0, 0.0)
+    state = checkpoints.diffusion_model("tiny_wan_t2v")
+    fp8 = host.sd.load_diffusion_model_state_dict(
+        state, model_options={"dtype": torch.float8_e4m3fn}
+    )
+    assert fp8.model.diffusion_model.blocks[0].ffn[0].weight.dtype == torch.float8_e4m3fn
+    for model in (patched, fp8):
+        preview = host.ours(model, blank(), *prompts())[0]
+        same(preview, host.chain(model, blank(), *prompts())[1])
+        assert (preview["samples"] - plain).abs().max() > 1e-3
 
 
 def case_there_is_one_progress_bar(host):

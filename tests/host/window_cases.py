@@ -1,4 +1,4 @@
-"""Windowed attention inside a real host, in its process: run by test_refiner.py, all cases at once.
+"""Windowed attention inside a real host, in its process: run by test_inside.py, all cases at once.
 
     cd $COMFYUI_PATH && python tests/host/window_cases.py RESULTS.json
 

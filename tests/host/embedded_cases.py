@@ -1,0 +1,45 @@
+"""The embedded model as a guest of the host: every `case_*` takes the host and asserts."""
+
+import torch
+from inprocess import K, N, random, same
+
+SETTINGS = {"steps": N, "switch_step": K, "cfg": 4.0, "cfg_low": 3.0}
+PROMPT = "red circle moving right, blue square moving up, on stripes"
+
+
+def embedded(host):
+    """Our own model and the host's reading of the same file."""
+    from surf.surf_core.tiny.model import WEIGHTS, TinyT2V
+
+    return TinyT2V([PROMPT]), host.sd.load_diffusion_model(str(WEIGHTS))
+
+
+def case_embedded_model_is_an_ordinary_wan_checkpoint(host):
+    tiny, model = embedded(host)
+    z, t = random(2, 16, 4, 16, 16), torch.tensor([900.0, 300.0])
+    context = tiny.context.expand(2, -1, -1)
+    same(model.model.diffusion_model.float()(z, t, context), tiny.model(z, t, context), 2e-5)
+
+
+def case_core_and_node_make_the_same_preview(host):
+    import comfy.sample
+    from surf.surf_core import reshift
+
+    tiny, model = embedded(host)
+    flow = [host.shifted(model, 3.0).get_model_object("model_sampling"), "simple", N]
+    sigmas, seed = host.samplers.calculate_sigmas(*flow), 5
+    draw = comfy.sample.prepare_noise
+    latent = torch.zeros(1, 16, 4, 16, 16)
+    fresh = draw(torch.zeros(1, 16, 4, 8, 8), host.engine.second_seed(seed))
+    conds = [[[cond, {}]] for cond in (tiny.context, torch.zeros_like(tiny.context))]
+    for noise_policy in reshift.NOISE_POLICIES:
+        for sigma_policy in ("same", "snr_equal"):
+            for handover in ("reuse", "evaluate"):
+                policies = {"noise_policy": noise_policy, "sigma_policy": sigma_policy}
+                policies["handover"] = handover
+                ours = reshift.preview(
+                    tiny.velocity(4.0), draw(latent, seed), sigmas, K, (8, 8), noise=fresh,
+                    velocity_low=tiny.velocity(3.0), **policies,
+                )  # fmt: skip
+                node = host.ours(model, {"samples": latent}, *conds, **SETTINGS, **policies)
+                same(node[0], model.model.process_latent_out(ours), 2e-3)

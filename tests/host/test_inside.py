@@ -1,0 +1,55 @@
+"""The nodes inside a real ComfyUI: the switch bit for bit, windows, the refiner.
+
+COMFYUI_PATH names the host's folder, COMFYUI_PYTHON its Python (default: this one). All cases of
+a script run in one process of the host.
+"""
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parent
+SCRIPTS = {
+    "sampling_cases.py": ("golden_cases.py", "switch_cases.py", "embedded_cases.py"),
+    "window_cases.py": ("window_cases.py",),
+    "refiner_cases.py": ("refiner_cases.py",),
+}
+"""Script -> the files that hold its cases."""
+CASES = [
+    (script, node.name)
+    for script, files in SCRIPTS.items()
+    for file in files
+    for node in ast.parse((FOLDER / file).read_text(encoding="utf-8")).body
+    if isinstance(node, ast.FunctionDef) and node.name.startswith("case_")
+]
+
+pytestmark = [
+    pytest.mark.host,
+    pytest.mark.skipif("COMFYUI_PATH" not in os.environ, reason="COMFYUI_PATH is not set"),
+]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """Run every case once: {(script, case): traceback, empty when it held}."""
+    said = {}
+    for script in SCRIPTS:
+        out = tmp_path_factory.mktemp("inside") / "results.json"
+        command = [os.environ.get("COMFYUI_PYTHON", sys.executable), str(FOLDER / script), str(out)]
+        run = subprocess.run(
+            command, cwd=os.environ["COMFYUI_PATH"], capture_output=True, text=True, timeout=900
+        )
+        assert out.exists(), run.stdout[-2000:] + run.stderr[-4000:]
+        cases = json.loads(out.read_text(encoding="utf-8"))
+        said |= {(script, name): text for name, text in cases.items()}
+    return said
+
+
+@pytest.mark.parametrize(("script", "case"), CASES)
+def test_on_the_real_host(results, script, case):
+    assert results[script, case] == "", results[script, case]
