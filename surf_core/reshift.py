@@ -17,9 +17,9 @@ from .schedule import switch
 
 NOISE_POLICIES = ("fresh", "inherited")
 """What noise the smaller latent gets: new (SURF), or what is left of the larger one's (ours)."""
-DEFAULT_NOISE = "fresh"
+DEFAULT_NOISE = "inherited"
 """Used where the caller does not choose."""
-DEFAULT_SIGMA = "same"
+DEFAULT_SIGMA = "snr_equal"
 """Default of `sigma_policy`, see `surf_core.schedule.SIGMA_POLICIES`."""
 
 

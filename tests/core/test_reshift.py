@@ -214,7 +214,7 @@ def test_preview_evaluates_where_the_handover_says(handover, expected):
     sigmas = torch.linspace(1, 0, 5)
     preview(
         velocity, noise(1, 4, 3, 6, 8), sigmas, 2, (3, 4), noise=noise(1, 4, 3, 3, 4),
-        handover=handover,
+        handover=handover, sigma_policy="same", noise_policy="fresh",
     )  # fmt: skip
     assert [sigma for sigma, _ in seen] == expected
     assert [size for _, size in seen[-2:]] == [(3, 4)] * 2
@@ -281,7 +281,15 @@ def test_preview_is_deterministic_by_generator_and_does_not_mutate():
         return z * sigma
 
     first, again, other = (
-        preview(velocity, z, sigmas, 2, (3, 4), noise=torch.Generator().manual_seed(seed))
+        preview(
+            velocity,
+            z,
+            sigmas,
+            2,
+            (3, 4),
+            noise=torch.Generator().manual_seed(seed),
+            noise_policy="fresh",
+        )  # fmt: skip
         for seed in (1, 1, 2)
     )
     assert torch.equal(first, again)
@@ -308,7 +316,7 @@ def test_preview_is_deterministic_by_generator_and_does_not_mutate():
 def test_preview_rejects_bad_input(change, expected):
     given = {
         "z": noise(1, 4, 6, 8), "sigmas": flow_sigmas(5, 3.0), "step": 2, "size": (3, 4),
-        "noise": noise(1, 4, 3, 4), **change,
+        "noise": noise(1, 4, 3, 4), "noise_policy": "fresh", **change,
     }  # fmt: skip
     with pytest.raises(ValueError, match=expected):
         preview(lambda z, sigma: z, **given)

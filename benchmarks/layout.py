@@ -1,0 +1,114 @@
+"""Which way over the switch keeps the layout? Measured on the embedded model.
+
+    python -m benchmarks.layout --pairs 64
+
+For every prompt and seed: the full-resolution baseline, another seed (the floor), direct half
+resolution from its own noise and from the baseline's, and the SURF preview for k = 2, 5, 10 of 40
+steps under both noise policies, both sigma policies and the paper's eq. 2 as printed. Distances are
+paired by prompt and seed.
+"""
+
+import argparse
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from benchmarks.provenance import provenance
+from surf_core.flow import euler
+from surf_core.resample import resize
+from surf_core.reshift import (
+    NOISE_POLICIES,
+    inherit_noise,
+    preview,
+    renoise_literal,
+)
+from surf_core.schedule import SIGMA_POLICIES, flow_sigmas, switch
+from surf_core.signature import layout_distance
+from surf_core.tiny.demo import to_pixels
+from surf_core.tiny.model import CELLS, TinyT2V
+from surf_core.training.scenes import render
+
+STEPS, SHIFT, CFG, CFG_LOW = 40, 3.0, 4.0, 3.0
+LOW = CELLS // 2
+DIRECT = "direct, the same noise averaged down"
+"""The control: the stronger of the two direct ways."""
+
+
+def literal(tiny: TinyT2V, full: Tensor, fresh: Tensor, sigmas: Tensor, k: int) -> Tensor:
+    """Preview with eq. 2 as printed, x0 + sigma * noise, at the paper's sigma."""
+    cut = switch(sigmas, k, ratio=2.0)
+    x0 = euler(tiny.velocity(CFG), full, cut.high)
+    start = renoise_literal(resize(x0, (LOW, LOW)), cut.sigma, fresh)
+    return euler(tiny.velocity(CFG_LOW), start, cut.low)
+
+
+def methods(tiny: TinyT2V, seeds: list[int]) -> Iterator[tuple[str, Tensor]]:
+    """Yield (name, latent), the baseline first."""
+    sigmas, full = flow_sigmas(STEPS, SHIFT), tiny.noise(seeds)
+    fresh = tiny.noise([seed + 10_000 for seed in seeds], LOW)
+    yield "baseline", euler(tiny.velocity(CFG), full, sigmas)
+    other = tiny.noise([seed + 20_000 for seed in seeds])
+    yield "another seed", euler(tiny.velocity(CFG), other, sigmas)
+    yield "direct, its own noise", euler(tiny.velocity(CFG_LOW), fresh, sigmas)
+    yield DIRECT, euler(tiny.velocity(CFG_LOW), inherit_noise(full, (LOW, LOW)), sigmas)
+    for k in (2, 5, 10):
+        for noise_policy in NOISE_POLICIES:
+            for sigma_policy in SIGMA_POLICIES:
+                yield (
+                    f"k={k} {noise_policy} {sigma_policy}",
+                    preview(
+                        tiny.velocity(CFG), full, sigmas, k, (LOW, LOW), noise=fresh,
+                        velocity_low=tiny.velocity(CFG_LOW),
+                        sigma_policy=sigma_policy, noise_policy=noise_policy,
+                    ),
+                )  # fmt: skip
+        yield f"k={k} eq. 2 as printed", literal(tiny, full, fresh, sigmas, k)
+
+
+def mean_and_error(values: Tensor) -> str:
+    """Mean and standard error in percent of the pixel range."""
+    return f"{100 * values.mean():.2f} +- {100 * values.std() / len(values) ** 0.5:.2f}"
+
+
+def table(distances: dict[str, Tensor]) -> list[str]:
+    """Lay out the distances, and what each method gains over direct and over the paper's."""
+    lines = [
+        "| method | layout distance, % | gain over direct | gain over the paper's |",
+        "| --- | --- | --- | --- |",
+    ]
+    for name, values in distances.items():
+        paper = distances.get(name.split()[0] + " fresh same")
+        gain = mean_and_error(distances[DIRECT] - values)
+        over = mean_and_error(paper - values) if paper is not None else "-"
+        lines.append(f"| {name} | {mean_and_error(values)} | {gain} | {over} |")
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pairs", type=int, default=64)
+    parser.add_argument("--out", type=Path, help="a Markdown file to write the table to")
+    args = parser.parse_args()
+    prompts = render(args.pairs, 1, 8, torch.Generator().manual_seed(999_983)).prompts
+    tiny = TinyT2V(prompts)
+    began, distances, baseline = time.time(), {}, None
+    for name, latent in methods(tiny, [1_000_000 + index for index in range(args.pairs)]):
+        video = to_pixels(latent)
+        baseline = video if baseline is None else baseline
+        distances[name] = layout_distance(video, baseline)
+        print(f"{time.time() - began:6.0f} s  {name}: {mean_and_error(distances[name])}")
+    how = (
+        f"{args.pairs} prompt and seed pairs, {STEPS} steps, shift {SHIFT}, cfg {CFG} / {CFG_LOW}, "
+        f"Euler; mean +- standard error; {time.time() - began:.0f} s. {provenance()}"
+    )
+    text = "\n".join([*table(distances), "", how, ""])
+    if args.out:
+        args.out.write_text(text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

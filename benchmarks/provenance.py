@@ -1,0 +1,30 @@
+"""What every number comes with: commit, hardware, library."""
+
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+import torch
+
+
+def provenance() -> str:
+    """One sentence on commit, processor, threads and torch."""
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    info = Path("/proc/cpuinfo")
+    names = [
+        line.split(":", 1)[1].strip()
+        for line in (info.read_text().splitlines() if info.exists() else [])
+        if line.startswith("model name")
+    ]
+    processor = names[0] if names else platform.processor() or platform.machine()
+    return (
+        f"Commit {commit}, {processor}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, "
+        f"torch {torch.__version__}."
+    )
+
+
+if __name__ == "__main__":
+    print(provenance())
