@@ -12,8 +12,10 @@ from torch import Tensor
 
 from ..tiny.prompt import BACKGROUNDS, COLOURS, DIRECTIONS, SHAPES
 
-_RGB = torch.tensor([[0.9, 0.1, 0.1], [0.1, 0.7, 0.2], [0.15, 0.25, 0.95], [0.95, 0.85, 0.1]])
-_STEP = torch.tensor([[-1.0, 0], [1, 0], [0, -1], [0, 1]])
+PALETTE = torch.tensor([[0.9, 0.1, 0.1], [0.1, 0.7, 0.2], [0.15, 0.25, 0.95], [0.95, 0.85, 0.1]])
+"""Red, green and blue of each of COLOURS, 0..1."""
+STEPS = torch.tensor([[-1.0, 0], [1, 0], [0, -1], [0, 1]])
+"""Unit step (x, y) of each of DIRECTIONS; y points down."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,7 +87,7 @@ def render(batch: int, frames: int, size: int, generator: torch.Generator) -> Sc
         shape, direction = pick(len(SHAPES)), pick(len(DIRECTIONS))
         present = (pick(2) == 1) if slot else torch.ones(batch, dtype=torch.bool)
         radius, speed = draw(0.15, 0.21), draw(0.07, 0.1)
-        travel = _STEP[direction].view(batch, 2, 1, 1) * (speed * (frames - 1))[:, None]
+        travel = STEPS[direction].view(batch, 2, 1, 1) * (speed * (frames - 1))[:, None]
         margin = radius[:, None] + travel.abs() / 2
         middle = margin + (1 - 2 * margin) * torch.rand(batch, 2, 1, 1, generator=generator)
         for frame in range(frames):
@@ -94,7 +96,7 @@ def render(batch: int, frames: int, size: int, generator: torch.Generator) -> Sc
             inside = (0.5 - _distance(shape, dx, dy) * radius * size).clamp(0, 1)
             inside = inside[:, None] * present.view(-1, 1, 1, 1)
             video[:, :, frame].lerp_(
-                _RGB[colour].view(-1, 3, 1, 1).expand(-1, -1, size, size), inside
+                PALETTE[colour].view(-1, 3, 1, 1).expand(-1, -1, size, size), inside
             )
         for scene in range(batch):
             if present[scene]:
