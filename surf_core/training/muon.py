@@ -1,7 +1,7 @@
 """Muon in fp32 and in batches: momentum whose matrices are made orthogonal.
 
-torch.optim.Muon iterates in bf16 and matrix by matrix, which on a CPU without bf16 units took
-2.0 s a step for the tiny model, more than the forward and backward pass together (0.9 s).
+torch.optim.Muon iterates in bf16 and matrix by matrix; on a CPU without bf16 units that takes
+longer than the forward and the backward pass of the tiny model together.
 """
 
 from collections import defaultdict

@@ -27,6 +27,8 @@ from .scenes import render
 
 log = logging.getLogger(__name__)
 
+REPORT_EVERY = 50
+"""Steps between lines of the log."""
 SAVE_EVERY = 250
 """Steps between checkpoints."""
 
@@ -108,54 +110,85 @@ def optimizers(model: SurfRefinerDiT) -> list[torch.optim.Optimizer]:
     ]
 
 
-def train(recipe: Recipe, out: Path, compile_model: bool) -> None:
-    """Run or resume `recipe` in the folder `out`, then export the averaged weights."""
-    out.mkdir(parents=True, exist_ok=True)
-    config = replace(RefinerConfig.tiny(), layers=recipe.layers)
-    model = SurfRefinerDiT(config)
-    model.initialise(torch.Generator().manual_seed(recipe.seed))
-    ema = {name: p.detach().clone() for name, p in model.named_parameters()}
-    opts = optimizers(model)
-    first, last = 0, out / "last.pt"
-    if last.exists():
-        state = torch.load(last, weights_only=True)
-        model.load_state_dict(state["model"])
-        ema, first = state["ema"], state["step"]
-        for opt, saved in zip(opts, state["opts"], strict=True):
+class Run:
+    """A recipe under way: weights, their average, optimizers, and how far it has come."""
+
+    def __init__(self, recipe: Recipe, out: Path):
+        self.recipe, self.out, self.step = recipe, out, 0
+        self.model = SurfRefinerDiT(replace(RefinerConfig.tiny(), layers=recipe.layers))
+        self.model.initialise(torch.Generator().manual_seed(recipe.seed))
+        self.ema = {name: p.detach().clone() for name, p in self.model.named_parameters()}
+        self.opts = optimizers(self.model)
+        self.losses: list[float] = []
+
+    def save(self) -> None:
+        """Write everything that a resumed run needs; a half-written file never takes its place."""
+        state = {"model": self.model.state_dict(), "ema": self.ema, "step": self.step}
+        state["opts"] = [opt.state_dict() for opt in self.opts]
+        torch.save(state, self.out / "last.tmp")
+        (self.out / "last.tmp").replace(self.out / "last.pt")
+
+    def resume(self) -> None:
+        """Go back to the last checkpoint, if there is one; the log forgets what came after it."""
+        if not (self.out / "last.pt").exists():
+            return
+        state = torch.load(self.out / "last.pt", weights_only=True)
+        self.model.load_state_dict(state["model"])
+        self.ema, self.step = state["ema"], state["step"]
+        for opt, saved in zip(self.opts, state["opts"], strict=True):
             opt.load_state_dict(saved)
-        log.info("resumed at step %d", first)
-    forward = torch.compile(model, dynamic=False) if compile_model else model
-    began, running = time.time(), []
-    for step in range(first, recipe.steps):
-        clean, noise, sigma, context = batch(recipe, step)
+        file = self.out / "log.jsonl"
+        lines = file.read_text().splitlines(keepends=True) if file.exists() else []
+        file.write_text("".join(ln for ln in lines if json.loads(ln)["step"] <= self.step))
+        log.info("resumed at step %d", self.step)
+
+    def advance(self, forward) -> None:
+        """Take one step; `forward` is the model or its compiled form."""
+        recipe = self.recipe
+        clean, noise, sigma, context = batch(recipe, self.step)
         s = sigma.view(-1, 1, 1, 1, 1)
         velocity = forward((1 - s) * clean + s * noise, sigma * 1000, context)
         loss = (velocity - (noise - clean)).square().mean()
         if not torch.isfinite(loss):
-            raise FloatingPointError(f"loss is {loss.item()} at step {step}; lower lr.")
+            raise FloatingPointError(f"loss is {loss.item()} at step {self.step}; lower lr.")
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for opt in opts:
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        for opt in self.opts:
             for group in opt.param_groups:
-                group["lr"] = recipe.rate(step) * group["scale"]
+                group["lr"] = recipe.rate(self.step) * group["scale"]
             opt.step()
             opt.zero_grad()
+        self.step += 1
         with torch.no_grad():
-            decay = min(recipe.ema, (step + 1) / (step + 10))
-            torch._foreach_lerp_(list(ema.values()), list(model.parameters()), 1 - decay)
-        running.append(loss.item())
-        if (step + 1) % 50 == 0:
-            line = {"step": step + 1, "loss": sum(running) / len(running)}
-            line |= {"lr": recipe.rate(step), "seconds": round(time.time() - began, 1)}
-            running.clear()
-            with (out / "log.jsonl").open("a") as file:
-                file.write(json.dumps(line) + "\n")
-        if (step + 1) % SAVE_EVERY == 0 or step + 1 == recipe.steps:
-            state = {"model": model.state_dict(), "ema": ema, "step": step + 1}
-            state["opts"] = [opt.state_dict() for opt in opts]
-            torch.save(state, last.with_suffix(".tmp"))
-            last.with_suffix(".tmp").replace(last)
-    checkpoint.save(out / "tiny_t2v.safetensors", ema, config, {"recipe": asdict(recipe)})
+            decay = min(recipe.ema, self.step / (self.step + 9))
+            averaged, current = list(self.ema.values()), list(self.model.parameters())
+            torch._foreach_lerp_(averaged, current, 1 - decay)
+        self.losses.append(loss.item())
+
+    def report(self, seconds: float) -> None:
+        """Append the mean loss since the last report to the log."""
+        line = {"step": self.step, "loss": sum(self.losses) / len(self.losses)}
+        line |= {"lr": self.recipe.rate(self.step - 1), "seconds": round(seconds, 1)}
+        self.losses.clear()
+        with (self.out / "log.jsonl").open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+def train(recipe: Recipe, out: Path, compile_model: bool) -> None:
+    """Run or resume `recipe` in the folder `out`, then export the averaged weights."""
+    out.mkdir(parents=True, exist_ok=True)
+    run = Run(recipe, out)
+    run.resume()
+    forward = torch.compile(run.model, dynamic=False) if compile_model else run.model
+    began = time.time()
+    while run.step < recipe.steps:
+        run.advance(forward)
+        if run.step % REPORT_EVERY == 0:
+            run.report(time.time() - began)
+        if run.step % SAVE_EVERY == 0 or run.step == recipe.steps:
+            run.save()
+    notes = {"recipe": asdict(recipe)}
+    checkpoint.save(out / "tiny_t2v.safetensors", run.ema, run.model.config, notes)
 
 
 def main() -> None:

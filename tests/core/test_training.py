@@ -1,5 +1,7 @@
 """The training of the tiny model: short, resumable, the same every time."""
 
+import json
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -57,6 +59,7 @@ def test_rate_warms_up_holds_and_cools_down():
 
 def test_resumed_run_is_bit_identical(tmp_path, monkeypatch):
     monkeypatch.setattr(tiny_t2v, "SAVE_EVERY", 2)
+    monkeypatch.setattr(tiny_t2v, "REPORT_EVERY", 1)
     tiny_t2v.train(SHORT, tmp_path / "whole", False)
 
     class Stop(Exception):
@@ -77,3 +80,5 @@ def test_resumed_run_is_bit_identical(tmp_path, monkeypatch):
     whole, cut = (load_file(tmp_path / name / "tiny_t2v.safetensors") for name in ("whole", "cut"))
     assert whole.keys() == cut.keys()
     assert all(torch.equal(whole[name], cut[name]) for name in whole)
+    lines = (tmp_path / "cut" / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
