@@ -1,14 +1,15 @@
-"""Price a plan before it runs: tokens and floating point operations.
+"""Price a plan before it runs: tokens, floating point operations, bytes.
 
 Counted are the matrix products of the blocks, two operations per multiply-add; norms, softmax,
 embeddings, head, text encoder and VAE are not (about 1 % of a 720p Wan forward, but the VAE).
+Bytes are those of `surf_core.refiner`, weights and activations; the VAE needs more of its own.
 
 Dims: N video tokens, L text tokens, D width, T latent frames.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from math import ceil
+from dataclasses import dataclass, fields
+from math import ceil, prod
 
 from .window import segments
 
@@ -37,6 +38,21 @@ class ModelShape:
     """Latent cells in one token: frames, rows, columns."""
     joint_text: bool = False
     """True: text tokens pass through the same blocks; False: cross-attention looks at them."""
+    latent_channels: int = 16
+    """Channels of the latent, in and out."""
+    text_dim: int = 4096
+    """Width of a text token before the model."""
+    freq_dim: int = 256
+    """Width of the timestep's features."""
+    block: str = "wan"
+    """The block, see `surf_core.refiner.RefinerConfig`; the operations do not depend on it."""
+
+    @classmethod
+    def of(cls, config, name: str = "refiner", text_tokens: int = 512, **more) -> "ModelShape":
+        """The shape of a `RefinerConfig`; `more` says what the config does not know (cells)."""
+        shared = [field.name for field in fields(cls) if hasattr(config, field.name)]
+        known = {field: getattr(config, field) for field in shared}
+        return cls(name=name, text_tokens=text_tokens, **known | more)
 
 
 WAN_14B = ModelShape(
@@ -47,16 +63,18 @@ WAN_1_3B = ModelShape(
     name="Wan 2.1 1.3B", dim=1536, layers=30, heads=12, ffn_dim=8960, text_tokens=512
 )
 WAN_5B = ModelShape(
-    name="Wan 2.2 5B", dim=3072, layers=30, heads=24, ffn_dim=14336, text_tokens=512, cell_pixels=16
-)
+    name="Wan 2.2 5B", dim=3072, layers=30, heads=24, ffn_dim=14336, text_tokens=512,
+    cell_pixels=16, latent_channels=48,
+)  # fmt: skip
 HUNYUAN_VIDEO = ModelShape(
     name="HunyuanVideo", dim=3072, layers=60, heads=24, ffn_dim=12288, text_tokens=256,
     joint_text=True,
 )  # fmt: skip
 """20 two-stream and 40 one-stream blocks; both cost the same per token."""
 SURF_1B = ModelShape(
-    name="SURF refiner 1B", dim=1152, layers=40, heads=16, ffn_dim=4608, text_tokens=512
-)
+    name="SURF refiner 1B", dim=1152, layers=40, heads=16, ffn_dim=4608, text_tokens=512,
+    block="scale",
+)  # fmt: skip
 """Width and heads of SURF Tab. R6; depth and feed-forward are ours, to reach 1 B."""
 TINY = ModelShape(
     name="tiny", dim=128, layers=6, heads=1, ffn_dim=512, text_tokens=3, cell_pixels=4,
@@ -133,6 +151,98 @@ def forward_flops(shape: ModelShape, frames: int, height: int, width: int, windo
         pairs = sum((run * per_step) ** 2 for run in runs) if window else stream**2
         total += (shape.layers + (not shifted)) // 2 * 2 * pairs * dim
     return 2 * total
+
+
+FFN_ROWS = 16384
+"""`SurfRefinerDiT.rows`: tokens that the feed-forward network takes at once."""
+NORM_ROWS = 8192
+"""`refiner.fused.ROWS`: tokens that plain torch norms and turns at once, in float32."""
+
+
+def activation_bytes(
+    shape: ModelShape,
+    frames: int,
+    height: int,
+    width: int,
+    window: int = 0,
+    *,
+    itemsize: int = 2,
+    segmentwise: bool = True,
+    batch: int = 1,
+) -> int:
+    """Estimate the peak memory of one forward of `surf_core.refiner` without gradients.
+
+    That is the token stream, and what the widest moment of a layer holds beside it: queries, keys,
+    values and their source or result, of one segment; or some thousand rows in the feed-forward
+    network, in float32 between norm and rotation, or before the head; and the rotary table of one
+    segment.
+
+    Args:
+        frames: pixel frames.
+        height, width: pixels.
+        window: latent frames of a self-attention window; 0 is full attention.
+        itemsize: bytes of a value: 2 for half precision, 4 for fp32.
+        segmentwise: as `SurfRefinerDiT.segmentwise`.
+        batch: samples of the forward, 2 for guidance at once.
+
+    Returns:
+        Bytes beyond weights, input latent and text; without what a kernel needs inside one
+        operation, and what the allocator loses between them.
+
+    Raises:
+        ValueError: as `forward_flops`, or a model with joint text.
+
+    Source: ours; benchmarks/block_memory.py measures it.
+    """
+    _check_ours(shape)
+    steps, per_step = _grid(shape, frames, height, width)
+    cuts = [segments(steps, window, shifted) for shifted in (False, True)]
+    longest = per_step * max(stop - start for cut in cuts for start, stop in cut)
+    stream = steps * per_step
+    held = longest if segmentwise else stream
+    tensors = 4 if held == longest else 5
+    value = shape.dim * itemsize
+    moments = (
+        tensors * held * value,
+        3 * held * value + min(held, NORM_ROWS) * shape.dim * max(14, 3 * itemsize),
+        min(held, FFN_ROWS) * (shape.dim + 2 * shape.ffn_dim) * itemsize,
+        min(stream, FFN_ROWS) * value + min(stream, NORM_ROWS) * shape.dim * 2 * max(4, itemsize),
+    )
+    table = longest * 2 * (shape.dim // shape.heads) * (8 if itemsize == 8 else 4)
+    text = 3 * shape.text_tokens * value
+    return batch * (stream * value + max(moments) + text) + table
+
+
+def weight_bytes(shape: ModelShape, itemsize: int = 2) -> int:
+    """Count the bytes of a model's weights, all of them in one dtype.
+
+    Raises:
+        ValueError: a model with joint text.
+    """
+    _check_ours(shape)
+    dim, patch = shape.dim, shape.latent_channels * prod(shape.patch)
+
+    def linear(wide: int, out: int) -> int:
+        return wide * out + out
+
+    def through(wide: int, hidden: int, out: int) -> int:
+        return linear(wide, hidden) + linear(hidden, out)
+
+    wan = shape.block == "wan"
+    norm = dim if wan else dim // shape.heads
+    block = 8 * linear(dim, dim) + 4 * norm + through(dim, shape.ffn_dim, dim)
+    block += 8 * dim if wan else linear(dim, 3 * dim)
+    ends = linear(patch, dim) + linear(dim, patch)
+    ends += through(shape.text_dim, dim, dim) + through(shape.freq_dim, dim, dim)
+    ends += linear(dim, 6 * dim) + 2 * dim if wan else linear(dim, dim)
+    return itemsize * (shape.layers * block + ends)
+
+
+def _check_ours(shape: ModelShape) -> None:
+    if shape.joint_text:
+        raise ValueError(
+            f"expected a model with cross-attention, got {shape.name}; ask its host for its memory."
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

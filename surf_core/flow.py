@@ -12,11 +12,15 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from .checks import check_latent, check_range
-from .schedule import check_sigmas, flow_sigmas
+from .checks import check_choice, check_latent, check_range
+from .schedule import check_sigmas, shift_sigma
+
+TIMES = ("sigma", "t")
+"""What a refiner is fed and predicts: the noise level and a flow model's velocity, or the share of
+the flow map and the flow map's own velocity; see `refine`."""
 
 Velocity = Callable[[Tensor, float], Tensor]
-"""(z [B, C, ...], sigma in 0..1) -> velocity, shaped like z."""
+"""(z [B, C, ...], level in 0..1: sigma, or t) -> velocity, shaped like z."""
 OnStep = Callable[[int, Tensor, Tensor], None]
 """(step from 0, the latent that the model saw, its clean estimate); may raise to cancel."""
 
@@ -74,6 +78,8 @@ def flow_map(
     steps: int,
     shift: float = 1.0,
     on_step: OnStep | None = None,
+    *,
+    top: float = 1.0,
 ) -> Tensor:
     """Map an upsampled preview to a sharp latent with a refiner trained for it.
 
@@ -81,14 +87,22 @@ def flow_map(
         velocity: predicts z_lr - z_hr from z_t and t.
         z_lr: [B, C, (T,) H, W], already at the target size.
         steps: evaluations, 10 in the paper.
-        shift: timestep shift, 1 in the paper.
+        shift: timestep shift of t, 1 in the paper.
+        top: the level at t = 1; with another one than 1, levels are top * t, and the velocity is
+            (z_lr - z_hr) / top.
 
     Returns:
         z_hr, shape and dtype of z_lr, a new tensor.
 
+    Raises:
+        ValueError: steps < 1, or a bad shift.
+
     Source: SURF 3.3, B.2, Tab. R6.
     """
-    return euler(velocity, z_lr, flow_sigmas(steps, shift), on_step)
+    if steps < 1:
+        raise ValueError(f"expected at least one step, got {steps=}; use 10.")
+    t = shift_sigma(torch.linspace(1, 0, steps + 1, dtype=torch.float64), shift)
+    return euler(velocity, z_lr, top * t, on_step)
 
 
 def refine(
@@ -96,17 +110,28 @@ def refine(
     start: Tensor,
     sigma_start: float,
     steps: int,
-    noise: Tensor,
+    noise: Tensor | None,
     on_step: OnStep | None = None,
+    *,
+    time: str = "sigma",
+    shift: float = 1.0,
 ) -> Tensor:
-    """Sharpen an upsampled preview with any flow model: noise it part of the way, then go down.
+    """Sharpen an upsampled preview: noise it part of the way, s, then follow the velocity down.
+
+    From z_lr = (1 - s) * start + s * noise to z_hr, in either of two times. In `t`, the paper's,
+    the level goes from 1 to 0 and the velocity is z_lr - z_hr. In `sigma` the level is s * t, from
+    s to 0, and the velocity (z_lr - z_hr) / s: without blur that is noise - z_hr, what any flow
+    model predicts at sigma = s * t. So an untrained text-to-video model refines at any s, and one
+    that was trained for s only has to learn that its start is blurred.
 
     Args:
-        velocity: predicts noise - x0.
+        velocity: called with z and the level.
         start: [B, C, (T,) H, W], clean, already at the target size.
-        sigma_start: how far to noise it, above 0 to 1; 0.65, lower keeps more.
-        steps: evaluations, linear in sigma.
-        noise: standard normal, shape of `start`.
+        sigma_start: s, above 0 to 1, in `t` also 0; 0.65, lower keeps more.
+        steps: evaluations, linear in the level for shift 1.
+        noise: standard normal, shape of `start`; None where s is 0.
+        time: "sigma" or "t".
+        shift: timestep shift of t.
 
     Returns:
         A clean latent, shape and dtype of `start`, a new tensor.
@@ -114,15 +139,72 @@ def refine(
     Raises:
         ValueError: sigma_start out of range, steps < 1, or noise of another shape.
 
-    Source: ours, after SDEdit; the paper trains a refiner instead.
+    Source: SURF 3.3, B.2 in `t`; the sigma form is ours, its untrained case SDEdit (Meng et al.).
     """
-    check_range(sigma_start, "sigma_start", 1e-4, 1.0, "use 0.65")
-    if steps < 1:
-        raise ValueError(f"expected at least one step, got {steps=}; use 10.")
-    if noise.shape != start.shape:
+    check_choice(time, "time", TIMES)
+    check_range(sigma_start, "sigma_start", 1e-4 if time == "sigma" else 0.0, 1.0, "use 0.65")
+    if sigma_start and (noise is None or noise.shape != start.shape):
+        got = "none" if noise is None else tuple(noise.shape)
         raise ValueError(
-            f"noise must be shaped like the latent, got {tuple(noise.shape)} for "
-            f"{tuple(start.shape)}; draw it at the target size."
+            f"noise must be shaped like the latent, got {got} for {tuple(start.shape)}; "
+            "draw it at the target size."
         )
-    sigmas = torch.linspace(sigma_start, 0, steps + 1, dtype=torch.float64)
-    return euler(velocity, interpolate(start, noise, sigma_start), sigmas, on_step)
+    z_lr = interpolate(start, noise, sigma_start) if sigma_start else start
+    top = sigma_start if time == "sigma" else 1.0
+    return flow_map(velocity, z_lr, steps, shift, on_step, top=top)
+
+
+def model_velocity(
+    model, context: Tensor, negative: Tensor | None = None, cfg: float = 1.0
+) -> Velocity:
+    """Bind a text to a model: its velocity at a level.
+
+    Args:
+        model: (z, timestep [B] in 0..1000, context) -> velocity, such as SurfRefinerDiT.
+        context, negative: [B, L, text_dim]; negative + cfg * (context - negative) where both are
+            given, one after the other: side by side they would need twice the memory.
+    """
+
+    def velocity(z: Tensor, level: float) -> Tensor:
+        # Never in half precision: bfloat16 knows no whole numbers beyond 256.
+        dtype = torch.promote_types(z.dtype, torch.float32)
+        timestep = torch.full((len(z),), 1000 * level, dtype=dtype, device=z.device)
+        with_text = model(z, timestep, context)
+        if negative is None or cfg == 1.0:
+            return with_text
+        without = model(z, timestep, negative)
+        return without + cfg * (with_text - without)
+
+    return velocity
+
+
+def refine_with(
+    model,
+    start: Tensor,
+    context: Tensor,
+    *,
+    steps: int = 10,
+    noise: Tensor | None = None,
+    sigma_start: float | None = None,
+    negative: Tensor | None = None,
+    cfg: float = 1.0,
+    shift: float = 1.0,
+    on_step: OnStep | None = None,
+) -> Tensor:
+    """Run a refiner the way its config says, trained or not, in either time; see `refine`.
+
+    Args:
+        model: as for `model_velocity`, with `config.time` and `config.sigma_start`.
+        sigma_start: instead of the one it was trained for; needed where it has none.
+
+    Raises:
+        ValueError: a model without sigma_start, and none given.
+    """
+    config = model.config
+    s = config.sigma_start if sigma_start is None else sigma_start
+    if s is None:
+        raise ValueError(
+            "the model was not trained for a start, expected sigma_start, got None; use 0.65."
+        )
+    velocity = model_velocity(model, context, negative, cfg)
+    return refine(velocity, start, s, steps, noise, on_step, time=config.time, shift=shift)

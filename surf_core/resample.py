@@ -12,14 +12,17 @@ from torch import Tensor
 from .checks import check_choice
 
 BUCKETS = {
+    "2160p": ((2880, 2880), (2160, 3840)),
+    "1440p": ((1920, 1920), (1440, 2560)),
     "1080p": ((1440, 1440), (1080, 1920)),
     "720p": ((960, 960), (720, 1280)),
     "480p": ((576, 576), (480, 832)),
     "240p": ((336, 336), (240, 416)),
 }
-"""Pixel sizes (height, width), 1:1 and 16:9; portrait is the transpose. Source: SURF Tab. R7."""
-RESOLUTIONS = ("by scale", *reversed(BUCKETS), "by size")
-"""Ways to name a size, see `target_size`."""
+"""Pixel sizes (height, width), 1:1 and 16:9; portrait is the transpose. Source: SURF Tab. R7; above
+1080p ours, of the same area in both shapes as there. 2160p is also called 4K."""
+RESOLUTIONS = ("by scale", "240p", "480p", "720p", "1080p", "by size")
+"""Ways to name the size of a preview, see `target_size`; larger buckets are a refiner's targets."""
 METHODS = ("auto", "bilinear", "area", "bicubic")
 """Ways to resize, see `resize`."""
 
@@ -67,6 +70,49 @@ def resize(x: Tensor, size: tuple[int, int], method: str = "auto") -> Tensor:
     return out.reshape(*x.shape[:-2], rows, columns).to(x.dtype)
 
 
+def resize_part(
+    x: Tensor, size: tuple[int, int], box: tuple[slice, slice], method: str = "bicubic"
+) -> Tensor:
+    """Make one part of what `resize` would, from the cells that it needs alone.
+
+    Args:
+        x: [..., H, W], floating; half precision is computed in fp32.
+        size: rows and columns of the whole result.
+        box: rows and columns of the part.
+        method: any but "auto".
+
+    Returns:
+        [..., rows, columns] of the box, dtype of x; equal to `resize` but for rounding.
+
+    Raises:
+        ValueError: an unknown method, or a box that reaches beyond `size`.
+
+    Source: ours; these resizes are separable and linear.
+    """
+    check_choice(method, "method", METHODS[1:])
+    if any(not 0 <= part.start < part.stop <= side for part, side in zip(box, size, strict=True)):
+        raise ValueError(f"expected a part within {size}, got {box}; cut it out of the result.")
+    exact = torch.float64 if x.dtype == torch.float64 else torch.float32
+    (rows, down), (columns, across) = (
+        _weights(length, new, part, method, exact)
+        for length, new, part in zip(x.shape[-2:], size, box, strict=True)
+    )
+    needed = x[..., rows, columns].to(exact)
+    out = torch.einsum("or,...rc,pc->...op", down.to(x.device), needed, across.to(x.device))
+    return out.to(x.dtype)
+
+
+def _weights(
+    length: int, new: int, part: slice, method: str, dtype: torch.dtype
+) -> tuple[slice, Tensor]:
+    """Resize one axis as a matrix [part, cells]: which cells a part needs, and how much of each."""
+    unit = torch.eye(length, dtype=dtype)[None, None]
+    matrix = _interpolate(unit, (new, length), method)[0, 0, part]
+    used = matrix.any(dim=0).nonzero()
+    cells = slice(int(used[0]), int(used[-1]) + 1)
+    return cells, matrix[:, cells]
+
+
 def _interpolate(planes: Tensor, size: tuple[int, int], method: str) -> Tensor:
     if method == "auto":
         source = tuple(planes.shape[-2:])
@@ -103,6 +149,7 @@ def target_size(
     width: int = 0,
     height: int = 0,
     multiple: int = 16,
+    exact: bool = False,
 ) -> tuple[int, int]:
     """Turn a wish into a size that fits; the picture is stretched by a snap, never cropped.
 
@@ -114,9 +161,10 @@ def target_size(
         scale: factor per side, > 0.
         width, height: pixels, for "by size".
         multiple: pixels that height and width must be multiples of: 16, or 32 for Wan 2.2 5B.
+        exact: leave a bucket in its own shapes as it is (1080 stays 1080), for who pads and crops.
 
     Returns:
-        (height, width) in pixels, multiples of `multiple`.
+        (height, width) in pixels, multiples of `multiple` but for `exact`.
 
     Raises:
         ValueError: an unknown resolution, a scale that is not positive, or for "by size" a side
@@ -124,7 +172,7 @@ def target_size(
 
     Source: SURF Tab. R7; other shapes are ours.
     """
-    check_choice(resolution, "resolution", RESOLUTIONS)
+    check_choice(resolution, "resolution", ("by scale", *reversed(BUCKETS), "by size"))
     if resolution == "by size":
         for name, side in (("width", width), ("height", height)):
             if side < 1 or side % multiple:
@@ -138,15 +186,17 @@ def target_size(
         if not isfinite(scale) or scale <= 0:
             raise ValueError(f"scale must be above 0, got {scale=}; use 0.5 for half of each side.")
         return snap((source[0] * scale, source[1] * scale), multiple)
-    return snap(_bucket(source, resolution), multiple)
+    size, own = _bucket(source, resolution)
+    return size if exact and own else snap(size, multiple)
 
 
-def _bucket(source: tuple[int, int], resolution: str) -> tuple[float, float]:
+def _bucket(source: tuple[int, int], resolution: str) -> tuple[tuple[float, float], bool]:
+    """A bucket in the shape of the source, and whether that is a shape of its own."""
     square, landscape = BUCKETS[resolution]
     aspect = source[1] / source[0]
     shapes = (square, landscape, landscape[::-1])
     nearest = min(shapes, key=lambda shape: abs(log(aspect * shape[0] / shape[1])))
     if abs(aspect * nearest[0] / nearest[1] - 1) <= _SAME_ASPECT:
-        return nearest
+        return nearest, True
     area = nearest[0] * nearest[1]
-    return sqrt(area / aspect), sqrt(area * aspect)
+    return (sqrt(area / aspect), sqrt(area * aspect)), False

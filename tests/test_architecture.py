@@ -16,6 +16,8 @@ CORE = {"torch", "einops", "kornia", "safetensors"}
 THIRD_PARTY = {
     "": set(),
     "surf_core/": CORE,
+    "surf_core/refiner/": CORE | {"comfy_kitchen"},
+    "surf_core/window/": CORE | {"flash_attn", "triton"},
     "surf_core/tiny/": CORE | {"av", "numpy", "PIL"},
     "surf_core/training/": CORE | {"av", "numpy", "PIL"},
     "nodes/": {"torch", "comfy_api"},
@@ -26,6 +28,8 @@ RANK = {
     "checks": 0,
     "schedule": 1,
     "resample": 1,
+    "tiles": 1,
+    "colour": 2,
     "cost": 2,
     "degrade": 2,
     "flow": 2,

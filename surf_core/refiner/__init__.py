@@ -1,6 +1,7 @@
-"""A video DiT with shifted temporal windows, in the shape and with the key names of Wan 2.1."""
+"""A video DiT with shifted temporal windows, in Wan 2.1's shape or in the paper's."""
 
 from .config import RefinerConfig
-from .model import SurfRefinerDiT
+from .fused import kitchen
+from .model import SurfRefinerDiT, outline
 
-__all__ = ["RefinerConfig", "SurfRefinerDiT"]
+__all__ = ["RefinerConfig", "SurfRefinerDiT", "kitchen", "outline"]

@@ -1,11 +1,17 @@
-"""What shape a refiner has: one frozen record, and the named sizes."""
+"""What a refiner is: its sizes, its block, and the time it was trained in; one frozen record."""
 
 from dataclasses import dataclass
+
+from ..checks import check_choice, check_range
+from ..flow import TIMES
+
+BLOCKS = ("wan", "scale")
+"""Wan 2.1's block, or the paper's (SURF B.1)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RefinerConfig:
-    """Sizes of a Wan-shaped video DiT."""
+    """Sizes, block and time of a video DiT; what its file says in the metadata."""
 
     dim: int
     """Width of the residual stream."""
@@ -25,12 +31,42 @@ class RefinerConfig:
     """Width of the sinusoidal timestep embedding."""
     patch: tuple[int, int, int] = (1, 2, 2)
     """Latent cells in one token: frames, rows, columns."""
+    block: str = "wan"
+    """`wan`: LayerNorm with shift, scale and gate, queries and keys normed over the whole width,
+    Wan's key names. `scale`: RMSNorm and a scale before each module, norms over each head."""
+    time: str = "sigma"
+    """`sigma`: fed 1000 * s * t, predicts noise - x0. `t`: fed 1000 * t, predicts z_lr - z_hr."""
+    sigma_start: float | None = None
+    """Noise s of the start it was trained for; None is an untrained model, to which any will do."""
 
     def __post_init__(self):
+        for name in ("dim", "heads", "ffn_dim", "latent_channels", "text_dim", "freq_dim"):
+            _check_count(getattr(self, name), name, 1)
+        _check_count(self.layers, "layers", 0)
+        _check_count(self.window, "window", 0)
+        if len(self.patch) != 3:
+            raise ValueError(f"patch must hold frames, rows and columns, got {self.patch}.")
+        for side in self.patch:
+            _check_count(side, "patch", 1)
         if self.dim % self.heads or (self.dim // self.heads) % 2:
             raise ValueError(
                 f"dim must be an even multiple of heads, got dim={self.dim}, heads={self.heads}; "
                 "rotary positions turn pairs of channels."
+            )
+        if self.window == 1:
+            raise ValueError("window must be 0 (full attention) or at least 2, got 1; use 4.")
+        check_choice(self.block, "block", BLOCKS)
+        check_choice(self.time, "time", TIMES)
+        self._check_start()
+
+    def _check_start(self) -> None:
+        if self.sigma_start is not None:
+            low = 1e-4 if self.time == "sigma" else 0.0
+            check_range(self.sigma_start, "sigma_start", low, 1.0, "use the noise of its training")
+        elif self.time == "t":
+            raise ValueError(
+                "time t is for a refiner that was trained for its start, got sigma_start=None; "
+                "give the noise of its training, 0 for none."
             )
 
     @property
@@ -46,3 +82,21 @@ class RefinerConfig:
     def wan_1_3b(cls, window: int = 0) -> "RefinerConfig":
         """The shape of Wan 2.1 T2V 1.3B."""
         return cls(dim=1536, heads=12, layers=30, ffn_dim=8960, window=window)
+
+    @classmethod
+    def surf_1b(
+        cls, window: int = 4, time: str = "sigma", sigma_start: float | None = None
+    ) -> "RefinerConfig":
+        """The paper's refiner: 1.02 B parameters.
+
+        Source: SURF Tab. R6 (width, heads), B.1 (block); depth, feed-forward and window are ours.
+        """
+        return cls(
+            dim=1152, heads=16, layers=40, ffn_dim=4608, window=window, block="scale",
+            time=time, sigma_start=sigma_start,
+        )  # fmt: skip
+
+
+def _check_count(value: int, name: str, least: int) -> None:
+    if not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} must be a whole number from {least}, got {value!r}.")

@@ -1,24 +1,39 @@
-"""The parts of a block: timestep features, attention, block, head.
+"""The parts of the model: timestep features, attention, the two blocks, the two heads.
 
-Dims: B batch, N video tokens, L text tokens, D width.
+With gradients off a block writes into the tokens that it is given, one segment after the other,
+and what treats every token alone takes `Kernels.rows` of them at a time: memory beyond the tokens
+themselves is that of one segment.
+
+Dims: B batch, N video tokens, L text tokens, D width, H heads, K channels of a head.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .rope import rotate
+from ..window import Bounds, Dense, Packed
+from .fused import EPS, Fused, by_rows
 
-Attention = Callable[[Tensor, Tensor, Tensor, int], Tensor]
-"""(q, k, v, heads) -> out, all [B, N, D]."""
+Norm = Callable[[Tensor], Tensor]
+"""[B, N, D] -> what a module gets to see, [B, N, D]."""
+Module = tuple[Norm, Tensor | None]
+"""How a module's input is normed, and the gate [B, 1, D] on its output, if any."""
 
 
-def sdpa(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-    """Dense attention of [B, N, D] tensors by torch's own kernels."""
-    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
-    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(-2)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Kernels:
+    """What a layer computes with."""
+
+    packed: Packed
+    """Self-attention within segments."""
+    dense: Dense
+    """Cross-attention."""
+    fused: Fused
+    """Modulated norm, norm and rotation, rotation."""
+    rows: int
+    """Tokens that the row-wise parts take at once when gradients are off."""
 
 
 def timestep_features(timestep: Tensor, width: int) -> Tensor:
@@ -29,72 +44,197 @@ def timestep_features(timestep: Tensor, width: int) -> Tensor:
     return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 
-class SelfAttention(nn.Module):
-    """Attention with RMS-normed queries and keys and rotary positions."""
+def feed_forward(dim: int, hidden: int, out: int, ops, activation: nn.Module) -> nn.Sequential:
+    return nn.Sequential(ops.Linear(dim, hidden), activation, ops.Linear(hidden, out))
 
-    def __init__(self, dim: int, heads: int, ops):
+
+class Attention(nn.Module):
+    """Four linear maps; queries and keys RMS-normed over the whole width, or over each head."""
+
+    def __init__(self, dim: int, heads: int, ops, per_head: bool):
         super().__init__()
-        self.heads = heads
+        self.heads, self.per_head = heads, per_head
         self.q, self.k, self.v, self.o = (ops.Linear(dim, dim) for _ in range(4))
-        self.norm_q = ops.RMSNorm(dim, eps=1e-6)
-        self.norm_k = ops.RMSNorm(dim, eps=1e-6)
+        self.norm_q, self.norm_k = (
+            ops.RMSNorm(dim // heads if per_head else dim, eps=EPS) for _ in range(2)
+        )
 
-    def forward(self, x: Tensor, table: Tensor, attention: Attention) -> Tensor:
-        q = rotate(self.norm_q(self.q(x)).unflatten(-1, (self.heads, -1)), table).flatten(-2)
-        k = rotate(self.norm_k(self.k(x)).unflatten(-1, (self.heads, -1)), table).flatten(-2)
-        return self.o(attention(q, k, self.v(x), self.heads))
+    def split(self, x: Tensor) -> Tensor:
+        """[B, N, D] -> [B, N, H, K]."""
+        return x.unflatten(-1, (self.heads, -1))
+
+    def normed(self, x: Tensor, norm: nn.Module) -> Tensor:
+        """[B, N, D] -> [B, N, H, K]; into x itself when gradients are off."""
+        return by_rows(norm, self.split(x)) if self.per_head else self.split(by_rows(norm, x))
 
 
-class CrossAttention(SelfAttention):
-    """The same weights, looking at the text; without positions."""
+class SelfAttention(Attention):
+    """Attention within segments, with rotary positions."""
 
-    def forward(self, x: Tensor, context: Tensor, attention: Attention) -> Tensor:
-        q, k = self.norm_q(self.q(x)), self.norm_k(self.k(context))
-        return self.o(attention(q, k, self.v(context), self.heads))
+    def forward(
+        self, x: Tensor, norm: Norm, bounds: Bounds, table: Tensor, kernels: Kernels
+    ) -> Tensor:
+        """Map tokens [B, N, D] whose segments are `bounds`; x is normed here, to be freed here.
+
+        Args:
+            table: [1, M, 1, K/2, 2, 2], positions of the longest segment or more.
+        """
+        y = norm(x)
+        q, k, v = self.q(y), self.k(y), self.split(self.v(y))
+        del y
+        q, k = self._placed(q, k, bounds, table, kernels.fused)
+        out = kernels.packed(q, k, v, bounds)
+        del q, k, v
+        return self.o(out.flatten(-2))
+
+    def _placed(
+        self, q: Tensor, k: Tensor, bounds: Bounds, table: Tensor, fused: Fused
+    ) -> tuple[Tensor, Tensor]:
+        """Norm and turn queries and keys; positions start anew in each segment."""
+        if len(bounds) == 1 and self.per_head:
+            table = table[:, : q.shape[1]]
+            return fused.norm_rotate(self.split(q), self.split(k), self.norm_q, self.norm_k, table)
+        q = _turned(self.normed(q, self.norm_q), bounds, table, fused)
+        return q, _turned(self.normed(k, self.norm_k), bounds, table, fused)
+
+
+def _turned(x: Tensor, bounds: Bounds, table: Tensor, fused: Fused) -> Tensor:
+    parts = [fused.rotate(x[:, a:b], table[:, : b - a]) for a, b in bounds]
+    if not torch.is_grad_enabled():
+        return x
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+
+class CrossAttention(Attention):
+    """Attention to the text, without positions."""
+
+    def keys(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of a text [B, L, D]: [B, L, H, K] each."""
+        return self.normed(self.k(context), self.norm_k), self.split(self.v(context))
+
+    def forward(self, x: Tensor, norm: Norm, keys: tuple[Tensor, Tensor], dense: Dense) -> Tensor:
+        q = self.normed(self.q(norm(x)), self.norm_q)
+        return self.o(dense(q, *keys).flatten(-2))
+
+
+def _add(x: Tensor, y: Tensor, gate: Tensor | None) -> Tensor:
+    """x + gate * y, in x itself when gradients are off."""
+    if torch.is_grad_enabled():
+        return x + y if gate is None else torch.addcmul(x, y, gate)
+    return x.add_(y) if gate is None else x.addcmul_(y, gate)
 
 
 class Block(nn.Module):
-    """Self-attention, cross-attention, feed-forward; the timestep scales, shifts and gates."""
+    """Self-attention, cross-attention, feed-forward, each behind a norm that knows the time."""
+
+    per_head = False
+    """Whether queries and keys are normed over each head."""
 
     def __init__(self, dim: int, heads: int, ffn_dim: int, ops):
         super().__init__()
-        self.norm1 = ops.LayerNorm(dim, eps=1e-6, elementwise_affine=False)
-        self.self_attn = SelfAttention(dim, heads, ops)
-        self.norm3 = ops.LayerNorm(dim, eps=1e-6)
-        self.cross_attn = CrossAttention(dim, heads, ops)
-        self.norm2 = ops.LayerNorm(dim, eps=1e-6, elementwise_affine=False)
-        self.ffn = nn.Sequential(
-            ops.Linear(dim, ffn_dim), nn.GELU(approximate="tanh"), ops.Linear(ffn_dim, dim)
-        )
-        self.modulation = nn.Parameter(torch.randn(1, 6, dim) * dim**-0.5)
+        self.self_attn = SelfAttention(dim, heads, ops, self.per_head)
+        self.cross_attn = CrossAttention(dim, heads, ops, self.per_head)
+        self.ffn = feed_forward(dim, ffn_dim, dim, ops, nn.GELU(approximate="tanh"))
+
+    def modules_at(self, time: Tensor, fused: Fused) -> tuple[Module, Module, Module]:
+        """Norms and gates of the three modules at a time, see the two kinds of block."""
+        raise NotImplementedError
 
     def forward(
         self,
         x: Tensor,
-        modulation: Tensor,
-        table: Tensor,
+        time: Tensor,
         context: Tensor,
-        self_attention: Attention,
-        cross_attention: Attention,
+        bounds: Bounds,
+        table: Tensor,
+        kernels: Kernels,
+        segmentwise: bool,
     ) -> Tensor:
-        """Map tokens [B, N, D] under modulation [B, 6, D] and context [B, L, D]."""
-        m = (self.modulation.to(x.dtype) + modulation).chunk(6, dim=1)
-        y = self.self_attn(torch.addcmul(m[0], self.norm1(x), 1 + m[1]), table, self_attention)
-        x = torch.addcmul(x, y, m[2])
-        x = x + self.cross_attn(self.norm3(x), context, cross_attention)
-        y = self.ffn(torch.addcmul(m[3], self.norm2(x), 1 + m[4]))
-        return torch.addcmul(x, y, m[5])
+        """Map tokens [B, N, D]; into x itself when gradients are off.
+
+        Args:
+            time: what `modules_at` reads.
+            context: [B, L, D].
+            bounds: token ranges that attend among themselves.
+            table: rotary positions of the longest of them.
+            segmentwise: one range after the other; needs gradients off.
+        """
+        attend, look, think = self.modules_at(time, kernels.fused)
+        keys = self.cross_attn.keys(context)
+        pieces = bounds if segmentwise else ((0, x.shape[1]),)
+        for start, stop in pieces:
+            part = x[:, start:stop]
+            inner = ((0, stop - start),) if segmentwise else bounds
+            part = _add(part, self.self_attn(part, attend[0], inner, table, kernels), attend[1])
+            step = part.shape[1] if torch.is_grad_enabled() else kernels.rows
+            for row in range(0, part.shape[1], step):
+                rows = part[:, row : row + step]
+                rows = _add(rows, self.cross_attn(rows, look[0], keys, kernels.dense), look[1])
+                rows = _add(rows, self.ffn(think[0](rows)), think[1])
+        return rows if torch.is_grad_enabled() else x
 
 
-class Head(nn.Module):
-    """Read a patch of velocity out of every token."""
+class WanBlock(Block):
+    """The block of Wan 2.1, with its key names."""
+
+    def __init__(self, dim: int, heads: int, ffn_dim: int, ops):
+        super().__init__(dim, heads, ffn_dim, ops)
+        self.norm3 = ops.LayerNorm(dim, eps=EPS)
+        self.modulation = nn.Parameter(torch.randn(1, 6, dim) * dim**-0.5)
+
+    def modules_at(self, time: Tensor, fused: Fused) -> tuple[Module, Module, Module]:
+        """Shift, scale and gate from time [B, 6, D]; cross-attention has weights instead."""
+        m = (self.modulation.to(time) + time).chunk(6, dim=1)
+        return (
+            (lambda x: fused.modulated_norm(x, m[1], m[0]), m[2]),
+            (self.norm3, None),
+            (lambda x: fused.modulated_norm(x, m[4], m[3]), m[5]),
+        )
+
+
+class ScaleBlock(Block):
+    """The block of SURF B.1: the timestep is a scale on an RMSNorm before each module."""
+
+    per_head = True
+
+    def __init__(self, dim: int, heads: int, ffn_dim: int, ops):
+        super().__init__(dim, heads, ffn_dim, ops)
+        self.scale = ops.Linear(dim, 3 * dim)
+
+    def modules_at(self, time: Tensor, fused: Fused) -> tuple[Module, Module, Module]:
+        """A scale each from time [B, D]; no shift, no gate."""
+        one, two, three = self.scale(time)[:, None].chunk(3, dim=-1)
+        return (
+            (lambda x: fused.modulated_norm(x, one, None), None),
+            (lambda x: fused.modulated_norm(x, two, None), None),
+            (lambda x: fused.modulated_norm(x, three, None), None),
+        )
+
+
+class WanHead(nn.Module):
+    """Read a patch of velocity out of every token, as Wan 2.1 does."""
 
     def __init__(self, dim: int, patch_values: int, ops):
         super().__init__()
-        self.norm = ops.LayerNorm(dim, eps=1e-6, elementwise_affine=False)
         self.head = ops.Linear(dim, patch_values)
         self.modulation = nn.Parameter(torch.randn(1, 2, dim) * dim**-0.5)
 
-    def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        shift, scale = (self.modulation.to(x.dtype) + time[:, None]).chunk(2, dim=1)
-        return self.head(torch.addcmul(shift, self.norm(x), 1 + scale))
+    def forward(self, x: Tensor, time: Tensor, fused: Fused) -> Tensor:
+        shift, scale = (self.modulation.to(time) + time[:, None]).chunk(2, dim=1)
+        return self.head(fused.modulated_norm(x, scale, shift))
+
+
+class ScaleHead(nn.Module):
+    """The same with a scale alone; its names are ours, so that no loader takes it for Wan."""
+
+    def __init__(self, dim: int, patch_values: int, ops):
+        super().__init__()
+        self.head = ops.Linear(dim, patch_values)
+        self.scale = ops.Linear(dim, dim)
+
+    def forward(self, x: Tensor, time: Tensor, fused: Fused) -> Tensor:
+        return self.head(fused.modulated_norm(x, self.scale(time)[:, None], None))
+
+
+KINDS = {"wan": (WanBlock, WanHead), "scale": (ScaleBlock, ScaleHead)}
+"""Block and head by `RefinerConfig.block`."""

@@ -1,5 +1,8 @@
 """Rotary positions over time, height and width.
 
+Rotary scores depend on the distance of two tokens alone, so the table of one window, counted from
+its own first frame, serves every window of a clip.
+
 Dims: B batch, N tokens, H heads, K channels per head.
 """
 
@@ -13,29 +16,42 @@ def split_axes(head_dim: int) -> tuple[int, int, int]:
     return head_dim - 2 * side, side, side
 
 
-def rotary_table(grid: tuple[int, int, int], head_dim: int, device: torch.device) -> Tensor:
-    """Tabulate cosine and sine of every token's position.
+def rotary_table(
+    grid: tuple[int, int, int],
+    head_dim: int,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Tabulate the rotation of every token's channel pairs.
 
     Args:
         grid: tokens along (time, height, width).
         head_dim: channels per head, even.
+        dtype: float32, or float64 where the stream is.
 
     Returns:
-        [2, 1, N, 1, K/2] fp32: cosines, then sines; N is frame-major.
+        [1, N, 1, K/2, 2, 2], matrices ((cos, -sin), (sin, cos)); N is frame-major.
 
-    Source: RoPE (Su et al.), base 10000; axis split of Wan 2.1.
+    Source: RoPE (Su et al.), base 10000; axis split of Wan 2.1; layout of comfy-kitchen.
     """
-    angles = []
-    positions = torch.meshgrid(*(torch.arange(n, device=device) for n in grid), indexing="ij")
-    for position, width in zip(positions, split_axes(head_dim), strict=True):
-        exponent = torch.arange(0, width, 2, device=device, dtype=torch.float64) / width
-        angles.append(position.reshape(-1, 1) * 10000.0**-exponent)
-    table = torch.cat(angles, dim=1)
-    return torch.stack([table.cos(), table.sin()]).float()[:, None, :, None, :]
+    turns = []
+    for axis, (size, width) in enumerate(zip(grid, split_axes(head_dim), strict=True)):
+        # On the CPU, since not every device knows float64.
+        exponent = torch.arange(0, width, 2, dtype=torch.float64, device="cpu") / width
+        angle = torch.arange(size, device="cpu")[:, None] * 10000.0**-exponent
+        turn = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], dim=-1)
+        places = [size if other == axis else 1 for other in range(3)]
+        turn = turn.to(device, dtype).view(*places, width // 2, 2, 2)
+        turns.append(turn.expand(*grid, width // 2, 2, 2))
+    return torch.cat(turns, dim=3).flatten(0, 2)[None, :, None]
 
 
 def rotate(x: Tensor, table: Tensor) -> Tensor:
-    """Turn neighbouring channel pairs of x [B, N, H, K] by the angles of `rotary_table`."""
-    cos, sin = table.to(x.dtype)
-    even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
-    return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2)
+    """Turn neighbouring channel pairs of x [B, N, H, K] by `rotary_table`; a new tensor.
+
+    Half precision is turned in the table's float32.
+    """
+    wide = x.to(torch.promote_types(x.dtype, table.dtype))
+    cos, sin = table[..., 0, 0], table[..., 1, 0]
+    even, odd = wide.unflatten(-1, (-1, 2)).unbind(-1)
+    return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2).to(x)

@@ -1,11 +1,15 @@
 """Tokens and operations: against the paper, against a counter, by hand."""
 
+import importlib.util
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from surf.surf_core.cost import (
+    FFN_ROWS,
     HUNYUAN_VIDEO,
+    NORM_ROWS,
     SHAPES,
     SURF_1B,
     TINY,
@@ -14,17 +18,25 @@ from surf.surf_core.cost import (
     WAN_14B,
     ModelShape,
     Stage,
+    activation_bytes,
     forward_flops,
     latent_frames,
     plan_flops,
     tokens,
+    weight_bytes,
 )
-from surf.surf_core.refiner import RefinerConfig, SurfRefinerDiT
+from surf.surf_core.refiner import RefinerConfig, SurfRefinerDiT, outline
+from surf.surf_core.refiner import fused as steps
 from surf.surf_core.tiny import codec
 from surf.surf_core.tiny.prompt import PHRASES
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
 PETA = 1e15
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+spec = importlib.util.spec_from_file_location("live_bytes", BENCHMARKS / "live_bytes.py")
+live_bytes = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(live_bytes)
 
 
 class Counter(TorchDispatchMode):
@@ -97,19 +109,21 @@ def test_a_windowed_refiner_of_28_layers_costs_what_was_worked_out(height, width
     assert flops / PETA == pytest.approx(expected, abs=6e-4)
 
 
+@pytest.mark.parametrize("block", ["wan", "scale"])
 @pytest.mark.parametrize("window", [0, 2, 3, 4, 9])
 @pytest.mark.parametrize("grid", [(1, 3, 5), (5, 2, 3), (7, 1, 3)])
-def test_layers_match_a_counter_on_the_real_model(grid, window):
+def test_layers_match_a_counter_on_the_real_model(grid, window, block):
     """Every second layer is shifted; what is left without layers are the embeddings."""
 
-    def attention(q, k, v, heads):
-        q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
-        return (torch.softmax(q @ k.mT, dim=-1) @ v).transpose(1, 2).flatten(-2)
+    def attention(q, k, v):
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+        return (torch.softmax(q @ k.mT, dim=-1) @ v).transpose(1, 2)
 
     def counted(layers):
         config = RefinerConfig(
-            dim=24, heads=2, layers=layers, ffn_dim=40, window=window, latent_channels=4, text_dim=8
-        )
+            dim=24, heads=2, layers=layers, ffn_dim=40, window=window, latent_channels=4,
+            text_dim=8, block=block,
+        )  # fmt: skip
         model = SurfRefinerDiT(config, attention=attention)
         z = torch.zeros(1, 4, grid[0], 2 * grid[1], 2 * grid[2])
         with Counter() as counter, torch.no_grad():
@@ -123,14 +137,138 @@ def test_layers_match_a_counter_on_the_real_model(grid, window):
         )  # fmt: skip
         return forward_flops(shape, grid[0], 2 * grid[1], 2 * grid[2], window)
 
+    # The scale of a block is one row, a matrix product all the same.
+    row = 2 * 3 * 24 * 24 if block == "scale" else 0
     for layers in (1, 2, 3):
-        assert priced(layers) == counted(layers) - counted(0)
+        assert priced(layers) + layers * row == counted(layers) - counted(0)
+
+
+def without_flops(attention):
+    """Steps around attention that count nothing, left out to be quick on the meta device."""
+    fused = steps.Fused(
+        name="none",
+        modulated_norm=lambda x, scale, shift: x,
+        norm_rotate=lambda q, k, *_: (q, k),
+        rotate=lambda x, table: x,
+    )
+    return {"fused": fused, "attention": attention}
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "least"), [(720, 1280, 3.6), (1080, 1920, 4.3), (2160, 3840, 5.0)]
+)
+def test_torch_counts_what_cost_says_of_surf_1b_and_windows_save_their_share(height, width, least):
+    """Two layers on the meta device, one of each phase, twenty times; 1080 rows are 1088."""
+
+    def attention(q, k, v):
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+        return ((q @ k.mT) @ v).transpose(1, 2)
+
+    def counted(window, layers):
+        config = replace(RefinerConfig.surf_1b(window), layers=layers)
+        model = outline(config, **without_flops(attention))
+        model.rows = 10**9
+        z = torch.zeros(1, 16, 21, -(-height // 16) * 2, width // 8, device="meta")
+        text = torch.zeros(1, 512, 4096, device="meta")
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            model(z, torch.zeros(1, device="meta"), text)
+        return counter.get_total_flops()
+
+    def whole(window):
+        ends = counted(window, 0)
+        return ends + 20 * (counted(window, 2) - ends)
+
+    total = {window: whole(window) for window in (0, 4, 8)}
+    for window, flops in total.items():
+        priced = forward_flops(SURF_1B, 81, height, width, window)
+        assert priced == pytest.approx(flops, rel=0.03)
+        assert priced == pytest.approx(flops, rel=2e-4)
+    assert total[0] / total[4] > least
+    assert total[0] > total[8] > total[4]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        RefinerConfig.surf_1b(),
+        RefinerConfig.wan_1_3b(),
+        replace(RefinerConfig.tiny(), patch=(1, 4, 4), latent_channels=48, text_dim=64),
+        replace(RefinerConfig.surf_1b(), layers=1, freq_dim=128),
+    ],
+    ids=["surf_1b", "wan_1_3b", "odd tiny", "odd surf"],
+)
+def test_weight_bytes_are_those_of_the_model(config):
+    count = sum(p.numel() for p in outline(config).parameters())
+    assert weight_bytes(ModelShape.of(config)) == 2 * count
+    assert weight_bytes(ModelShape.of(config), itemsize=4) == 4 * count
+
+
+def test_weights_of_wan_are_what_its_files_weigh():
+    assert weight_bytes(WAN_14B) / 2e9 == pytest.approx(14.29, abs=0.01)
+    assert weight_bytes(WAN_5B) / 2e9 == pytest.approx(5.00, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("block", "dtype", "window", "segmentwise", "batch", "side"),
+    [
+        ("scale", torch.bfloat16, 4, True, 1, (480, 832)),
+        ("scale", torch.bfloat16, 4, True, 1, (1088, 1920)),
+        ("scale", torch.bfloat16, 4, False, 1, (480, 832)),
+        ("scale", torch.float32, 8, True, 2, (480, 832)),
+        ("wan", torch.bfloat16, 4, True, 1, (1088, 1920)),
+        ("wan", torch.bfloat16, 4, True, 1, (1440, 2560)),
+        ("wan", torch.bfloat16, 0, True, 1, (720, 1280)),
+        ("wan", torch.bfloat16, 30, True, 2, (720, 1280)),
+        ("wan", torch.float32, 4, True, 1, (720, 1280)),
+        ("wan", torch.float32, 4, False, 2, (720, 1280)),
+        ("wan", torch.float64, 4, True, 1, (480, 832)),
+    ],
+    ids=str,
+)
+def test_activation_bytes_are_those_that_live(block, dtype, window, segmentwise, batch, side):
+    """One layer of the real sizes on the meta device; attention gives back what it must."""
+    big = RefinerConfig.surf_1b() if block == "scale" else RefinerConfig.wan_1_3b()
+    config = replace(big, layers=1, window=window)
+    model = outline(config, attention=lambda q, k, v: torch.empty_like(q)).to(dtype)
+    model.segmentwise = segmentwise
+    z = torch.zeros(batch, 16, 21, side[0] // 8, side[1] // 8, dtype=dtype, device="meta")
+    text = torch.zeros(batch, 512, 4096, dtype=dtype, device="meta")
+    with live_bytes.LiveBytes(model, z, text) as live, torch.no_grad():
+        model(z, torch.zeros(batch, device="meta"), text)
+    options = {"itemsize": dtype.itemsize, "segmentwise": segmentwise, "batch": batch}
+    estimate = activation_bytes(ModelShape.of(config), 81, *side, window, **options)
+    assert estimate == pytest.approx(live.peak, rel=0.01)
+
+
+def test_the_rows_of_the_estimate_are_those_of_the_model():
+    assert SurfRefinerDiT.rows == FFN_ROWS
+    assert steps.ROWS == NORM_ROWS
+
+
+def test_surf_1b_fits_where_it_should():
+    """In bf16 with its weights: 1080p under 12 GB, 4K under 24 GB, 481 frames of 1080p too."""
+
+    def needed(frames, height, width):
+        return weight_bytes(SURF_1B) + activation_bytes(SURF_1B, frames, height, width, 4)
+
+    assert needed(81, 1080, 1920) < 4e9
+    assert needed(81, 2160, 3840) < 6e9
+    assert needed(481, 1080, 1920) < 6e9
+    # Beyond the stream, which is one vector a token, nothing grows with the frames.
+    stream = tokens(SURF_1B, 481, 1080, 1920) - tokens(SURF_1B, 81, 1080, 1920)
+    grown = needed(481, 1080, 1920) - needed(81, 1080, 1920)
+    assert grown == 2 * SURF_1B.dim * stream
 
 
 def test_presets_match_the_models_of_this_project():
-    for shape, config in ((TINY, RefinerConfig.tiny()), (WAN_1_3B, RefinerConfig.wan_1_3b())):
-        for field in ("dim", "layers", "heads", "ffn_dim", "patch"):
-            assert getattr(shape, field) == getattr(config, field)
+    presets = (
+        (TINY, RefinerConfig.tiny()),
+        (WAN_1_3B, RefinerConfig.wan_1_3b()),
+        (SURF_1B, RefinerConfig.surf_1b()),
+    )
+    for shape, config in presets:
+        more = {"cell_pixels": shape.cell_pixels, "cell_frames": shape.cell_frames}
+        assert shape == ModelShape.of(config, shape.name, shape.text_tokens, **more)
     assert TINY.cell_pixels == codec.CELL
     assert TINY.text_tokens == PHRASES
 
@@ -177,3 +315,7 @@ def test_bad_sizes_and_windows_are_rejected():
         forward_flops(WAN_14B, 81, 480, 832, 1)
     with pytest.raises(ValueError, match="use window 0"):
         forward_flops(HUNYUAN_VIDEO, 129, 720, 1280, 4)
+    with pytest.raises(ValueError, match="ask its host"):
+        activation_bytes(HUNYUAN_VIDEO, 129, 720, 1280)
+    with pytest.raises(ValueError, match="ask its host"):
+        weight_bytes(HUNYUAN_VIDEO)

@@ -4,7 +4,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from surf.surf_core.flow import euler, flow_map, interpolate, refine, velocity_target
+from surf.surf_core.flow import (
+    euler,
+    flow_map,
+    interpolate,
+    model_velocity,
+    refine,
+    refine_with,
+    velocity_target,
+)
+from surf.surf_core.refiner import RefinerConfig, SurfRefinerDiT
 from surf.surf_core.schedule import flow_sigmas
 
 steady = settings(max_examples=50, deadline=None, derandomize=True)
@@ -139,7 +148,7 @@ def test_flow_map_visits_the_points_it_was_trained_on():
         return velocity_target(z_hr, z_lr)
 
     flow_map(velocity, z_lr, 10, shift=3.0)
-    assert times == flow_sigmas(10, 3.0)[:-1].tolist()
+    assert times == pytest.approx(flow_sigmas(10, 3.0)[:-1].tolist(), abs=1e-7)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -172,7 +181,107 @@ def test_refine_is_a_flow_map_in_sigma():
     refined = refine(velocity, start, s, 10, eps)
     z_lr = interpolate(start, eps, s)
     mapped = flow_map(lambda z, t: s * velocity(z, s * t), z_lr, 10)
-    assert torch.allclose(refined, mapped, atol=1e-6)
+    assert torch.allclose(refined, mapped, atol=1e-12)
+
+
+class Model(SurfRefinerDiT):
+    """A refiner with random weights, the same for every config of its sizes."""
+
+    def __init__(self, **more):
+        sizes = {"dim": 24, "heads": 2, "layers": 2, "ffn_dim": 48, "latent_channels": 4}
+        super().__init__(RefinerConfig(**sizes, text_dim=8, window=2, **more))
+        generator = torch.Generator().manual_seed(0)
+        for weight in self.parameters():
+            weight.data.normal_(std=weight.shape[-1] ** -0.5, generator=generator)
+        self.double()
+
+
+class InT:
+    """A network of sigma, fed and read as one of t: s * v(z, 1000 * s * t) at 1000 * t."""
+
+    def __init__(self, model, s):
+        self.model, self.s = model, s
+        self.config = RefinerConfig.surf_1b(time="t", sigma_start=s)
+
+    def __call__(self, z, timestep, context):
+        return self.s * self.model(z, self.s * timestep, context)
+
+
+CLIP, TEXT = (2, 4, 3, 4, 6), (2, 5, 8)
+
+
+@pytest.mark.parametrize("block", ["wan", "scale"])
+@pytest.mark.parametrize("s", [0.65, 1.0])
+@pytest.mark.parametrize("shift", [1.0, 5.0])
+@torch.no_grad()
+def test_an_untrained_model_in_sigma_is_a_flow_map_in_t(block, s, shift):
+    """Sampling from sigma = s to 0 IS the flow map from t = 1 to 0: one network, both times."""
+    start, eps, context = noise(*CLIP), noise(*CLIP, seed=1), noise(*TEXT, seed=2)
+    model = Model(block=block)
+    told = {"sigma": [], "t": []}
+    options = {"steps": 6, "noise": eps, "sigma_start": s, "shift": shift}
+    in_sigma = refine_with(
+        model, start, context, **options, on_step=lambda *step: told["sigma"].append(step)
+    )
+    in_t = refine_with(
+        InT(model, s), start, context, **options, on_step=lambda *step: told["t"].append(step)
+    )
+    by_hand = flow_map(
+        lambda z, t: s * model(z, torch.full((2,), 1000 * s * t, dtype=torch.float64), context),
+        interpolate(start, eps, s), 6, shift,
+    )  # fmt: skip
+    assert (in_sigma - interpolate(start, eps, s)).abs().max() > 0.1
+    assert (in_sigma - in_t).abs().max() < 1e-12
+    assert (in_sigma - by_hand).abs().max() < 1e-12
+    for one, other in zip(told["sigma"], told["t"], strict=True):
+        assert one[0] == other[0]
+        assert (one[1] - other[1]).abs().max() < 1e-12
+        assert (one[2] - other[2]).abs().max() < 1e-12
+
+
+@torch.no_grad()
+def test_a_trained_model_starts_where_its_config_says():
+    start, eps, context = noise(*CLIP), noise(*CLIP, seed=1), noise(*TEXT, seed=2)
+    free, trained = Model(), Model(sigma_start=0.7)
+    expected = refine_with(free, start, context, noise=eps, steps=3, sigma_start=0.7)
+    assert torch.equal(refine_with(trained, start, context, noise=eps, steps=3), expected)
+    with pytest.raises(ValueError, match="not trained for a start"):
+        refine_with(free, start, context, noise=eps)
+
+
+@torch.no_grad()
+def test_in_t_a_start_without_noise_is_the_preview_itself():
+    start, context, model = noise(*CLIP), noise(*TEXT, seed=2), Model(time="t", sigma_start=0.0)
+    seen = []
+    out = refine_with(model, start, context, steps=2, on_step=lambda *step: seen.append(step))
+    first = model(start, torch.full((2,), 1000.0), context)
+    half = start - 0.5 * first
+    second = model(half, torch.full((2,), 500.0), context)
+    assert torch.equal(seen[0][1], start)
+    assert torch.allclose(seen[0][2], start - first, atol=1e-12)
+    assert torch.allclose(out, half - 0.5 * second, atol=1e-12)
+
+
+@torch.no_grad()
+def test_guidance_goes_from_the_negative_text_through_the_positive_one(tolerance):
+    z, model = noise(*CLIP), Model()
+    yes, no = noise(*TEXT, seed=2), noise(*TEXT, seed=3)
+    t = torch.full((2,), 600.0)
+    guided = model_velocity(model, yes, no, 6.0)(z, 0.6)
+    expected = -5 * model(z, t, no) + 6 * model(z, t, yes)
+    assert torch.allclose(guided, expected, atol=tolerance[torch.float64])
+    assert torch.equal(model_velocity(model, yes, no, 1.0)(z, 0.6), model(z, t, yes))
+
+
+def test_timesteps_are_not_rounded_to_half_precision():
+    seen = []
+
+    def network(z, timestep, context):
+        seen.append(timestep.double())
+        return z
+
+    model_velocity(network, noise(*TEXT))(noise(*CLIP).bfloat16(), 0.6543)
+    assert seen[0].tolist() == pytest.approx([654.3, 654.3], abs=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -182,6 +291,10 @@ def test_refine_is_a_flow_map_in_sigma():
         ({"sigma_start": 1.5}, "use 0.65"),
         ({"steps": 0}, "at least one step"),
         ({"noise": torch.zeros(1, 2, 3, 4)}, "draw it at the target size"),
+        ({"noise": None}, "got none"),
+        ({"time": "t", "noise": None}, "got none"),
+        ({"time": "t", "sigma_start": -0.1}, "use 0.65"),
+        ({"time": "step"}, "one of sigma, t"),
         ({"start": torch.zeros(2, 3, 5)}, "draw it"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",

@@ -11,6 +11,7 @@ from surf.surf_core.resample import (
     RESOLUTIONS,
     cell_pixels,
     resize,
+    resize_part,
     snap,
     target_size,
 )
@@ -159,6 +160,58 @@ def test_snap_gives_the_nearest_multiples(height, width, multiple):
 def test_snap_rounds_the_middle_up():
     assert snap((1080, 1920), 16) == (1088, 1920)
     assert snap((720, 240), 32) == (736, 256)
+
+
+@pytest.mark.parametrize("method", METHODS[1:])
+@pytest.mark.parametrize("size", [(27, 40), (12, 23), (13, 21), (5, 60), (1, 1)])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16])
+def test_a_part_is_what_the_whole_resize_holds_there(method, size, dtype, tolerance):
+    x = noise(2, 3, 12, 23, dtype=torch.float64).to(dtype)
+    whole = resize(x, size, method)
+    for box in (
+        (slice(0, size[0]), slice(0, size[1])),
+        (slice(size[0] // 2, size[0]), slice(size[1] // 3, size[1] // 2 + 1)),
+        (slice(0, 1), slice(size[1] - 1, size[1])),
+    ):
+        part = resize_part(x, size, box, method)
+        assert part.dtype == dtype
+        assert torch.allclose(part, whole[(..., *box)], atol=tolerance[dtype])
+
+
+def test_a_part_needs_only_the_cells_under_it():
+    x = noise(1, 1, 40, 40)
+    box = (slice(0, 20), slice(60, 80))
+    far = x.clone()
+    far[..., 20:, :20] = float("nan")
+    assert torch.equal(resize_part(far, (80, 80), box), resize_part(x, (80, 80), box))
+
+
+@pytest.mark.parametrize(
+    ("box", "method", "expected"),
+    [
+        ((slice(0, 9), slice(0, 4)), "bicubic", "cut it out"),
+        ((slice(2, 2), slice(0, 4)), "bicubic", "cut it out"),
+        ((slice(0, 4), slice(0, 4)), "auto", "method must be one of"),
+    ],
+)
+def test_a_part_rejects_bad_input(box, method, expected):
+    with pytest.raises(ValueError, match=expected):
+        resize_part(torch.zeros(1, 1, 4, 4), (8, 8), box, method)
+
+
+@pytest.mark.parametrize("name", BUCKETS)
+def test_the_two_shapes_of_a_bucket_have_one_area(name):
+    square, wide = BUCKETS[name]
+    assert square[0] * square[1] == pytest.approx(wide[0] * wide[1], rel=0.17)
+
+
+def test_a_bucket_in_its_own_shapes_can_be_exact():
+    assert target_size((480, 832), resolution="1080p", exact=True) == (1080, 1920)
+    assert target_size((480, 832), resolution="1080p") == (1088, 1920)
+    assert target_size((832, 480), resolution="2160p", multiple=32, exact=True) == (3840, 2160)
+    other = target_size((480, 640), resolution="1080p", exact=True)
+    assert other == target_size((480, 640), resolution="1080p")
+    assert all(side % 16 == 0 for side in other)
 
 
 @pytest.mark.parametrize("name", BUCKETS)

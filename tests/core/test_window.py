@@ -1,21 +1,13 @@
-"""Windows in time: who sees whom."""
+"""Windows in time: who sees whom, in tokens, and in how few dense calls."""
 
 import pytest
-import torch
-import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from surf.surf_core.window import attend_in_windows, segments
+from surf.surf_core.window import Run, runs, segments, token_bounds
 
 steady = settings(max_examples=50, deadline=None, derandomize=True)
 
 window_size = st.integers(2, 40)
-CASES = [
-    (frames, window, shifted)
-    for frames in (1, 2, 3, 5, 8, 13, 21)
-    for window in (0, 2, 3, 4, 7, 21, 32)
-    for shifted in (False, True)
-]
 
 
 def lengths(frames, window, shifted):
@@ -81,100 +73,79 @@ def test_segments_reject_no_frames_and_windows_of_one(frames, window):
         segments(frames, window, False)
 
 
-def qkv(frames, per_frame=3, width=8, batch=2):
-    generator = torch.Generator().manual_seed(0)
-    shape = (batch, frames * per_frame, width)
-    return (torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(3))
+def test_token_bounds_scale_frames_by_their_tokens():
+    assert token_bounds(3, [(0, 2), (2, 5)]) == ((0, 6), (6, 15))
+    assert token_bounds([3] * 5, [(0, 2), (2, 5)]) == token_bounds(3, [(0, 2), (2, 5)])
 
 
-def dense(q, k, v, mask=None):
-    scores = q @ k.mT / q.shape[-1] ** 0.5
-    if mask is not None:
-        scores = scores.masked_fill(~mask, -torch.inf)
-    return scores.softmax(dim=-1) @ v
+def test_token_bounds_follow_ragged_counts():
+    counts = [4, 1, 0, 0, 2, 7]
+    assert token_bounds(counts, [(0, 2), (2, 4), (4, 6)]) == ((0, 5), (5, 5), (5, 14))
 
 
-def rolled(q, k, v, frames, window, shifted):
-    """Eq. 3 to the letter: pad, roll, partition, and mask the wrapped halves and the padding."""
-    per_frame = q.shape[1] // frames
-    shift = window // 2 if shifted and frames > window else 0
-    window = window if 0 < window < frames else frames
-    padded = -(-frames // window) * window
-    part = torch.where(torch.arange(padded) < frames, 0, 1)
-    wrapped = torch.arange(padded) < shift  # these go to the end of the rolled clip
-    label = (part + 2 * wrapped).roll(-shift).view(-1, window).repeat_interleave(per_frame, dim=1)
-    mask = label[:, :, None] == label[:, None, :]
-
-    def windows(x):
-        x = F.pad(x.unflatten(1, (frames, per_frame)), (0, 0, 0, 0, 0, padded - frames))
-        return x.roll(-shift, dims=1).unflatten(1, (-1, window)).flatten(2, 3)
-
-    out = dense(windows(q), windows(k), windows(v), mask)
-    out = out.unflatten(2, (window, per_frame)).flatten(1, 2).roll(shift, dims=1)
-    return out[:, :frames].flatten(1, 2)
+@steady
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=40), window_size, st.booleans())
+def test_token_bounds_cover_every_token_once(counts, window, shifted):
+    bounds = token_bounds(counts, segments(len(counts), window, shifted))
+    covered = [token for start, stop in bounds for token in range(start, stop)]
+    assert covered == list(range(sum(counts)))
 
 
-@pytest.mark.parametrize(("frames", "window", "shifted"), CASES)
-def test_segments_match_roll_and_mask(frames, window, shifted, tolerance):
-    q, k, v = qkv(frames)
-    out = attend_in_windows(q, k, v, frames=frames, window=window, shifted=shifted, attention=dense)
-    expected = rolled(q, k, v, frames, window, shifted)
-    assert torch.allclose(out, expected, atol=tolerance[torch.float64])
+@pytest.mark.parametrize("counts", [[3, 3], [3, 3, 3, 3], [3, -1, 3], -2], ids=str)
+def test_token_bounds_reject_counts_that_do_not_fit(counts):
+    with pytest.raises(ValueError, match="expected 3 token counts"):
+        token_bounds(counts, [(0, 2), (2, 3)])
 
 
-def test_wrapped_windows_without_a_mask_would_differ():
-    """The control: the comparison above can fail."""
-    q, k, v = qkv(8)
-    out = attend_in_windows(q, k, v, frames=8, window=4, shifted=True, attention=dense)
-    wrapped = attend_in_windows(
-        *(x.roll(-6, dims=1) for x in (q, k, v)), frames=8, window=4, shifted=False, attention=dense
-    ).roll(6, dims=1)
-    assert (out - wrapped).abs().max() > 0.1
+def ranges(plan):
+    """Every range that a plan holds, in order."""
+    return sorted((start, start + run.length) for run in plan for start in run.starts)
 
 
-@pytest.mark.parametrize(("frames", "window", "shifted"), CASES)
-def test_attention_is_called_once_per_window_on_views(frames, window, shifted):
-    q, k, v = qkv(frames, per_frame=7)
-    sizes = []
-
-    def attention(*parts):
-        sizes.append(parts[0].shape[1] // 7)
-        assert all(
-            part.untyped_storage().data_ptr() == whole.untyped_storage().data_ptr()
-            for part, whole in zip(parts, (q, k, v), strict=True)
-        )
-        return parts[2] + 1
-
-    out = attend_in_windows(
-        q, k, v, frames=frames, window=window, shifted=shifted, attention=attention
-    )
-    assert sizes == lengths(frames, window, shifted)
-    assert torch.equal(out, v + 1)
+@pytest.mark.parametrize("shifted", [False, True])
+def test_a_layer_needs_one_call_per_distinct_length(shifted):
+    """Fewest possible: without a mask, one call cannot hold two lengths."""
+    most = 0
+    for frames in range(1, 122):
+        for window in (0, *range(2, 33)):
+            bounds = token_bounds(7, segments(frames, window, shifted))
+            plan = runs(bounds)
+            assert len(plan) == len({stop - start for start, stop in bounds})
+            assert ranges(plan) == list(bounds)
+            most = max(most, len(plan))
+    assert most == (3 if shifted else 2)
 
 
-def test_attend_in_windows_takes_heads_as_a_fourth_axis():
-    q, k, v = (x.unflatten(-1, (2, 4)) for x in qkv(5))
-
-    def attention(q, k, v):
-        return F.scaled_dot_product_attention(*(x.transpose(1, 2) for x in (q, k, v))).transpose(
-            1, 2
-        )
-
-    out = attend_in_windows(q, k, v, frames=5, window=2, shifted=True, attention=attention)
-    assert out.shape == v.shape
+def test_the_plan_of_a_wan_clip():
+    full, odd = (token_bounds(10, segments(21, 4, shifted)) for shifted in (False, True))
+    assert runs(full) == (Run(0, 40, 40, 5), Run(200, 10, 10, 1))
+    assert runs(odd) == (Run(0, 20, 20, 1), Run(20, 40, 40, 4), Run(180, 30, 30, 1))
 
 
-def test_gradients_stay_inside_their_window():
-    q, k, v = (x.requires_grad_() for x in qkv(7))
-    out = attend_in_windows(q, k, v, frames=7, window=3, shifted=True, attention=dense)
-    out[:, 3:12].sum().backward()  # frames 1 to 3, the second window
-    for x in (q, k, v):
-        assert (x.grad[:, :3] == 0).all()
-        assert (x.grad[:, 12:] == 0).all()
-        assert (x.grad[:, 3:12] != 0).any()
+def test_equal_first_and_last_windows_are_one_call():
+    bounds = token_bounds(10, segments(12, 4, True))
+    assert bounds == ((0, 20), (20, 60), (60, 100), (100, 120))
+    assert runs(bounds) == (Run(0, 20, 100, 2), Run(20, 40, 40, 2))
 
 
-def test_attend_in_windows_rejects_tokens_that_are_no_whole_frames():
-    q, k, v = qkv(5)
-    with pytest.raises(ValueError, match="pass the video tokens only"):
-        attend_in_windows(q, k, v, frames=4, window=2, shifted=False, attention=dense)
+@steady
+@given(st.lists(st.integers(0, 5), max_size=40))
+def test_ragged_runs_hold_every_range_once_and_never_an_empty_one(sizes):
+    bounds = token_bounds(sizes, [(i, i + 1) for i in range(len(sizes))]) if sizes else ()
+    plan = runs(bounds)
+    assert ranges(plan) == [pair for pair in bounds if pair[0] < pair[1]]
+    for size in range(1, 6):
+        assert sum(run.length == size for run in plan) <= (sizes.count(size) + 1) // 2
+
+
+def test_ragged_runs_take_the_longest_progression_first():
+    # Ranges of 2 at 0, 10, 20, 30 with others of 1 and of 3 between, and a stray one at 5.
+    starts = [0, 5, 10, 20, 30]
+    edges = sorted({edge for start in starts for edge in (start, start + 2)})
+    plan = runs(tuple(zip(edges, edges[1:], strict=False)))
+    assert Run(0, 2, 10, 4) in plan
+    assert Run(5, 2, 2, 1) in plan
+
+
+def test_runs_of_nothing_are_none():
+    assert runs(()) == runs(((0, 0), (0, 0))) == ()

@@ -1,0 +1,31 @@
+"""Temporal windows that shift from layer to layer: which tokens see which, and the calls for it."""
+
+from .attention import Dense, Packed, grouped, sdpa, window_attention
+from .backends import (
+    BACKENDS,
+    backend,
+    why_not,
+    why_not_flash_varlen,
+    why_not_torch_varlen,
+    why_not_triton,
+)
+from .geometry import Bounds, Run, runs, segments, token_bounds
+
+__all__ = [
+    "BACKENDS",
+    "Bounds",
+    "Dense",
+    "Packed",
+    "Run",
+    "backend",
+    "grouped",
+    "runs",
+    "sdpa",
+    "segments",
+    "token_bounds",
+    "why_not",
+    "why_not_flash_varlen",
+    "why_not_torch_varlen",
+    "why_not_triton",
+    "window_attention",
+]
