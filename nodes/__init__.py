@@ -2,12 +2,23 @@
 
 from comfy_api.latest import ComfyExtension, io
 
+from .colour import SurfColourMatch
+from .loader import SurfRefinerLoader
 from .preview import SurfLatentDownscale, SurfReshiftGuider, SurfReshiftKSampler
 from .refine import SurfRefiner
+from .windows import SurfWindowedAttention
 
 
 class SurfExtension(ComfyExtension):
     """What the host asks for when it loads the pack."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [SurfReshiftKSampler, SurfReshiftGuider, SurfLatentDownscale, SurfRefiner]
+        return [
+            SurfReshiftKSampler,
+            SurfReshiftGuider,
+            SurfLatentDownscale,
+            SurfRefiner,
+            SurfRefinerLoader,
+            SurfWindowedAttention,
+            SurfColourMatch,
+        ]

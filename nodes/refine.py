@@ -2,14 +2,16 @@
 
 from comfy_api.latest import io
 
-from .host.refining import RESOLUTIONS, RefineSettings, refine
+from .host.models import TARGETS
+from .host.refining import RefineSettings, refine
 from .host.schema import declare
 from .host.upsample import UPSAMPLE_METHODS
 
 WINDOW_TIP = (
     "Temporal self-attention window in latent frames, shifted by half on every second block; "
     "4 suits 1080p, 9 suits 720p with Wan 1.3B. 0 = full attention, any model. "
-    "Windows work with Wan (T2V, I2V, VACE, camera) and HunyuanVideo."
+    "Windows work with Wan (T2V, I2V, VACE, camera) and HunyuanVideo; "
+    "a refiner from Surf Refiner Loader brings its own."
 )
 
 
@@ -35,24 +37,35 @@ class SurfRefiner(io.ComfyNode):
                     io.Latent.Output,
                     "latent",
                     tooltip="The refined video at the target size; decode it with the VAE.",
-                )
-            ],
+                ),
+                declare(
+                    io.Int.Output,
+                    "width",
+                    tooltip="Pixels that were asked for. Where the model needs more, crop the "
+                    "decoded frames to it.",
+                ),
+                declare(
+                    io.Int.Output,
+                    "height",
+                    tooltip="Pixels that were asked for: 1080, where the model needs 1088.",
+                ),
+            ],  # fmt: skip
         )
 
     @classmethod
     def execute(
         cls, model, positive, negative, latent, seed, resolution, scale, width, height, upsample,
-        sigma_start, steps, cfg, window, low_band_lock, colour_match, vae=None,
+        sigma_start, steps, cfg, window, low_band_lock, colour_match, vae=None, tile=0,
     ) -> io.NodeOutput:  # fmt: skip
         settings = RefineSettings(
             seed=seed, sigma_start=sigma_start, steps=steps, cfg=cfg, window=window,
-            low_band_lock=low_band_lock, colour_match=colour_match,
+            low_band_lock=low_band_lock, colour_match=colour_match, tile=tile,
         )  # fmt: skip
         wanted = {"resolution": resolution, "scale": scale, "width": width, "height": height}
-        out = refine(
+        out, (height, width) = refine(
             model, positive, negative, latent, settings, upsample=upsample, vae=vae, **wanted
         )
-        return io.NodeOutput(out)
+        return io.NodeOutput(out, width, height)
 
 
 def _inputs() -> list:
@@ -60,8 +73,9 @@ def _inputs() -> list:
     return [
         declare(
             io.Model.Input, "model",
-            tooltip="A flow video model whose latents the preview is made of: a light one such as "
-            "Wan 2.1 1.3B, or the one that made the preview. Of a Wan 2.2 pair, the low-noise one.",
+            tooltip="A flow video model whose latents the preview is made of: a refiner from Surf "
+            "Refiner Loader, a light model such as Wan 2.1 1.3B, or the one that made the preview. "
+            "Of a Wan 2.2 pair, the low-noise one.",
         ),
         declare(
             io.Conditioning.Input, "positive",
@@ -80,21 +94,22 @@ def _inputs() -> list:
             tooltip="Seed of the noise that is added to the upsampled preview.",
         ),
         declare(
-            io.Combo.Input, "resolution", options=list(RESOLUTIONS), default="1080p",
+            io.Combo.Input, "resolution", options=list(TARGETS), default="1080p",
             tooltip="Target size: a bucket in the preview's shape, a multiple of its sides, or "
-            "width and height. Sides are snapped to what the model needs; nothing is cropped.",
+            "width and height. What the model needs more, the outputs width and height cut off.",
         ),
         declare(
             io.Float.Input, "scale", default=2.0, min=1.0, max=8.0, step=0.05,
             tooltip="Factor per side, for 'by scale'.",
         ),
         declare(
-            io.Int.Input, "width", default=1920, min=16, max=16384, step=16,
-            tooltip="Pixels, for 'by size': a multiple of 16, of 32 for Wan 2.2 5B.",
+            io.Int.Input, "width", default=1920, min=16, max=16384, step=8,
+            tooltip="Pixels, for 'by size': a multiple of 16, of 32 for Wan 2.2 5B; of 8 for Wan "
+            "2.1 and refiners of this project.",
         ),
         declare(
-            io.Int.Input, "height", default=1088, min=16, max=16384, step=16,
-            tooltip="Pixels, for 'by size': a multiple of 16, of 32 for Wan 2.2 5B.",
+            io.Int.Input, "height", default=1088, min=16, max=16384, step=8,
+            tooltip="Pixels, for 'by size': as width.",
         ),
         declare(
             io.Combo.Input, "upsample", options=list(UPSAMPLE_METHODS), default="pixel",
@@ -129,5 +144,11 @@ def _inputs() -> list:
         declare(
             io.Vae.Input, "vae", optional=True,
             tooltip="The VAE of the model; needed to upsample through pixels.",
+        ),
+        declare(
+            io.Int.Input, "tile", optional=True, default=0, min=0, max=16384, step=16,
+            advanced=True,
+            tooltip="Pixels along the side of a tile, blended with its neighbours. 0 = tiles only "
+            "where the whole picture does not fit the memory.",
         ),
     ]  # fmt: skip

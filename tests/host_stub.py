@@ -8,6 +8,7 @@ import copy
 import importlib.util
 import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import torch
@@ -107,9 +108,11 @@ class Patcher:
         self.model.latent_format.latent_dimensions = 3
         self.model.process_latent_in = lambda x: (x - 0.25) * 2
         self.model.process_latent_out = lambda x: x / 2 + 0.25
+        self.model.memory_required = lambda shape: 0
         self.model.model_sampling = type("Sampling", kind, {})()
         self.velocity = velocity or (lambda x, sigma, cond: x + cond)
         self.model_options, self.wrappers, self.patches, self.seen = {}, {}, {}, []
+        self.attachments = {}
 
     def clone(self):
         new = copy.copy(self)
@@ -125,7 +128,10 @@ class Patcher:
         return self.patches.get(name) or getattr(self.model, name)
 
     def get_attachment(self, name):
-        return None
+        return self.attachments.get(name)
+
+    def set_attachments(self, name, value):
+        self.attachments[name] = value
 
     def add_wrapper_with_key(self, kind, key, wrapper):
         self.wrappers.setdefault(kind, {}).setdefault(key, []).append(wrapper)
@@ -135,6 +141,20 @@ class Patcher:
 
     def set_model_sampler_post_cfg_function(self, function):
         self.model_options["post_cfg"] = function
+
+    def set_model_unet_function_wrapper(self, function):
+        self.model_options["model_function_wrapper"] = function
+
+    def model_size(self):
+        return 0
+
+
+class LoadedPatcher(Patcher):
+    """A MODEL that was read from a file: its network is a real one."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model, self.model_options = model, {"transformer_options": {}}
 
 
 class KSampler:
@@ -211,8 +231,17 @@ class CFGGuider:
             SimpleNamespace(size=tuple(x.shape[-2:]), sigma=timestep[0].item(), cfg=self.cfg,
                             patcher=patcher, conds=self.original_conds, mask=self.mask)
         )  # fmt: skip
-        good, bad = (patcher.velocity(x, sigma, conds[n]) for n in ("positive", "negative"))
-        return x - sigma * (bad + self.cfg * (good - bad))
+
+        def estimate(cond):
+            def apply_model(x, t, **c):
+                return x - sigma * patcher.velocity(x, sigma, cond)
+
+            wrapper = patcher.model_options.get("model_function_wrapper")
+            args = {"input": x, "timestep": timestep, "c": {}}
+            return wrapper(apply_model, args) if wrapper else apply_model(x, timestep)
+
+        good, bad = (estimate(conds[name]) for name in ("positive", "negative"))
+        return bad + self.cfg * (good - bad)
 
     def sample(
         self, noise, latent_image, sampler, sigmas, denoise_mask=None, callback=None,
@@ -224,8 +253,7 @@ class CFGGuider:
             latent_image = model.process_latent_in(latent_image)
         self.mask = mask = None
         if denoise_mask is not None:
-            mask = denoise_mask.reshape(1, 1, -1, *denoise_mask.shape[-2:])
-            mask = self.mask = F.interpolate(mask, noise.shape[2:], mode="trilinear")
+            mask = self.mask = prepare_mask(denoise_mask, noise.shape, noise.device)
 
         def guided(x, sigma):
             if mask is None:
@@ -253,6 +281,11 @@ def prepare_noise(latent, seed, noise_inds=None):
     return torch.cat([drawn[i] for i in noise_inds])
 
 
+def prepare_mask(mask, shape, device):
+    mask = mask.reshape(1, 1, -1, *mask.shape[-2:])
+    return F.interpolate(mask, shape[2:], mode="trilinear").to(device)
+
+
 def fix_empty_latent_channels(model, latent, downscale_ratio_spacial=None):
     channels = model.get_model_object("latent_format").latent_channels
     if latent.shape[1] != channels and not torch.count_nonzero(latent):
@@ -263,10 +296,27 @@ def fix_empty_latent_channels(model, latent, downscale_ratio_spacial=None):
 BARS = []
 
 
+class ProgressBar:
+    def __init__(self, total):
+        self.total, self.shown = total, []
+        BARS.append(self)
+
+    def update_absolute(self, value, total=None, preview=None):
+        self.shown.append(value)
+
+
 def prepare_callback(model, steps, x0_output_dict=None):
     bar = SimpleNamespace(steps=steps, shown=[])
     BARS.append(bar)
     return lambda step, x0, x, total: bar.shown.append((step + 1, total))
+
+
+def load_beside(file, name):
+    """Import a file beside this one under another name."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(file))
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def install():
@@ -275,6 +325,7 @@ def install():
         return
     types = {"Int": "INT", "Float": "FLOAT", "Combo": "COMBO", "Boolean": "BOOLEAN"}
     types |= {n: n.upper() for n in ("Model", "Conditioning", "Latent", "Guider", "Vae", "String")}
+    types["Image"] = "IMAGE"
     for kind in (Const, Eps, DiscreteFlow, FluxSampling):
         kind.__module__ = "comfy.model_sampling"
     sampled = lambda name: SimpleNamespace(sampler_function=FUNCTIONS[name])  # noqa: E731
@@ -286,22 +337,40 @@ def install():
     contents = {
         "comfy": {},
         "comfy.model_base": {"HunyuanVideo": type("HunyuanVideo", (), {})},
-        "comfy.model_management": {"intermediate_device": cpu},
+        "comfy.model_management": {
+            "intermediate_device": cpu,
+            "get_total_memory": lambda device: 2**40,
+            "get_free_memory": lambda device: 2**40,
+            "soft_empty_cache": lambda: None,
+            "OOM_EXCEPTION": torch.OutOfMemoryError,
+            "get_torch_device": cpu,
+            "free_memory": lambda needed, device: None,
+            "throw_exception_if_processing_interrupted": lambda: None,
+        },
         "comfy.model_sampling": {"CONST": Const, "ModelSamplingDiscreteFlow": DiscreteFlow},
         "comfy.sample": {
             "prepare_noise": prepare_noise,
             "fix_empty_latent_channels": fix_empty_latent_channels,
         },
         "comfy.samplers": {"CFGGuider": CFGGuider, "KSampler": KSampler, "sampler_object": sampled},
-        "comfy.utils": {"PROGRESS_BAR_ENABLED": False},
-        "comfy.patcher_extension": {"WrappersMP": SimpleNamespace(DIFFUSION_MODEL="diffusion")},
+        "comfy.sampler_helpers": {"prepare_mask": prepare_mask},
+        "comfy.utils": {"PROGRESS_BAR_ENABLED": False, "ProgressBar": ProgressBar},
+        "comfy.patcher_extension": {
+            "WrappersMP": SimpleNamespace(
+                DIFFUSION_MODEL="diffusion", PREPARE_SAMPLING="prepare_sampling"
+            )
+        },
         "comfy_api": {},
         "comfy_api.latest": {"io": io, "ComfyExtension": object},
         "latent_preview": {"prepare_callback": prepare_callback},
     }
+    models = load_beside("host_stub_models.py", "host_stub_models")
+    for name, members in models.contents(FORMATS).items():
+        contents[name] = contents.get(name, {}) | members
     for name, members in contents.items():
         module = sys.modules[name] = ModuleType(name)
         module.__dict__.update(members)
         parent, _, child = name.rpartition(".")
         if parent:
             setattr(sys.modules[parent], child, module)
+    sys.modules["comfy"].sd = load_beside("host_stub_sd.py", "comfy.sd")

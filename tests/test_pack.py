@@ -28,9 +28,12 @@ FROZEN = {
     "SurfLatentDownscale": ("samples resolution scale width height method", "latent"),
     "SurfRefiner": (
         "model positive negative latent seed resolution scale width height upsample sigma_start "
-        "steps cfg window low_band_lock colour_match vae",
-        "latent",
+        "steps cfg window low_band_lock colour_match vae tile",
+        "latent width height",
     ),
+    "SurfRefinerLoader": ("refiner_name weight_dtype attention", "model"),
+    "SurfWindowedAttention": ("model window", "model"),
+    "SurfColourMatch": ("image reference method strength", "image"),
 }
 # The host's nodes that the workflows use: inputs (? optional), output types, widgets.
 CORE = {
@@ -40,6 +43,7 @@ CORE = {
     "DualCLIPLoader": ("", "CLIP", "clip_name1 clip_name2 type device"),
     "EmptyHunyuanLatentVideo": ("", "LATENT", "width height length batch_size"),
     "FluxGuidance": ("conditioning", "CONDITIONING", "guidance"),
+    "ImageCrop": ("image width? height?", "IMAGE", "width height x y"),
     "MarkdownNote": ("", "", "text"),
     "SaveVideo": ("video", "", "filename_prefix format codec"),
     "UNETLoader": ("", "MODEL", "unet_name weight_dtype"),
@@ -127,9 +131,13 @@ def value_faults(where, kind, values):
 
 
 def model_faults(where, node):
-    """Download links: one for each file that a loader names, in a form the front end accepts."""
+    """Download links: one for each file that a loader names, in a form the front end accepts.
+
+    Refiners of our own have none: no trained one is published.
+    """
     models = node["properties"].get("models", [])
     files = [v for v in node["widgets_values"] if str(v).endswith(".safetensors")]
+    files = [] if node["type"] == "SurfRefinerLoader" else files
     if [model["name"] for model in models] != files:
         yield f"{where}: links to {[model['name'] for model in models]}, loads {files}"
     for model in models:
@@ -241,6 +249,7 @@ def test_the_workflows_are_there():
         "Wan 2.1 T2V 480p to 240p to 1080p",
         "HunyuanVideo T2V 480p to 240p to 1080p",
         "Wan 2.1 T2V 720p",
+        "Wan 2.1 T2V to 1080p with a Surf refiner",
     }
     assert not (ROOT / "workflows" / "index.json").exists()
 

@@ -23,6 +23,27 @@ def test_layout_table_is_from_the_committed_benchmark():
     assert set(rows) <= set(measured)
 
 
+def test_refiner_table_is_from_the_committed_benchmarks():
+    def rows(kind):
+        [result] = (ROOT / "benchmarks" / "results").glob(kind)
+        lines = result.read_text(encoding="utf-8").splitlines()
+        return [line.strip("| ").split(" | ") for line in lines if line.startswith("| ")]
+
+    shown = README[README.index("refiner:begin") : README.index("refiner:end")].splitlines()
+    shown = [line.strip("| ").split(" | ") for line in shown if re.match(r"\| (\d+p|4K) ", line)]
+    flops = {(row[0], row[2]): row for row in rows("flops-*-surf-1b.md")}
+    peaks = {
+        (row[0], row[3]): row
+        for row in rows("*-block-memory.md")
+        if row[1:3] == ["scale", "bfloat16"]
+    }
+    assert [row[0] for row in shown] == ["720p", "1080p", "4K"]
+    for size, full, windows, ratio, memory in shown:
+        assert [full, windows] == [flops[size, "full"][3], flops[size, "4"][3]]
+        assert ratio == flops[size, "4"][-1]
+        assert memory == f"{peaks[f'{size}, meta', '4'][6]} MiB"
+
+
 def test_every_picture_and_file_that_is_linked_exists():
     for target in re.findall(r"\]\(([^)#]+)\)", README):
         assert target.startswith("https://") or (ROOT / target).exists(), target

@@ -18,9 +18,11 @@ from .tokens import ModelCall, check_tokens_known, read_call
 
 WRAPPER_KEY = "surf_window"
 OVERRIDE = "optimized_attention_override"
+REPLACED = "surf_replaced"
+"""Attribute of our override: the one that it took the place of, or None."""
 
 
-def windowed(model, window: int):
+def windowed(model, window: int, who: str = "Surf Refiner"):
     """Clone a model so that its self-attention stays inside shifted temporal windows.
 
     Tokens that belong to no frame of the video (text of HunyuanVideo, reference images, frames
@@ -29,53 +31,60 @@ def windowed(model, window: int):
 
     Args:
         model: host MODEL; its weights are shared, it is not changed.
-        window: latent frames, >= 2; 0 gives the model back untouched.
+        window: latent frames, >= 2; 0 gives the model back untouched, windows of an earlier call
+            included.
+        who: the node that asks, for errors, also those that come up while the model runs.
 
     Returns:
         A clone, or `model` itself for window 0. An override that is already installed (Sage and
-        other kernels use the same slot) is called for each window.
+        other kernels use the same slot) is called for each window. Windows of an earlier call are
+        replaced, never nested.
 
     Raises:
         ValueError: a bad window, or a model whose order of tokens is not known.
     """
-    segments(1, window, False)
+    try:
+        segments(1, window, False)
+    except ValueError as error:
+        raise ValueError(f"{who}: {error}") from error
     if window == 0:
         return model
     import comfy.patcher_extension
 
-    check_tokens_known(model.get_model_object("diffusion_model"))
-    clone = model.clone()
+    check_tokens_known(model.get_model_object("diffusion_model"), who)
+    clone, kind = model.clone(), comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL
     options = dict(clone.model_options.get("transformer_options", {}))
-    state = threading.local()
-    override = make_override(state, window, options.get(OVERRIDE))
+    state, earlier = threading.local(), options.get(OVERRIDE)
+    override = make_override(state, window, getattr(earlier, REPLACED, earlier))
     options[OVERRIDE] = _outside_graphs(override, recursive=True)
     clone.model_options = {**clone.model_options, "transformer_options": options}
-    clone.add_wrapper_with_key(
-        comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL,
-        WRAPPER_KEY,
-        _outside_graphs(make_wrapper(state), recursive=False),
-    )
+    # An earlier override of ours that another node has chained cannot be taken out, but without
+    # its wrapper it knows of no call and lets everything pass.
+    clone.remove_wrappers_with_key(kind, WRAPPER_KEY)
+    wrapper = _outside_graphs(make_wrapper(state, who), recursive=False)
+    clone.add_wrapper_with_key(kind, WRAPPER_KEY, wrapper)
     return clone
 
 
 def _outside_graphs(function: Callable, *, recursive: bool) -> Callable:
     """Keep a function out of torch.compile, which would bake the grid of its first call in.
 
-    Without dynamo loaded nothing is compiled, and its import (two seconds) is spared.
+    Every host we know has loaded dynamo by then; without it nothing is compiled, and its import
+    (two seconds) is spared.
     """
     if "torch._dynamo" not in sys.modules:
         return function
     return torch.compiler.disable(function, recursive=recursive)
 
 
-def make_wrapper(state: threading.local) -> Callable:
+def make_wrapper(state: threading.local, who: str) -> Callable:
     """Build the wrapper that tells the override, per thread, which model call it serves.
 
     Per thread, because a host with several GPUs runs both halves of the guidance side by side.
     """
 
     def note_tokens(executor, *args, **kwargs):
-        outer, state.call = getattr(state, "call", None), read_call(executor, args, kwargs)
+        outer, state.call = getattr(state, "call", None), read_call(executor, args, kwargs, who)
         try:
             result = executor(*args, **kwargs)
             state.call.check_windowed()
@@ -115,6 +124,7 @@ def make_override(state: threading.local, window: int, inner: Callable | None) -
         out_axis = 2 if kwargs.get("skip_output_reshape") else 1
         return attend_runs(attend, q, k, v, mask, runs, axis=axis, out_axis=out_axis)
 
+    setattr(override, REPLACED, inner)
     return override
 
 

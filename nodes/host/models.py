@@ -10,13 +10,19 @@ from typing import Any
 
 import comfy.model_base
 import comfy.model_sampling
+from torch import Tensor
 
-from ...surf_core.resample import cell_pixels
+from ...surf_core.checks import check_choice
+from ...surf_core.resample import cell_pixels, target_size
 
 log = logging.getLogger(__name__)
 
 STEP_CACHES = ("easycache", "lazycache")
 """Keys of the host's own wrappers that answer a step from an earlier one."""
+TARGETS = ("1080p", "720p", "by scale", "by size", "1440p", "2160p")
+"""Ways to name the size of a refined video, see `target_cells`; saved workflows know the order."""
+PADDING = ("WanModel", "HostRefinerDiT")
+"""Networks that pad a latent to whole patches by themselves, and everything beside it, too."""
 
 
 def check_flow(model: Any, who: str) -> None:
@@ -99,6 +105,64 @@ def patch_side(model: Any) -> int:
     """Latent cells per side of a patch; 2 where the model does not say."""
     patch = getattr(model.model.diffusion_model, "patch_size", 2)
     return int(patch if isinstance(patch, int) else patch[-1])
+
+
+def takes_odd(model: Any) -> bool:
+    """Say whether latents of any size run, for cells of 8 pixels: 1080 are 135 of them.
+
+    Other kinds of Wan (VACE, camera, reference) hold grids beside the latent that are not padded.
+    """
+    network = model.get_model_object("diffusion_model")
+    network = getattr(network, "_orig_mod", network)
+    return (
+        cell_side(model) == 8
+        and type(network).__name__ in PADDING
+        and getattr(network, "ref_conv", None) is None
+    )
+
+
+def target_cells(
+    model: Any, samples: Tensor, *, who: str = "Surf Refiner", **wanted: Any
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Find the size that a preview is refined to.
+
+    A bucket in its own shapes is met exactly, in the latent where the model takes odd ones, else
+    by a crop of the decoded video. Other sizes are whole patches, unless given by number: then
+    whole cells where the model takes them.
+
+    Args:
+        model: the MODEL that refines.
+        samples: the preview, [..., H, W].
+        who: the node, for errors.
+        wanted: resolution (one of TARGETS), scale, width and height, as in `target_size`.
+
+    Returns:
+        (rows, columns) of the latent, and (height, width) in pixels that were asked for: at most
+        what the latent decodes to.
+
+    Raises:
+        ValueError: an unknown or unfitting size, or one below the preview's.
+    """
+    cell, (rows, columns) = cell_side(model), samples.shape[-2:]
+    check_choice(wanted["resolution"], f"{who}: resolution", TARGETS)
+    unit = cell if takes_odd(model) else side_multiple(model)
+    multiple = unit if wanted["resolution"] == "by size" else side_multiple(model)
+    try:
+        asked = target_size((rows * cell, columns * cell), multiple=multiple, exact=True, **wanted)
+    except ValueError as error:
+        raise ValueError(f"{who}: {error}") from error
+    height, width = (int(-(-side // unit) * unit) for side in asked)
+    if height < rows * cell or width < columns * cell:
+        raise ValueError(
+            f"{who}: the target must not be below the preview's {columns * cell} x {rows * cell} "
+            f"pixels, got {width} x {height}; choose a larger one, or connect the low-resolution "
+            "preview."
+        )
+    crop = "" if asked == (height, width) else f", to be cropped to {asked[1]} x {asked[0]}"
+    log.info(
+        "%s: %d x %d to %d x %d pixels%s", who, columns * cell, rows * cell, width, height, crop
+    )
+    return (height // cell, width // cell), asked
 
 
 def check_grid(model: Any, rows: int, cols: int, who: str) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import comfy.sample
+import comfy.sampler_helpers
 import comfy.samplers
 import comfy.utils
 import latent_preview
@@ -17,20 +18,21 @@ import torch
 from torch import Tensor
 
 from ...surf_core.checks import check_choice, check_range
+from ...surf_core.flow import interpolate
 from ...surf_core.lowband import lock_low_band, wavelet_match
-from ...surf_core.resample import target_size
 from ...surf_core.window import segments
 from .attention import windowed
 from .conditioning import Conditioning, Step, carry, references_are_bound
 from .latents import close_latent, open_latent, to_intermediate
-from .models import cell_side, check_flow, side_multiple
+from .models import cell_side, check_flow, target_cells
+from .refiner import check_text
+from .tiling import tiled
 from .upsample import UPSAMPLE_METHODS, check_vae, upsample_latent
 
 log = logging.getLogger(__name__)
 
 WHO = "Surf Refiner"
 TRAITS_KEY = "surf_refiner"
-RESOLUTIONS = ("1080p", "720p", "by scale", "by size")
 VIDEO_LATENTS = ("concat_latent_image", "vace_frames", "time_dim_concat", "pose_video_latent")
 """Conditioning that is a latent of the whole picture, and so tells its size."""
 
@@ -43,10 +45,15 @@ class RefinerTraits:
     scale of its time, a flow model that starts at sigma = s. Models without traits are free.
     """
 
-    sigma_start: float
-    """The s of its training, in (0, 1]."""
+    sigma_start: float | None
+    """The s of its training; None for a text-to-video model, which starts anywhere."""
     window: int
-    """Latent frames of its attention windows; 0 = full, also when it cuts them itself."""
+    """Latent frames of the attention windows that the model itself runs; 0 = full."""
+    time: str = "sigma"
+    """How it was told the time. "sigma": the noise in the latent, from sigma_start down to 0.
+    "t": the way from the preview, 1, to the result, 0; sigma_start may then be 0."""
+    text_dim: int = 4096
+    """Channels of the text that it looks at."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,7 +62,7 @@ class RefineSettings:
 
     seed: int
     sigma_start: float
-    """Share of noise at the start, in (0, 1]; a sigma, never a denoise."""
+    """Share of noise at the start, in (0, 1], with time "t" from 0; a sigma, never a denoise."""
     steps: int
     """Euler steps, linear in sigma."""
     cfg: float
@@ -64,9 +71,14 @@ class RefineSettings:
     low_band_lock: float
     """Share of the steps that keep the preview's low band, in 0..1."""
     colour_match: bool
+    tile: int = 0
+    """Pixels along the side of a tile; 0 = as large as fits."""
+    time: str = "sigma"
+    """As in `RefinerTraits`."""
 
     def __post_init__(self):
-        if not 0 < self.sigma_start <= 1:
+        from_zero = self.time == "t"
+        if not (0 < self.sigma_start <= 1 or (from_zero and self.sigma_start == 0)):
             raise ValueError(
                 f"{WHO}: sigma_start must be above 0 and at most 1, got {self.sigma_start}; "
                 "0.45 stays close to the preview, 0.8 invents more."
@@ -81,8 +93,9 @@ class RefineSettings:
             raise ValueError(f"{WHO}: {error}") from error
 
     def sigmas(self) -> Tensor:
-        """[steps + 1] from `sigma_start` to 0, linear. Source: SURF Tab. R6 (shift 1)."""
-        return torch.linspace(self.sigma_start, 0.0, self.steps + 1)
+        """[steps + 1] from `sigma_start`, or from t = 1, to 0. Source: SURF Tab. R6 (shift 1)."""
+        first = 1.0 if self.time == "t" else self.sigma_start
+        return torch.linspace(first, 0.0, self.steps + 1)
 
 
 def refine(
@@ -95,7 +108,7 @@ def refine(
     upsample: str,
     vae: Any = None,
     **wanted: Any,
-) -> dict:
+) -> tuple[dict, tuple[int, int]]:
     """Turn a preview LATENT into one of the target size.
 
     Args:
@@ -104,25 +117,31 @@ def refine(
         latent: the preview, in the latent space of `model`; not changed.
         settings: how to sample; a trained refiner's own sigma_start and window come first.
         upsample: "pixel" (through `vae`) or "latent".
-        wanted: resolution, scale, width and height, as in `target_size`.
+        wanted: resolution, scale, width and height, as in `target_cells`.
 
     Returns:
-        LATENT with samples [B, C, T, H, W] of the new size, noise mask along.
+        LATENT with samples [B, C, T, H, W] of the new size, noise mask along; and (height, width)
+        in pixels that were asked for: what a model needs more is to be cropped after decoding.
 
     Raises:
         ValueError: anything that does not fit, before a model runs.
     """
     check_flow(model, WHO)
     samples = open_latent(model, latent, f"{WHO}: latent")
-    settings = _trained(model, settings)
-    size = _target_cells(model, samples, **wanted)
+    traits: RefinerTraits | None = model.get_attachment(TRAITS_KEY)
+    conds = {"positive": positive, "negative": negative}
+    settings = _trained(traits, settings)
+    _check_text(traits, conds, settings.cfg)
+    size, asked = target_cells(model, samples, who=WHO, **wanted)
     check_choice(upsample, f"{WHO}: upsample", UPSAMPLE_METHODS)
     if upsample == "pixel":
         check_vae(vae, samples)
-    sampled = windowed(model, settings.window)
+    sampled = model if traits else windowed(model, settings.window)
+    # By its shape alone, so that a tile that does not fit is refused before the VAE works.
+    shape = torch.empty((*samples.shape[:-2], *size), device="meta")
+    sampled = tiled(sampled, shape, settings.tile, WHO)
     start = upsample_latent(samples, size, upsample, vae)
     sampled = _with_locked_low_band(sampled, start, settings, _ratio(samples, start))
-    conds = {"positive": positive, "negative": negative}
     step = Step(
         source=_made_for(conds) or tuple(samples.shape[-2:]),
         target=size,
@@ -132,37 +151,31 @@ def refine(
     out = _sample(sampled, carry(conds, step), latent, start, settings)
     if settings.colour_match:
         out = wavelet_match(out, start.to(out))
-    return close_latent(latent, to_intermediate(out))
+    return close_latent(latent, to_intermediate(out)), asked
 
 
-def _trained(model: Any, settings: RefineSettings) -> RefineSettings:
+def _trained(traits: RefinerTraits | None, settings: RefineSettings) -> RefineSettings:
     """Let what a refiner was trained for override the widgets, aloud."""
-    traits: RefinerTraits | None = model.get_attachment(TRAITS_KEY)
     if traits is None:
         return settings
+    log.info("%s: this refiner runs its own windows of %d; window is ignored.", WHO, traits.window)
+    settings = replace(settings, window=0)
+    if traits.sigma_start is None:
+        return settings
     log.info(
-        "%s: this refiner was trained for sigma_start %s and window %s; the widgets are ignored.",
-        WHO, traits.sigma_start, traits.window,
+        "%s: this refiner was trained for sigma_start %s; the widget is ignored.",
+        WHO, traits.sigma_start,
     )  # fmt: skip
-    return replace(settings, sigma_start=traits.sigma_start, window=traits.window)
+    return replace(settings, time=traits.time, sigma_start=traits.sigma_start)
 
 
-def _target_cells(model: Any, samples: Tensor, **wanted: Any) -> tuple[int, int]:
-    """Rows and columns of the target in latent cells, neither below the preview's."""
-    cell, (rows, cols) = cell_side(model), samples.shape[-2:]
-    source = rows * cell, cols * cell
-    check_choice(wanted["resolution"], f"{WHO}: resolution", RESOLUTIONS)
-    try:
-        height, width = target_size(source, multiple=side_multiple(model), **wanted)
-    except ValueError as error:
-        raise ValueError(f"{WHO}: {error}") from error
-    if height < source[0] or width < source[1]:
-        raise ValueError(
-            f"{WHO}: the target must not be below the preview's {source[1]} x {source[0]} pixels, "
-            f"got {width} x {height}; choose a larger one, or connect the low-resolution preview."
-        )
-    log.info("%s: %d x %d to %d x %d pixels", WHO, source[1], source[0], width, height)
-    return height // cell, width // cell
+def _check_text(traits: RefinerTraits | None, conds: dict[str, Conditioning], cfg: float) -> None:
+    """Refuse conditioning that a refiner of ours would refuse, before the VAE has worked for it."""
+    if traits is None:
+        return
+    for cond in conds.values() if cfg != 1 else [conds["positive"]]:
+        for entry in cond:
+            check_text(entry[0], traits.text_dim)
 
 
 def _ratio(samples: Tensor, start: Tensor) -> float:
@@ -222,20 +235,32 @@ def _sample(
     start: Tensor,
     settings: RefineSettings,
 ) -> Tensor:
-    """Noise the upsampled preview once and follow the flow from sigma_start to 0.
+    """Noise the upsampled preview once and follow the flow to 0.
 
-    The host mixes (1 - sigma) * start + sigma * noise by itself, in its own latent scale.
+    The host mixes (1 - sigma) * clean + sigma * noise by itself. Told the noise, that is the start:
+    it gets the upsampled preview and noise. Told the time of the flow map, its noise is the
+    preview's end of the way, and nothing is clean; its mask would paste that nothing.
     """
     guider = comfy.samplers.CFGGuider(model)
     guider.set_conds(conds["positive"], conds["negative"])
     guider.set_cfg(settings.cfg)
-    return guider.sample(
-        comfy.sample.prepare_noise(start, settings.seed, latent.get("batch_index")),
-        start,
+    clean, mask = start, latent.get("noise_mask")
+    noise = comfy.sample.prepare_noise(start, settings.seed, latent.get("batch_index"))
+    if settings.time == "t":
+        end = model.model.process_latent_in(start.float())
+        noise = interpolate(end, noise.to(end), settings.sigma_start)
+        clean = torch.zeros_like(end)
+    out = guider.sample(
+        noise,
+        clean,
         comfy.samplers.sampler_object("euler"),
         settings.sigmas(),
-        denoise_mask=latent.get("noise_mask"),
+        denoise_mask=mask if settings.time == "sigma" else None,
         callback=latent_preview.prepare_callback(model, settings.steps),
         disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
         seed=settings.seed,
     )
+    if mask is None or settings.time == "sigma":
+        return out
+    kept = 1 - comfy.sampler_helpers.prepare_mask(mask, out.shape, out.device)
+    return out + kept * (start.to(out) - out)

@@ -13,6 +13,8 @@ from math import ceil, prod
 
 from torch import Tensor
 
+from ...surf_core.refiner import SurfRefinerDiT
+
 WAN_MODELS = ("WanModel", "VaceWanModel", "CameraWanModel")
 JOINT_MODELS = ("HunyuanVideo",)
 
@@ -21,6 +23,8 @@ JOINT_MODELS = ("HunyuanVideo",)
 class ModelCall:
     """One call of a diffusion model: its grid, and which attention comes next."""
 
+    who: str
+    """The node that asked for windows, as its errors name it."""
     frames: int
     """Latent frames, and frames of tokens: the patch is 1 in time."""
     per_frame: int
@@ -57,7 +61,7 @@ class ModelCall:
         block = options.get("block_type", "double"), options.get("block_index")
         if block[1] is None:
             raise ValueError(
-                "Surf Refiner: windowed attention needs a host that numbers its blocks (ComfyUI "
+                f"{self.who}: windowed attention needs a host that numbers its blocks (ComfyUI "
                 f"0.8.0 or later), got {sorted(options)}; update it, or set window to 0."
             )
         again = block == self.block
@@ -80,40 +84,51 @@ class ModelCall:
         """
         if self.strays and not self.seen:
             raise ValueError(
-                f"Surf Refiner: expected self-attention over {self.frames} frames of "
+                f"{self.who}: expected self-attention over {self.frames} frames of "
                 f"{self.per_frame} tokens, got {sorted(self.strays)} tokens; another node adds "
                 "tokens to this model: set window to 0."
             )
 
 
-def check_tokens_known(module) -> None:
+def check_tokens_known(module, who: str) -> None:
     """Refuse a diffusion model whose order of tokens we would have to guess.
 
+    Args:
+        module: the host's diffusion model, compiled or not.
+        who: the node that asks, for its errors.
+
     Raises:
-        ValueError: neither Wan (T2V, I2V, VACE, camera control) nor HunyuanVideo.
+        ValueError: neither Wan (T2V, I2V, VACE, camera control) nor HunyuanVideo; or a refiner of
+            ours, which cuts its windows itself.
     """
     network = _uncompiled(module)
+    if isinstance(network, SurfRefinerDiT):
+        raise ValueError(
+            f"{who}: expected a model without windows of its own, got a Surf refiner, whose file "
+            "says how its windows are cut; connect it directly, or set window to 0."
+        )
     name, known = type(network).__name__, WAN_MODELS + JOINT_MODELS
     patch = tuple(getattr(network, "patch_size", ()))
     if name not in known or len(patch) != 3 or patch[0] != 1:
         raise ValueError(
-            f"Surf Refiner: windowed attention expected one of {', '.join(known)} with a patch of "
+            f"{who}: windowed attention expected one of {', '.join(known)} with a patch of "
             f"one frame, got {name} with {patch=}; set window to 0 for full attention."
         )
 
 
-def read_call(executor, args: tuple, kwargs: dict) -> ModelCall:
+def read_call(executor, args: tuple, kwargs: dict, who: str) -> ModelCall:
     """Work out the grid of a model call from its arguments.
 
     Args:
         executor: the host's wrapper executor; `original` is the model's own method.
         args, kwargs: what the method will be called with.
+        who: the node that asked for windows, for the errors of this call.
     """
     named = inspect.signature(executor.original).bind(*args, **kwargs).arguments
     named = {**named, **named.get("kwargs", {})}
     network = _uncompiled(executor.class_obj)
     joint = type(network).__name__ in JOINT_MODELS
-    return (_joint_call if joint else _wan_call)(network, named)
+    return (_joint_call if joint else _wan_call)(network, named, who)
 
 
 def _uncompiled(module):
@@ -129,7 +144,7 @@ def _tokens(latent: Tensor | None, patch: tuple[int, int, int]) -> int:
     return prod(ceil(size / step) for size, step in zip(sizes, patch[-len(sizes) :], strict=True))
 
 
-def _wan_call(network, named: dict) -> ModelCall:
+def _wan_call(network, named: dict, who: str) -> ModelCall:
     x, patch = named["x"], tuple(network.patch_size)
     has_reference = getattr(network, "ref_conv", None) is not None
     before = _tokens(named.get("reference_latent"), patch) if has_reference else 0
@@ -138,6 +153,7 @@ def _wan_call(network, named: dict) -> ModelCall:
     length = before + _tokens(x, patch) + after
     clip = named.get("clip_fea")
     return ModelCall(
+        who=who,
         frames=x.shape[2],
         per_frame=_tokens(x[:, :, 0], patch),
         find_video=lambda queries: before if queries == length else None,
@@ -146,7 +162,7 @@ def _wan_call(network, named: dict) -> ModelCall:
     )
 
 
-def _joint_call(network, named: dict) -> ModelCall:
+def _joint_call(network, named: dict, who: str) -> ModelCall:
     x, patch = named["x"], tuple(network.patch_size)
     before, video = _tokens(named.get("ref_latent"), patch), _tokens(x, patch)
     least = before + video + named["context"].shape[1]
@@ -158,6 +174,7 @@ def _joint_call(network, named: dict) -> ModelCall:
         return before if text_last else queries - video
 
     return ModelCall(
+        who=who,
         frames=x.shape[2],
         per_frame=_tokens(x[:, :, 0], patch),
         find_video=find_video,

@@ -1,21 +1,35 @@
 """Bring a preview to its target size: through the pixels of a VAE, or in the latent itself.
 
+A VAE sees all frames at once, so long and large videos pass through it in spatial pieces that
+overlap and blend. The frames of the target never exist as a whole: each piece is enlarged from the
+preview's by itself (481 frames of 3840 x 2160 pixels would be 48 GB).
+
 Dims: B batch, C latent channels, T latent frames, H, W latent cells, F pixel frames.
 """
 
 import logging
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from ...surf_core.resample import resize
+from ...surf_core.resample import resize, resize_part
+from ...surf_core.tiles import Box, blend
 
 log = logging.getLogger(__name__)
 
 UPSAMPLE_METHODS = ("pixel", "latent")
-TILE_PIXELS = 512
-TILE_OVERLAP = 64
+PIECES = (1536, 1024, 768, 512, 256)
+"""Pixels per side of a piece, where the whole does not fit."""
+PIECE_OVERLAP = 64
 USABLE_MEMORY = 0.8
+PIXEL_BYTES = 3 * 4
+HOST_COPIES = 4
+"""fp32 copies of the frames that the host's encode makes in main memory, at most."""
+FRAMES_AT_ONCE = 16
+
+Size = tuple[int, int]
+"""Height and width in pixels."""
 
 
 def check_vae(vae, samples: Tensor) -> None:
@@ -50,7 +64,8 @@ def upsample_latent(samples: Tensor, size: tuple[int, int], method: str, vae=Non
         A new latent with the same batch, channels and frames; fp32 for "pixel".
 
     Raises:
-        ValueError: no fitting VAE, or one that gives back another shape.
+        ValueError: no fitting VAE, one that gives back another shape, or frames of the preview, or
+            a piece of the target's, for which the main memory is too small.
     """
     if method == "latent":
         return resize(samples, size, "bilinear")
@@ -58,7 +73,7 @@ def upsample_latent(samples: Tensor, size: tuple[int, int], method: str, vae=Non
     expected = (*samples.shape[1:-2], *size)
     items = []
     for item in samples.split(1):
-        encoded = _encode(vae, _enlarge_frames(_decode(vae, item), vae, size))
+        encoded = _encode(vae, _decode(vae, item), size)
         if encoded.shape[1:] != expected:
             raise ValueError(
                 f"Surf Refiner: expected the VAE to give a latent {expected} back, got "
@@ -69,46 +84,110 @@ def upsample_latent(samples: Tensor, size: tuple[int, int], method: str, vae=Non
 
 
 def _decode(vae, item: Tensor) -> Tensor:
-    """Decode one latent [1, C, ...] into frames [F, height, width, 3] between 0 and 1."""
-    if _fits(vae, vae.memory_used_decode(item.shape, vae.vae_dtype), "decode"):
-        frames = vae.decode(item)
-    else:
-        cell = vae.spacial_compression_decode()
-        tile, overlap = TILE_PIXELS // cell, TILE_OVERLAP // cell
-        frames = vae.decode_tiled(item, tile_x=tile, tile_y=tile, overlap=overlap)
-    return frames.reshape(-1, *frames.shape[-3:])
+    """Decode one latent [1, C, ...] into frames [F, 3, height, width] between 0 and 1."""
+    cell = vae.spacial_compression_decode()
+    size = (item.shape[-2] * cell, item.shape[-1] * cell)
+    frames = 1
+    if item.ndim == 5:
+        frames += (item.shape[2] - 1) * (vae.temporal_compression_decode() or 1)
+    _check_main_memory(2 * frames * size[0] * size[1] * PIXEL_BYTES, "the preview's frames")
+
+    def on_device(piece: Size) -> float:
+        shape = (*item.shape[:-2], piece[0] // cell, piece[1] // cell)
+        return vae.memory_used_decode(shape, vae.vae_dtype) + _pixels_on_device(vae, frames, piece)
+
+    def decode(box: Box) -> Tensor:
+        cells = (slice(part.start // cell, part.stop // cell) for part in box)
+        decoded = vae.decode(item[(..., *cells)])
+        return decoded.reshape(-1, *decoded.shape[-3:]).movedim(-1, 1)
+
+    piece = _largest_piece(vae, size, on_device, lambda piece: 0, "decode")
+    return blend(decode, size, piece, PIECE_OVERLAP, cell)
 
 
-def _enlarge_frames(frames: Tensor, vae, size: tuple[int, int]) -> Tensor:
-    """Resize frames [F, height, width, 3] to the pixels of `size` latent cells."""
+def _encode(vae, frames: Tensor, size: tuple[int, int]) -> Tensor:
+    """Encode frames [F, 3, height, width], enlarged to `size` cells, as one latent [1, C, ...]."""
     cell = vae.spacial_compression_encode()
     pixels = (size[0] * cell, size[1] * cell)
-    return resize(frames.movedim(-1, 1), pixels, "bicubic").clamp_(0, 1).movedim(1, -1)
+    count = frames.shape[0]
+
+    def on_device(piece: Size) -> float:
+        shape = (1, 3, count, *piece) if vae.latent_dim == 3 else (1, 3, *piece)
+        return vae.memory_used_encode(shape, vae.vae_dtype) + _pixels_on_device(vae, count, piece)
+
+    def in_memory(piece: Size) -> float:
+        return HOST_COPIES * count * piece[0] * piece[1] * PIXEL_BYTES
+
+    def encode(box: Box) -> Tensor:
+        where = tuple(slice(part.start * cell, part.stop * cell) for part in box)
+        return vae.encode(_enlarge(frames, pixels, where))
+
+    piece = _largest_piece(vae, pixels, on_device, in_memory, "encode")
+    cells = (piece[0] // cell, piece[1] // cell)
+    return blend(encode, size, cells, PIECE_OVERLAP // cell)
 
 
-def _encode(vae, frames: Tensor) -> Tensor:
-    """Encode frames [F, height, width, 3] into one latent [1, C, ...]."""
-    shape = (1, frames.shape[-1], frames.shape[0], *frames.shape[1:3])
-    if vae.latent_dim == 2:
-        shape = (shape[0], shape[1], *shape[3:])
-    if _fits(vae, vae.memory_used_encode(shape, vae.vae_dtype), "encode"):
-        return vae.encode(frames)
-    return vae.encode_tiled(frames, tile_x=TILE_PIXELS, tile_y=TILE_PIXELS, overlap=TILE_OVERLAP)
+def _enlarge(frames: Tensor, size: Size, box: Box) -> Tensor:
+    """Resize frames [F, 3, ...] to `size` and keep a box of it: [F, rows, columns, 3] in 0..1."""
+    count, rows, columns = len(frames), *(part.stop - part.start for part in box)
+    out = torch.empty(count, rows, columns, 3, dtype=frames.dtype, device=frames.device)
+    for start in range(0, count, FRAMES_AT_ONCE):
+        some = frames[start : start + FRAMES_AT_ONCE]
+        whole = (rows, columns) == size
+        large = resize(some, size, "bicubic") if whole else resize_part(some, size, box, "bicubic")
+        out[start : start + FRAMES_AT_ONCE] = large.clamp_(0, 1).movedim(1, -1)
+    return out
 
 
-def _fits(vae, needed: float, task: str) -> bool:
-    """Whether the VAE can do it in one piece.
+def _pixels_on_device(vae, frames: int, piece: Size) -> float:
+    return frames * piece[0] * piece[1] * 3 * vae.vae_dtype.itemsize
+
+
+def _largest_piece(
+    vae,
+    size: Size,
+    on_device: Callable[[Size], float],
+    in_memory: Callable[[Size], float],
+    task: str,
+) -> Size:
+    """Find the whole picture, or the largest piece of it, that the VAE can do at a time.
 
     Held against the whole device, because the host moves other models away for a VAE; where that
-    is not allowed, its own fallback is smaller tiles.
+    is not allowed, its own fallback is smaller tiles. Main memory must be free.
+
+    Args:
+        on_device, in_memory: height and width of a piece -> bytes.
+
+    Raises:
+        ValueError: too little main memory for the smallest piece.
     """
     import comfy.model_management
 
     total = comfy.model_management.get_total_memory(vae.device)
-    fits = needed <= USABLE_MEMORY * total
+    free = comfy.model_management.get_free_memory(torch.device("cpu"))
+
+    def fits(piece: Size) -> bool:
+        return (
+            on_device(piece) <= USABLE_MEMORY * total and in_memory(piece) <= USABLE_MEMORY * free
+        )
+
+    pieces = [size, *((min(side, size[0]), min(side, size[1])) for side in PIECES)]
+    piece = next((piece for piece in pieces if fits(piece)), pieces[-1])
     log.info(
         "Surf Refiner: VAE %s %s (needs %.1f GB of %.1f GB)",
-        task, "in one piece" if fits else f"in tiles of {TILE_PIXELS} pixels",
-        needed / 2**30, total / 2**30,
+        task, "in one piece" if piece == size else f"in pieces of {piece[1]} x {piece[0]} pixels",
+        on_device(piece) / 2**30, total / 2**30,
     )  # fmt: skip
-    return fits
+    _check_main_memory(in_memory(piece), "a piece of the target's frames")
+    return piece
+
+
+def _check_main_memory(needed: float, what: str) -> None:
+    import comfy.model_management
+
+    free = comfy.model_management.get_free_memory(torch.device("cpu"))
+    if needed > free:
+        raise ValueError(
+            f"Surf Refiner: {what} need {needed / 2**30:.1f} GB of main memory, {free / 2**30:.1f} "
+            "GB are free; set upsample to latent, or refine fewer frames at a time."
+        )

@@ -80,6 +80,27 @@ def wan_vae(width=8):
     return randomise(module, 100)
 
 
+REFINER = {
+    "dim": 144, "heads": 2, "layers": 3, "ffn_dim": 192, "window": 2, "text_dim": 64,
+    "block": "scale", "time": "t", "sigma_start": 0.0,
+}  # fmt: skip
+"""A refiner in the shape of surf_1b: two heads of 72 channels, three blocks."""
+
+
+def refiner(path, **changes):
+    """Write a random refiner of ours, fp16; needs the pack, imported as `surf`.
+
+    Args:
+        changes: to REFINER; dim 128 with one head and block "wan" is an ordinary Wan file.
+    """
+    from surf.surf_core import checkpoint
+    from surf.surf_core.refiner import RefinerConfig, SurfRefinerDiT
+
+    config = RefinerConfig(**REFINER | changes)
+    checkpoint.save(path, randomise(SurfRefinerDiT(config), 200), config, {"recipe": "random"})
+    return str(path)
+
+
 def start_host(folder):
     """Make the host importable in this process, on the CPU."""
     sys.argv = [sys.argv[0], "--cpu"]

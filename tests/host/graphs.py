@@ -6,6 +6,7 @@ TINY = {
     "wan_2.1_vae.safetensors": "tiny_wan_vae.safetensors",
     "hunyuan_video_t2v_720p_bf16.safetensors": "tiny_hunyuan.safetensors",
     "hunyuan_video_vae_bf16.safetensors": "tiny_hunyuan_vae.safetensors",
+    "surf_refiner.safetensors": "tiny_surf_refiner.safetensors",
 }
 WIDTH, HEIGHT, FRAMES = 96, 64, 9
 TEXT = {"wan": {"width": 4096, "pooled_width": 0}, "hunyuan": {"width": 64, "pooled_width": 768}}
@@ -34,7 +35,7 @@ def shrink(prompt):
             continue
         if kind == "CLIPTextEncode":
             kind, inputs = "RandomConditioning", {"seed": int(number), **TEXT[family]}
-        for name in ("unet_name", "vae_name"):
+        for name in ("unet_name", "vae_name", "refiner_name"):
             if name in inputs:
                 inputs[name] = TINY[inputs[name]]
         small[number] = {"class_type": kind, "inputs": inputs | SMALL.get(kind, {})}

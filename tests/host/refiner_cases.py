@@ -18,7 +18,6 @@ import comfy.samplers  # noqa: E402
 import comfy.sd  # noqa: E402
 import comfy.utils  # noqa: E402
 import latent_preview  # noqa: E402
-from surf.nodes.host import upsample  # noqa: E402
 from surf.nodes.host.refining import TRAITS_KEY, RefinerTraits  # noqa: E402
 from surf.nodes.refine import SurfRefiner  # noqa: E402
 from surf.surf_core.lowband import low_band, wavelet_match  # noqa: E402
@@ -133,25 +132,6 @@ def case_pixels_go_through_the_vae_for_any_frames_and_batch():
     both = run(model, {"samples": preview, "batch_index": [0, 1]}, upsample="pixel", vae=vae)
     alone = run(model, {"samples": preview[1:], "batch_index": [1]}, upsample="pixel", vae=vae)
     torch.testing.assert_close(both["samples"][1:], alone["samples"], rtol=0, atol=1e-4)
-
-
-def case_a_vae_that_does_not_fit_the_memory_works_in_tiles():
-    vae, calls = load_vae(), []
-
-    def spied(name):
-        tiled = getattr(vae, name)
-        return lambda *args, **kwargs: calls.append(name) or tiled(*args, **kwargs)
-
-    vae.decode_tiled, vae.encode_tiled = spied("decode_tiled"), spied("encode_tiled")
-    preview = noise(1, 16, 3, 10, 12)
-    whole = upsample.upsample_latent(preview, (20, 24), "pixel", vae)
-    assert not calls
-    upsample.USABLE_MEMORY, upsample.TILE_PIXELS, upsample.TILE_OVERLAP = 0, 64, 16
-    tiled = upsample.upsample_latent(preview, (20, 24), "pixel", vae)
-    upsample.USABLE_MEMORY, upsample.TILE_PIXELS, upsample.TILE_OVERLAP = 0.8, 512, 64
-    assert calls == ["decode_tiled", "encode_tiled"]
-    assert tiled.shape == whole.shape == (1, 16, 3, 20, 24)
-    assert tiled.isfinite().all()
 
 
 def case_the_lock_keeps_the_preview_and_earlier_functions_run():

@@ -17,7 +17,11 @@ FOLDER = Path(__file__).parent
 SCRIPTS = {
     "sampling_cases.py": ("golden_cases.py", "switch_cases.py", "embedded_cases.py"),
     "window_cases.py": ("window_cases.py",),
+    "colour_cases.py": ("colour_cases.py",),
     "refiner_cases.py": ("refiner_cases.py",),
+    "tile_cases.py": ("tile_cases.py",),
+    "loader_cases.py": ("loader_cases.py",),
+    "trained_cases.py": ("trained_cases.py",),
 }
 """Script -> the files that hold its cases."""
 CASES = [

@@ -12,10 +12,12 @@ from pathlib import Path
 
 import av
 import pytest
+from surf.tests.host.checkpoints import refiner
 from surf.tests.host.convert import to_api
 from surf.tests.host.graphs import FRAMES, HEIGHT, WIDTH, WRITTEN, shrink
 from surf.tests.host.server import Server
 from surf.tests.test_archive import archive
+from surf.tests.test_pack import FROZEN
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -47,6 +49,7 @@ def write_checkpoints(models):
 def server(tmp_path_factory):
     base = tmp_path_factory.mktemp("host")
     write_checkpoints(base / "models")
+    refiner(base / "models" / "diffusion_models" / "tiny_surf_refiner.safetensors", text_dim=4096)
     for name in archive(ROOT):
         target = base / "custom_nodes" / "surf-video" / name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -73,12 +76,7 @@ def run(server, prompt):
 
 def test_the_host_loads_the_archive(server):
     info = server.get("/object_info")
-    assert {name for name in info if name.startswith("SurfR") or name == "SurfLatentDownscale"} == {
-        "SurfReshiftKSampler",
-        "SurfReshiftGuider",
-        "SurfLatentDownscale",
-        "SurfRefiner",
-    }
+    assert {name for name in info if name.startswith("Surf")} == set(FROZEN)
     assert "IMPORT FAILED" not in server.log.read_text()
 
 

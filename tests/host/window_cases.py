@@ -5,6 +5,8 @@
 Every function `case_*` asserts.
 """
 
+from functools import partial
+
 import checkpoints
 import inside
 import torch
@@ -16,11 +18,21 @@ import comfy.ldm.hunyuan_video.model as hunyuan  # noqa: E402
 import comfy.ldm.wan.model as wan  # noqa: E402
 import comfy.model_patcher  # noqa: E402
 import comfy.ops  # noqa: E402
-from surf.nodes.host.attention import windowed  # noqa: E402
+import comfy.sd  # noqa: E402
+from surf.nodes.host.attention import OVERRIDE, WRAPPER_KEY  # noqa: E402
+from surf.nodes.windows import SurfWindowedAttention  # noqa: E402
+from surf.surf_core.refiner import RefinerConfig, SurfRefinerDiT  # noqa: E402
+
+import nodes  # noqa: E402
 
 FRESH = {"operations": comfy.ops.disable_weight_init, "dtype": torch.float32, "device": "cpu"}
 CPU = torch.device("cpu")
 TIME = torch.tensor([500.0])
+
+
+def windowed(model, window):
+    """What the node makes of a MODEL."""
+    return SurfWindowedAttention.execute(model, window).result[0]
 
 
 def filled(network):
@@ -165,6 +177,122 @@ def case_hunyuan_windows_attend_to_all_text():
     out = call(windowed(model, 2), *args, **extra)
     changed = call(windowed(model, 2), VIDEO, TIME, text + 1, **extra)
     assert ((out - changed).abs() > 1e-6).any((1, 3, 4)).all()
+
+
+def chain(model, override):
+    """A clone on which another node has put its own override in front."""
+    clone = model.clone()
+    options = clone.model_options.setdefault("transformer_options", {})
+    options[OVERRIDE] = partial(override, options.get(OVERRIDE))
+    return clone
+
+
+def case_of_two_windows_the_last_one_decides():
+    model = patcher(wan_network())
+    expected = call(windowed(model, 2), *INPUT)
+    first = windowed(model, 3)
+    before, twice = call(first, *INPUT), windowed(first, 2)
+    assert torch.equal(call(twice, *INPUT), expected)
+    assert influence(twice, *INPUT) == TWO_BLOCKS
+    wrapped = [keys.get(WRAPPER_KEY, ()) for keys in twice.wrappers.values()]
+    assert sum(map(len, wrapped)) == 1, wrapped
+    assert torch.equal(call(first, *INPUT), before)
+    lengths = []
+
+    def kernel(previous, func, q, k, v, heads, **kwargs):
+        lengths.append(q.shape[1])
+        if previous is None:
+            return func(q, k, v, heads, **kwargs)
+        return previous(func, q, k, v, heads, **kwargs)
+
+    between = windowed(chain(first, kernel), 2)
+    assert torch.equal(call(between, *INPUT), expected)
+    assert influence(between, *INPUT) == TWO_BLOCKS
+    assert set(lengths) == {12, 24, 60}, set(lengths)
+
+
+def case_a_model_with_windows_of_its_own_is_refused():
+    for network in (SurfRefinerDiT(RefinerConfig.tiny()), torch.nn.Identity()):
+        said = ""
+        try:
+            windowed(patcher(network), 2)
+        except ValueError as error:
+            said = str(error)
+        assert said.startswith("Windowed Attention: "), said
+        assert "set window to 0" in said, said
+        model = patcher(network)
+        assert windowed(model, 0) is model
+
+
+def prompt(seed, width=4096, **options):
+    return [[noise(1, 8, width, seed=seed), options]]
+
+
+CONCAT = {
+    "concat_latent_image": noise(1, 16, 5, 6, 8, seed=5), "concat_mask": torch.ones(1, 1, 5, 6, 8)
+}  # fmt: skip
+VACE = {
+    "vace_frames": [noise(1, 32, 5, 6, 8)], "vace_mask": [torch.ones(1, 64, 5, 6, 8)],
+    "vace_strength": [1.0],
+}  # fmt: skip
+HUNYUAN = {"pooled_output": noise(1, 768), "attention_mask": torch.tensor([[1] * 6 + [0] * 2])}
+ALL = ["xxxxx"] * 5
+# Checkpoint -> (channels, width of the text, what its CONDITIONING holds besides, reach of a frame
+# in two blocks). Reference images and the joint text see all frames and pass on what they saw.
+KINDS = {
+    "tiny_wan_t2v": (16, 4096, {}, TWO_BLOCKS),
+    "tiny_wan_i2v": (16, 4096, CONCAT, TWO_BLOCKS),
+    "tiny_wan22_i2v": (16, 4096, CONCAT, TWO_BLOCKS),
+    "tiny_wan22_5b": (48, 4096, {}, TWO_BLOCKS),
+    "tiny_wan_vace": (16, 4096, VACE, TWO_BLOCKS),
+    "tiny_wan_ref": (16, 4096, {"reference_latents": [noise(1, 16, 1, 6, 8)]}, ALL),
+    "tiny_hunyuan": (16, 64, HUNYUAN, ALL),
+}
+
+
+def ksampler(model, video, name, steps=1):
+    """The stock KSampler, from halfway down."""
+    _, width, options, _ = KINDS[name]
+    texts = (prompt(seed, width, **options) for seed in (1, 2))
+    cfg = 1.0 if "attention_mask" in options else 4.5
+    return nodes.common_ksampler(
+        model, 3, steps, cfg, "euler", "simple", *texts, {"samples": video}, denoise=0.5
+    )[0]["samples"]
+
+
+def case_the_stock_ksampler_keeps_every_models_windows_apart():
+    for name, (channels, _, _, reach) in KINDS.items():
+        model = comfy.sd.load_diffusion_model_state_dict(checkpoints.diffusion_model(name))
+        video = noise(1, channels, 5, 6, 8, seed=2)
+        plain, clone = ksampler(model, video, name), windowed(model, 2)
+        all_frames = ksampler(windowed(model, 5), video, name)
+        torch.testing.assert_close(all_frames, plain, rtol=0, atol=1e-4, msg=name)
+        windows = ksampler(clone, video, name)
+        assert windows.isfinite().all(), name
+        assert not torch.equal(windows, plain), name
+        assert torch.equal(ksampler(model, video, name), plain), name
+        for frame in (0, 2, 4):
+            changed = video.clone()
+            changed[:, :, frame] += 1
+            moved = (ksampler(clone, changed, name) - windows).abs().amax((0, 1, 3, 4)) > 1e-6
+            seen = "".join("x" if value else "." for value in moved.tolist())
+            assert seen == reach[frame], (name, frame, seen)
+
+
+def case_a_model_compiled_after_the_node_keeps_its_windows():
+    from comfy_api.torch_helpers import set_torch_compile_wrapper
+    from comfy_extras.nodes_torch_compile import skip_torch_compile_dict
+
+    name = "tiny_wan_t2v"
+    model = comfy.sd.load_diffusion_model_state_dict(checkpoints.diffusion_model(name))
+    clone = windowed(model, 2)
+    compiled = clone.clone()
+    options = {"guard_filter_fn": skip_torch_compile_dict}
+    set_torch_compile_wrapper(compiled, backend="eager", options=options)
+    for video in (noise(1, 16, 5, 6, 8), noise(1, 16, 7, 4, 8)):
+        expected, got = (ksampler(m, video, name, steps=2) for m in (clone, compiled))
+        torch.testing.assert_close(got, expected, rtol=0, atol=1e-4)
+        assert not torch.equal(ksampler(model, video, name, steps=2), expected)
 
 
 if __name__ == "__main__":

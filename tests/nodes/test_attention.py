@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from surf.nodes.host import attention, tokens
+from surf.surf_core.refiner import RefinerConfig, SurfRefinerDiT
 from surf.surf_core.window import segments
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 
@@ -44,21 +45,26 @@ class Patcher:
     """A MODEL as far as `windowed` looks at it."""
 
     def __init__(self, network, options=None):
-        self.network, self.wrappers = network, []
+        self.network, self.wrappers = network, {}
         self.model_options = {"transformer_options": options or {}}
 
     def get_model_object(self, name):
         return self.network
 
     def clone(self):
-        return Patcher(self.network, dict(self.model_options["transformer_options"]))
+        new = Patcher(self.network, dict(self.model_options["transformer_options"]))
+        new.wrappers = {key: list(wrappers) for key, wrappers in self.wrappers.items()}
+        return new
 
     def add_wrapper_with_key(self, kind, key, wrapper):
-        self.wrappers.append(wrapper)
+        self.wrappers.setdefault(key, []).append(wrapper)
+
+    def remove_wrappers_with_key(self, kind, key):
+        self.wrappers.pop(key, None)
 
 
 def read(network, x, context, **named):
-    return tokens.read_call(Executor(network), (x, None, context), named)
+    return tokens.read_call(Executor(network), (x, None, context), named, "This Node")
 
 
 def block(index, kind="double"):
@@ -154,21 +160,22 @@ def test_joint_models_find_the_video_on_either_side_of_the_text():
 
 def test_unexpected_tokens_are_refused_after_the_call():
     state = threading.local()
-    wrapper, override = attention.make_wrapper(state), attention.make_override(state, 2, None)
+    wrapper = attention.make_wrapper(state, "This Node")
+    override = attention.make_override(state, 2, None)
 
     class Patched(WanModel):
         def _forward(self, x, timestep, context):
             q = torch.zeros(1, 40, 4)
             return override(lambda q, *args, **kwargs: q, q, q, q, 1, transformer_options=block(0))
 
-    with pytest.raises(ValueError, match="set window to 0"):
+    with pytest.raises(ValueError, match="^This Node: .*set window to 0"):
         wrapper(Executor(Patched()), torch.zeros(1, 16, 4, 6, 4), None, torch.zeros(1, 7, 8))
     assert state.call is None
 
 
 def test_a_host_without_block_numbers_is_refused():
     call = read(WanModel(), torch.zeros(1, 16, 2, 4, 4), torch.zeros(1, 7, 8))
-    with pytest.raises(ValueError, match="0.8.0"):
+    with pytest.raises(ValueError, match="^This Node: .*0.8.0"):
         call.self_attention_depth(8, 8, {})
 
 
@@ -177,38 +184,82 @@ def test_window_zero_gives_the_model_itself():
     assert attention.windowed(model, 0) is model
 
 
-def test_windowed_leaves_its_model_alone_and_chains_the_override():
-    seen = []
+def spy(seen):
+    """An override that another node left, noting how many tokens it is asked about."""
 
     def earlier(func, q, k, v, heads, mask=None, **kwargs):
         seen.append((q.shape[1], kwargs["low_precision_attention"]))
         return func(q, k, v, heads, mask=mask, **kwargs)
 
-    model = Patcher(WanModel(), {attention.OVERRIDE: earlier})
-    clone = attention.windowed(model, 2)
-    assert model.model_options["transformer_options"] == {attention.OVERRIDE: earlier}
-    assert not model.wrappers
-    override = clone.model_options["transformer_options"][attention.OVERRIDE]
-    q = random(1, 5 * 6, 4)
+    return earlier
 
-    def attend(q, k, v, heads, mask=None, **kwargs):
-        return dense(q, k, v)
+
+def self_attention(model):
+    """Self-attention of block 1 over 5 frames of 6 tokens, as a host would run it."""
+    override = model.model_options["transformer_options"][attention.OVERRIDE]
+    q = random(1, 5 * 6, 4)
 
     class Runs(WanModel):
         def _forward(self, x, timestep, context):
             call = {"transformer_options": block(1), "low_precision_attention": False}
-            return override(attend, q, q, q, 1, **call)
+            return override(lambda q, k, v, *args, **kwargs: dense(q, k, v), q, q, q, 1, **call)
 
-    args = torch.zeros(1, 16, 5, 6, 4), None, torch.zeros(1, 7, 8)
-    out = clone.wrappers[0](Executor(Runs()), *args)
+    [wrapper] = model.wrappers[attention.WRAPPER_KEY]
+    return wrapper(Executor(Runs()), torch.zeros(1, 16, 5, 6, 4), None, torch.zeros(1, 7, 8))
+
+
+def test_windowed_leaves_its_model_alone_and_chains_the_override():
+    seen = []
+    earlier = spy(seen)
+    model = Patcher(WanModel(), {attention.OVERRIDE: earlier})
+    out = self_attention(attention.windowed(model, 2))
+    assert model.model_options["transformer_options"] == {attention.OVERRIDE: earlier}
+    assert not model.wrappers
     assert seen == [(6, False), (12, False), (12, False)]
+    q = random(1, 5 * 6, 4)
     assert not torch.equal(out, dense(q, q, q))
+
+
+def test_the_last_windows_replace_earlier_ones():
+    seen = []
+    model = Patcher(WanModel(), {attention.OVERRIDE: spy(seen)})
+    first = attention.windowed(model, 3)
+    twice = attention.windowed(first, 2)
+    assert torch.equal(self_attention(twice), self_attention(attention.windowed(model, 2)))
+    assert seen == 2 * [(6, False), (12, False), (12, False)]
+    override = twice.model_options["transformer_options"][attention.OVERRIDE]
+    assert (
+        getattr(override, attention.REPLACED)
+        is model.model_options["transformer_options"][attention.OVERRIDE]
+    )
+    seen.clear()
+    self_attention(first)
+    assert seen == [(6, False), (18, False), (6, False)]
+
+
+def test_the_last_windows_replace_earlier_ones_that_another_override_chained():
+    seen = []
+    first = attention.windowed(Patcher(WanModel()), 2)
+    ours = first.model_options["transformer_options"][attention.OVERRIDE]
+
+    def chained(func, *args, **kwargs):
+        def inner(q, k, v, *rest, **more):
+            seen.append(q.shape[1])
+            return func(q, k, v, *rest, **more)
+
+        return ours(inner, *args, **kwargs)
+
+    first.model_options["transformer_options"][attention.OVERRIDE] = chained
+    second = attention.windowed(first, 3)
+    expected = self_attention(attention.windowed(Patcher(WanModel()), 3))
+    assert torch.equal(self_attention(second), expected)
+    assert seen == [6, 18, 6]
 
 
 @pytest.mark.parametrize("window", [1, -2])
 def test_windowed_rejects_a_window(window):
-    with pytest.raises(ValueError, match="window"):
-        attention.windowed(Patcher(WanModel()), window)
+    with pytest.raises(ValueError, match="^This Node: window must be"):
+        attention.windowed(Patcher(WanModel()), window, "This Node")
 
 
 def test_windowed_rejects_a_model_it_does_not_know():
@@ -220,7 +271,17 @@ def test_windowed_rejects_a_model_it_does_not_know():
 
     FlatPatch.__name__ = "HunyuanVideo"
     for network in (WanModel_S2V(), FlatPatch(), torch.nn.Identity()):
-        with pytest.raises(ValueError, match="set window to 0"):
-            attention.windowed(Patcher(network), 4)
+        with pytest.raises(ValueError, match="^This Node: .*set window to 0"):
+            attention.windowed(Patcher(network), 4, "This Node")
     compiled = SimpleNamespace(_orig_mod=WanModel())
-    tokens.check_tokens_known(compiled)
+    tokens.check_tokens_known(compiled, "This Node")
+
+
+def test_windowed_rejects_a_refiner_that_has_windows_of_its_own():
+    class HostedRefiner(SurfRefinerDiT):
+        pass
+
+    model = Patcher(HostedRefiner(RefinerConfig.tiny()))
+    with pytest.raises(ValueError, match="^This Node: .*Surf refiner.*connect it directly"):
+        attention.windowed(model, 4, "This Node")
+    assert attention.windowed(model, 0, "This Node") is model

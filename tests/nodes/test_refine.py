@@ -6,7 +6,7 @@ import host_stub
 import pytest
 import torch
 from surf.nodes.host import upsample
-from surf.nodes.host.refining import TRAITS_KEY, RefinerTraits
+from surf.nodes.host.attention import WRAPPER_KEY
 from surf.nodes.refine import SurfRefiner
 from surf.surf_core import flow
 from surf.surf_core.lowband import lock_low_band, wavelet_match
@@ -24,14 +24,15 @@ class WanModel:
     ref_conv = None
 
 
+class Sound:
+    patch_size = (1, 2, 2)
+    ref_conv = None
+
+
 class Model(host_stub.Patcher):
-    def __init__(self, channels=16, traits=None, **kwargs):
+    def __init__(self, channels=16, **kwargs):
         super().__init__(channels, **kwargs)
         self.model.diffusion_model = WanModel()
-        self.traits = traits
-
-    def get_attachment(self, name):
-        return self.traits if name == TRAITS_KEY else None
 
 
 class Vae:
@@ -47,6 +48,9 @@ class Vae:
         return self.cell
 
     spacial_compression_encode = spacial_compression_decode
+
+    def temporal_compression_decode(self):
+        return 4
 
     def memory_used_decode(self, shape, dtype):
         return shape[-1] * shape[-2] * self.cell**2
@@ -68,14 +72,6 @@ class Vae:
         size = [side // self.cell for side in frames.shape[1:3]]
         cells = resize(frames.movedim(-1, 1), size, "area")[::4][self.frames_lost :]
         return cells[:, :1].movedim(0, 1).expand(self.latent_channels, -1, -1, -1)[None].clone()
-
-    def decode_tiled(self, samples, tile_x, tile_y, overlap):
-        self.calls.append(("tiles", (tile_x, tile_y, overlap)))
-        return self.decode(samples)
-
-    def encode_tiled(self, frames, tile_x, tile_y, overlap):
-        self.calls.append(("tiles", (tile_x, tile_y, overlap)))
-        return self.encode(frames)
 
 
 @pytest.fixture(autouse=True)
@@ -120,12 +116,12 @@ def test_the_node_is_the_cores_path():
     assert [step.sigma for step in model.seen] == pytest.approx([0.65, 0.4875, 0.325, 0.1625])
 
 
-def test_window_zero_samples_the_model_itself():
+def test_only_a_window_puts_windows_into_the_model():
     model = Model()
     run(model)
-    assert all(step.patcher is model for step in model.seen)
     run(model, window=4)
-    assert not any(step.patcher is model for step in model.seen[4:])
+    kinds = [WRAPPER_KEY in step.patcher.wrappers.get("diffusion", {}) for step in model.seen]
+    assert kinds == 4 * [False] + 4 * [True]
     assert not model.wrappers
     assert not model.model_options
 
@@ -192,15 +188,6 @@ def test_pixels_keep_what_the_vae_can_show():
     torch.testing.assert_close(up, torch.full((1, 16, 2, 8, 12), 0.25))
 
 
-def test_large_videos_go_through_the_vae_in_tiles(memory):
-    memory["total"], vae = 5000, Vae()
-    run(upsample="pixel", vae=vae)
-    assert [call for call in vae.calls if call[0] == "tiles"] == [("tiles", (512, 512, 64))]
-    memory["total"], vae.calls = 1000, []
-    run(upsample="pixel", vae=vae)
-    assert [call[1] for call in vae.calls if call[0] == "tiles"] == [(64, 64, 8), (512, 512, 64)]
-
-
 def test_the_lock_holds_the_first_steps_only():
     model, preview = Model(), latent()
     run(model, preview, low_band_lock=0.5)
@@ -217,7 +204,7 @@ def test_the_lock_holds_the_first_steps_only():
 def test_a_lock_of_less_than_half_a_step_is_off():
     model = Model()
     run(model, low_band_lock=0.1)
-    assert all(step.patcher is model for step in model.seen)
+    assert not any("post_cfg" in step.patcher.model_options for step in model.seen)
 
 
 def test_colour_match_is_the_cores_wavelet_match():
@@ -225,12 +212,6 @@ def test_colour_match_is_the_cores_wavelet_match():
     free, matched = (run(preview=preview, colour_match=on)["samples"] for on in (False, True))
     start = resize(preview["samples"], (8, 12), "bilinear")
     torch.testing.assert_close(matched, wavelet_match(free, start))
-
-
-def test_a_trained_refiner_brings_its_own_start_and_window():
-    trained = Model(traits=RefinerTraits(sigma_start=0.8, window=0))
-    out = run(trained, sigma_start=0.3, window=4)["samples"]
-    assert torch.equal(out, run(sigma_start=0.8, window=0)["samples"])
 
 
 def test_progress_is_one_bar():
@@ -243,9 +224,9 @@ def test_progress_is_one_bar():
 @pytest.mark.parametrize(
     ("shape", "changes", "expected"),
     [
-        ((1, 16, 3, 60, 104), {"resolution": "1080p"}, (136, 240)),
+        ((1, 16, 3, 60, 104), {"resolution": "1080p"}, (135, 240)),
         ((1, 16, 3, 30, 52), {"resolution": "720p"}, (90, 160)),
-        ((1, 16, 3, 52, 30), {"resolution": "1080p"}, (240, 136)),
+        ((1, 16, 3, 52, 30), {"resolution": "1080p"}, (240, 135)),
         ((1, 48, 3, 15, 26), {"resolution": "1080p"}, (68, 120)),
         ((1, 16, 3, 5, 7), {"scale": 1.5}, (8, 10)),
         ((1, 16, 3, 4, 6), {"scale": 1.0}, (4, 6)),
@@ -259,6 +240,37 @@ def test_targets_are_snapped_to_the_model(shape, changes, expected):
     assert out.ndim == 5
 
 
+@pytest.mark.parametrize(
+    ("network", "shape", "rows"),
+    [(WanModel(), (1, 16, 1, 30, 52), 135), (Sound(), (1, 16, 1, 30, 52), 136)],
+)
+def test_the_outputs_say_what_was_asked_for(network, shape, rows):
+    model = Model()
+    model.model.diffusion_model = network
+    conds = {"positive": prompt(), "negative": prompt()}
+    widgets = DEFAULTS | {"resolution": "1080p", "steps": 1}
+    out, width, height = SurfRefiner.execute(
+        model=model, latent=latent(*shape), **conds, **widgets
+    ).args
+    assert out["samples"].shape[-2:] == (rows, 240)
+    assert (width, height) == (1920, 1080)
+
+
+def test_tiles_by_hand_give_what_one_piece_gives():
+    calls = []
+
+    def velocity(x, sigma, cond):
+        calls.append(tuple(x.shape[-2:]))
+        return x + cond
+
+    preview = latent(1, 16, 1, 20, 36)
+    whole = run(preview=preview, steps=2)["samples"]
+    tiles = run(Model(velocity=velocity), preview, steps=2, tile=320)["samples"]
+    torch.testing.assert_close(tiles, whole)
+    # 72 cells in three tiles, for two steps and both halves of the guidance.
+    assert calls == 3 * 2 * 2 * [(40, 36)]
+
+
 class Nested(torch.Tensor):
     is_nested = True
 
@@ -267,11 +279,6 @@ def broken(value):
     preview = latent()
     preview["samples"][0, 0, 0, 0, 0] = value
     return preview
-
-
-class Sound:
-    patch_size = (1, 2, 2)
-    ref_conv = None
 
 
 def model_with(network):
@@ -302,6 +309,7 @@ BAD = {
     "a window of one frame": ({"window": 1}, "window"),
     "a negative window": ({"window": -4}, "window"),
     "a window in an unknown model": ({"model": model_with(Sound()), "window": 4}, "window to 0"),
+    "a tile of two overlaps and less": ({"tile": 128}, "256 or more"),
     "a lock of more than all steps": ({"low_band_lock": 1.5}, "low_band_lock"),
     "pixels without a VAE": ({"upsample": "pixel"}, "connect the VAE.*or set upsample to latent"),
     "a VAE of another model": ({"upsample": "pixel", "vae": Vae(48)}, "48"),
@@ -309,9 +317,9 @@ BAD = {
     "an unknown resolution": ({"resolution": "4K"}, "resolution"),
     "a bucket that is no target": ({"resolution": "240p"}, "resolution"),
     "a width between multiples": (
-        {"resolution": "by size", "width": 1270, "height": 720}, "1264 or 1280"),
+        {"resolution": "by size", "width": 1270, "height": 720}, "1264 or 1272"),
     "a height between multiples": (
-        {"resolution": "by size", "width": 64, "height": 50}, "48 or 64"),
+        {"resolution": "by size", "width": 64, "height": 50}, "48 or 56"),
     "16 pixels for a model of 32": (
         {"model": Model(48), "preview": latent(1, 48, 3, 2, 4), "resolution": "by size",
          "width": 80, "height": 64}, "64 or 96"),

@@ -1,0 +1,42 @@
+"""Colour matching on the host's device, with its progress bar and its stop button.
+
+Dims: F pixel frames.
+"""
+
+import comfy.model_management
+import comfy.utils
+from torch import Tensor
+
+from ...surf_core.colour import match_colour
+
+WHO = "Colour Match"
+WORKING_MEMORY = 2 * 2**30
+"""Bytes that a chunk of frames needs, at most."""
+
+
+def match_images(image: Tensor, reference: Tensor, method: str, strength: float) -> Tensor:
+    """Match IMAGE [F, height, width, 3] to a preview IMAGE: a new tensor, the inputs stay.
+
+    Raises:
+        ValueError: frames that do not belong together, or settings out of range.
+    """
+    device = comfy.model_management.get_torch_device()
+    comfy.model_management.free_memory(WORKING_MEMORY, device)
+    bar = comfy.utils.ProgressBar(len(image))
+
+    def tell(done: int, total: int) -> None:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        bar.update_absolute(done, total)
+
+    try:
+        matched = match_colour(
+            image.movedim(-1, 1),
+            reference.movedim(-1, 1),
+            method,
+            strength=strength,
+            device=device,
+            on_chunk=tell,
+        )
+    except ValueError as error:
+        raise ValueError(f"{WHO}: {error}") from error
+    return matched.movedim(1, -1)

@@ -1,0 +1,139 @@
+"""Refiner files of our own format, loaded by the host's own function.
+
+That function finds out by itself which model a file holds; ours is told. It comes from a private
+copy of the host's module, whose `model_detection` answers with our config: nothing of the host is
+changed, so other loads, in other threads too, go on as ever.
+"""
+
+import importlib.util
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import comfy.model_detection
+import comfy.utils
+import folder_paths
+import torch
+
+from ...surf_core import checkpoint
+from ...surf_core.checks import check_choice
+from ...surf_core.refiner import RefinerConfig
+from ...surf_core.window import BACKENDS
+from .refiner import ATTENTION_KEY, HOST_ATTENTION, RefinerSupport, SurfRefinerModel
+from .refining import TRAITS_KEY, RefinerTraits
+
+WHO = "Surf Refiner Loader"
+FOLDER = "diffusion_models"
+WEIGHT_DTYPES = {
+    "default": {},
+    "fp8_e4m3fn": {"dtype": torch.float8_e4m3fn},
+    "fp8_e4m3fn_fast": {"dtype": torch.float8_e4m3fn, "fp8_optimizations": True},
+    "fp8_e5m2": {"dtype": torch.float8_e5m2},
+}
+"""As the host's own loader maps them."""
+ATTENTIONS = (HOST_ATTENTION, *BACKENDS)
+
+
+def refiner_names() -> list[str]:
+    """Files of the folder that holds our refiners beside the diffusion models of the host."""
+    return folder_paths.get_filename_list(FOLDER)
+
+
+def load_named(name: str, weight_dtype: str, attention: str) -> Any:
+    """Load a file of `refiner_names()`, see `load_refiner`."""
+    return load_refiner(folder_paths.get_full_path_or_raise(FOLDER, name), weight_dtype, attention)
+
+
+def load_refiner(
+    path: str, weight_dtype: str = "default", attention: str = HOST_ATTENTION, **more: Any
+) -> Any:
+    """Load a refiner of ours as a MODEL.
+
+    Args:
+        path: a file that surf_core.checkpoint.save wrote.
+        weight_dtype: one of WEIGHT_DTYPES.
+        attention: one of ATTENTIONS, for the windows; "host" is what the host was started with.
+        more: options of newer hosts (disable_dynamic), which load a model again for another GPU.
+
+    Returns:
+        A MODEL that carries RefinerTraits.
+
+    Raises:
+        ValueError: not a file of ours, of a newer format, or with keys that do not fit; before
+            anything is allocated.
+    """
+    check_choice(weight_dtype, f"{WHO}: weight_dtype", tuple(WEIGHT_DTYPES))
+    check_choice(attention, f"{WHO}: attention", ATTENTIONS)
+    config = _check_file(path)
+    detection = _Detection(RefinerSupport(config))
+    state, metadata = comfy.utils.load_torch_file(path, safe_load=True, return_metadata=True)
+    load = _private_loader(detection)
+    options = {"metadata": metadata, **more}
+    known = inspect.signature(load).parameters
+    model = load(
+        state,
+        model_options=dict(WEIGHT_DTYPES[weight_dtype]),
+        **{name: value for name, value in options.items() if name in known},
+    )
+    if not isinstance(getattr(model, "model", None), SurfRefinerModel):
+        raise RuntimeError(
+            f"{WHO}: this host finds out which model a file holds in a way that is unknown here; "
+            "update this pack."
+        )
+    model.model_options["transformer_options"][ATTENTION_KEY] = attention
+    fixed = {name: getattr(config, name) for name in ("sigma_start", "window", "time", "text_dim")}
+    model.set_attachments(TRAITS_KEY, RefinerTraits(**fixed))
+    # What newer hosts call to load the model once more, for another GPU.
+    model.cached_patcher_init = (load_refiner, (path, weight_dtype, attention))
+    return model
+
+
+def _check_file(path: str) -> RefinerConfig:
+    """Read the header, and refuse a file whose keys or latents do not fit.
+
+    Raises:
+        ValueError: with the list.
+    """
+    try:
+        config, _ = checkpoint.read_config(path)
+        problems = checkpoint.report(path)
+    except ValueError as error:
+        raise ValueError(
+            f"{WHO}: {error} Surf Refiner takes any other flow video model too, from Load "
+            "Diffusion Model."
+        ) from error
+    if problems:
+        rest = len(problems) - checkpoint.LISTED
+        listed = problems[: checkpoint.LISTED] + ([f"and {rest} more"] if rest > 0 else [])
+        raise ValueError(
+            f"{WHO}: the keys of {path} do not fit the config in it: {'; '.join(listed)}. Use the "
+            "file as its training wrote it; scaled fp8 and other repacked weights are not read, "
+            "weight_dtype makes fp8 of the original."
+        )
+    return config
+
+
+class _Detection:
+    """The host's model_detection, except that the model is known."""
+
+    def __init__(self, support: RefinerSupport):
+        self._support = support
+
+    def model_config_from_unet(self, *args: Any, **kwargs: Any) -> RefinerSupport:
+        return self._support
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(comfy.model_detection, name)
+
+
+def _private_loader(detection: _Detection) -> Callable[..., Any]:
+    """The host's loading function, out of a second copy of its module with another detection.
+
+    Executing the module's file again takes some milliseconds and imports nothing anew; the copy is
+    in no list of modules and goes with the load.
+    """
+    spec = importlib.util.find_spec("comfy.sd")
+    private = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(private)
+    private.model_detection = detection
+    return private.load_diffusion_model_state_dict

@@ -1,0 +1,127 @@
+"""How a picture is cut into tiles for a host model: by hand, by its memory, and smaller on demand.
+
+Dims: B batch, C channels, T latent frames, H, W latent cells.
+"""
+
+import logging
+from math import ceil
+from typing import Any
+
+import comfy.model_management
+from torch import Tensor
+
+from ...surf_core.tiles import Box, boxes, spans
+from .models import cell_side, patch_side
+
+log = logging.getLogger(__name__)
+
+OVERLAP_PIXELS = 128
+LATENT_COPIES = 8
+"""fp32 latents of the picture that a sampling step keeps: noise, x, both guidances and sums."""
+
+Size = tuple[int, int]
+"""Rows and columns in latent cells."""
+
+
+class TilePlan:
+    """The tile of a run: chosen before it, made smaller by it."""
+
+    def __init__(self, model: Any, size: Size, who: str):
+        self.cell, self.patch, self.who, self.size = cell_side(model), patch_side(model), who, size
+        self.overlap = ceil(OVERLAP_PIXELS / self.cell / self.patch) * self.patch
+        self.tile: Size = size
+        self.cache_is_told = False
+
+    def boxes(self, size: Size, tile: Size) -> list[Box]:
+        return boxes(size, tile, self.overlap, self.patch)
+
+    def pixels(self, size: Size) -> str:
+        return f"{size[1] * self.cell} x {size[0] * self.cell}"
+
+    def real(self, size: Size, tile: Size) -> Size:
+        """The tiles that a latent of this size is cut into by `tile`, which is the most."""
+        rows, columns = self.boxes(size, tile)[0]
+        return rows.stop, columns.stop
+
+    def by_hand(self, tile_pixels: int) -> Size:
+        least = 2 * self.overlap
+        side = ceil(tile_pixels / (self.cell * self.patch)) * self.patch
+        if side < least:
+            raise ValueError(
+                f"{self.who}: a tile must hold two overlaps, {least * self.cell} pixels, got "
+                f"tile={tile_pixels}; use {least * self.cell} or more, or 0 for automatic."
+            )
+        if side < max(self.size):
+            self._tell((side, side), "as asked")
+        return side, side
+
+    def automatic(self, model: Any, start: Tensor) -> Size:
+        """Find the whole picture, or the tiles with the fewest cells in all, that fit the device.
+
+        The host moves weights away to make room, so activations may take half of the device even
+        beside large weights.
+        """
+        total = comfy.model_management.get_total_memory(model.load_device) - _reserved()
+        kept = LATENT_COPIES * 4 * start.numel()
+        room = max(total - model.model_size(), total / 2) - kept
+
+        def needed(tile: Size) -> float:
+            return model.model.memory_required([*start.shape[:-2], *self.real(self.size, tile)])
+
+        tile = self.size
+        if needed(tile) > room:
+            sides = [self._sides(length) for length in self.size]
+            choices = [(rows, columns) for rows in sides[0] for columns in sides[1]]
+            fitting = [choice for choice in choices if needed(choice) <= room]
+            tile = min(fitting, key=self._cost) if fitting else min(choices, key=needed)
+        whole, mine, free, all_of_it = (
+            f"{n / 2**30:.1f}" for n in (needed(self.size), needed(tile), room, total)
+        )
+        self._tell(tile, f"needs {mine} GB, whole {whole} GB; {free} of {all_of_it} GB are for it")
+        return tile
+
+    def _sides(self, length: int) -> list[int]:
+        """Limits for a tile along an axis, one for each number of tiles."""
+        limits = range(length, min(2 * self.overlap, length) - 1, -1)
+        return list({spans(length, n, self.overlap, self.patch)[0]: n for n in limits}.values())
+
+    def _cost(self, tile: Size) -> tuple[int, int]:
+        """Cells computed for one picture; squarer tiles first among equals."""
+        rows, columns = self.real(self.size, tile)
+        return len(self.boxes(self.size, tile)) * rows * columns, abs(rows - columns)
+
+    def _tell(self, tile: Size, reason: str) -> None:
+        count, side = len(self.boxes(self.size, tile)), self.real(self.size, tile)
+        pieces = f"{count} tiles of {self.pixels(side)}" if count > 1 else "one piece"
+        log.info("%s: %s pixels in %s (%s).", self.who, self.pixels(self.size), pieces, reason)
+
+    def halved(self, size: Size, tile: Size) -> Size | None:
+        """Two tiles in place of one, per side; None where no side can give way."""
+        now, least = self.real(size, tile), 2 * self.overlap
+        half = (ceil((side + self.overlap) / 2 / self.patch) * self.patch for side in now)
+        rows, columns = (max(side, least) for side in half)
+        return None if self.real(size, (rows, columns)) == now else (rows, columns)
+
+    def shrink(self, size: Size, tile: Size) -> bool:
+        """Go on with smaller tiles than `tile`, which did not fit; False if that cannot be."""
+        new = self.halved(size, tile)
+        if new is None:
+            log.error(
+                "%s: out of memory with the smallest tiles, %s pixels; use fewer frames, a model "
+                "in fp8, or a smaller resolution.", self.who, self.pixels(self.real(size, tile)),
+            )  # fmt: skip
+            return False
+        # Another GPU may have been here first.
+        self.tile = (min(self.tile[0], new[0]), min(self.tile[1], new[1]))
+        log.warning(
+            "%s: out of memory with tiles of %s pixels; this evaluation is repeated, and the run "
+            "goes on, with %s. Finished steps stay.",
+            self.who, self.pixels(self.real(size, tile)), self.pixels(self.real(size, self.tile)),
+        )  # fmt: skip
+        return True
+
+
+def _reserved() -> float:
+    """Bytes that the host leaves to others; older hosts do not say."""
+    reserved = getattr(comfy.model_management, "extra_reserved_memory", None)
+    return reserved() if reserved else 0

@@ -1,0 +1,189 @@
+"""A host model that computes a picture of any size: in overlapping tiles where it does not fit.
+
+A wrapper round the model call crops the latent, and all that lies on its grid, to one tile after
+the other and blends the results; to the model each tile is a picture, with positions from 0. When
+memory runs out, smaller tiles repeat that evaluation.
+
+Dims: B batch, C channels, T latent frames, H, W latent cells.
+"""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import comfy.model_management
+from torch import Tensor
+
+from ...surf_core.tiles import Box, in_tiles
+from .models import STEP_CACHES
+from .tile_plan import Size, TilePlan
+
+log = logging.getLogger(__name__)
+
+WRAPPER_KEY = "surf_tiles"
+OFF_GRID = frozenset({"audio_embed", "face_pixel_values", "ref_latent", "context_latents"})
+"""Conditioning with rows and columns of its own: whole for each tile, unless they fit."""
+
+
+def tiled(model: Any, start: Tensor, tile_pixels: int, who: str) -> Any:
+    """Clone a MODEL so that it computes a picture of the size of `start` in tiles.
+
+    Args:
+        model: host MODEL; its weights are shared, it is not changed. A function wrapper that it
+            has already still sees the whole picture.
+        start: [B, C, (T,) H, W], the latent that will be sampled; only its shape counts.
+        tile_pixels: pixels along the side of a tile, rounded up to whole patches; 0 takes the
+            whole picture when it fits the device beside the weights, else the cheapest tiles that
+            do.
+        who: the node, for errors and the log.
+
+    Returns:
+        A clone. One tile is the plain model, bit for bit, until memory runs out.
+
+    Raises:
+        ValueError: a tile that does not hold two overlaps.
+    """
+    import comfy.patcher_extension
+
+    plan = TilePlan(model, tuple(start.shape[-2:]), who)
+    plan.tile = plan.by_hand(tile_pixels) if tile_pixels else plan.automatic(model, start)
+    clone = model.clone()
+    earlier = clone.model_options.get("model_function_wrapper")
+    clone.set_model_unet_function_wrapper(make_wrapper(plan, earlier))
+    clone.add_wrapper_with_key(
+        comfy.patcher_extension.WrappersMP.PREPARE_SAMPLING, WRAPPER_KEY, make_estimate(plan)
+    )
+    return clone
+
+
+def check_tile(model: Any, tile_pixels: int, who: str) -> None:
+    """Refuse what `tiled` would, before anything is computed.
+
+    Raises:
+        ValueError: a tile that does not hold two overlaps.
+    """
+    if tile_pixels:
+        TilePlan(model, (1, 1), who).by_hand(tile_pixels)
+
+
+def make_wrapper(plan: TilePlan, earlier: Callable | None) -> Callable:
+    """Build the model function wrapper; a plain function, because the host deep-copies options.
+
+    Args:
+        earlier: the wrapper that was installed before, or None: it calls the tiles as its model.
+    """
+
+    def run(apply_model: Callable, args: dict) -> Tensor:
+        def in_pieces(x: Tensor, t: Tensor, **conditioning: Any) -> Tensor:
+            return evaluate(plan, apply_model, x, t, conditioning)
+
+        if earlier is not None:
+            return earlier(in_pieces, args)
+        return in_pieces(args["input"], args["timestep"], **args["c"])
+
+    return run
+
+
+def make_estimate(plan: TilePlan) -> Callable:
+    """Build the wrapper that lets the host's estimate of memory see a tile, not the picture."""
+
+    def estimate(
+        executor: Callable, model: Any, noise_shape: Any, *args: Any, **kwargs: Any
+    ) -> Any:
+        size = tuple(noise_shape[-2:])
+        return executor(model, [*noise_shape[:-2], *plan.real(size, plan.tile)], *args, **kwargs)
+
+    return estimate
+
+
+def evaluate(
+    plan: TilePlan, apply_model: Callable, x: Tensor, t: Tensor, conditioning: dict
+) -> Tensor:
+    """Call the model tile by tile; on running out of memory, again with smaller tiles.
+
+    Args:
+        apply_model: the host's, (x, t, **conditioning) -> clean estimate like x.
+        conditioning: what the host would hand the model with x; not changed.
+    """
+    size = tuple(x.shape[-2:])
+    while True:
+        tile = plan.tile
+        try:
+            return _evaluate_once(plan, tile, apply_model, x, t, conditioning)
+        except RuntimeError as error:
+            if not _is_out_of_memory(error) or not plan.shrink(size, tile):
+                raise
+        # Only here does nothing hold the tensors of the failed call any more.
+        comfy.model_management.soft_empty_cache()
+
+
+def _evaluate_once(
+    plan: TilePlan, tile: Size, apply_model: Callable, x: Tensor, t: Tensor, conditioning: dict
+) -> Tensor:
+    size = tuple(x.shape[-2:])
+    if len(plan.boxes(size, tile)) == 1:
+        return apply_model(x, t, **conditioning)
+    conditioning = _without_step_cache(plan, conditioning)
+
+    def call(part: Tensor, box: Box) -> Tensor:
+        mine = {name: crop(value, box, size, name, plan) for name, value in conditioning.items()}
+        return apply_model(part, t, **mine)
+
+    return in_tiles(call, x, tile, plan.overlap, plan.patch)
+
+
+def crop(value: Any, box: Box, size: Size, name: str, plan: TilePlan) -> Any:
+    """Cut conditioning to a tile where it lies on the grid of the latent, in cells or in pixels.
+
+    Raises:
+        ValueError: a ControlNet, or a map of another size.
+    """
+    if name == "control" and value is not None:
+        raise ValueError(
+            f"{plan.who}: a ControlNet sees the whole picture and cannot follow tiles of "
+            f"{plan.pixels(plan.tile)} pixels; take it out, or choose a size that fits in one "
+            "piece."
+        )
+    if isinstance(value, (list, tuple)):
+        return type(value)(crop(each, box, size, name, plan) for each in value)
+    if not isinstance(value, Tensor) or value.ndim < 4:
+        return value
+    for unit in (1, plan.cell):
+        if tuple(value.shape[-2:]) == (size[0] * unit, size[1] * unit):
+            return value[(..., *(slice(part.start * unit, part.stop * unit) for part in box))]
+    if name in OFF_GRID:
+        return value
+    raise ValueError(
+        f"{plan.who}: conditioning {name!r} {tuple(value.shape)} does not lie on the grid of the "
+        f"latent, {size[0]} x {size[1]} cells, and cannot follow its tiles; take it out, or choose "
+        "a size that fits in one piece."
+    )
+
+
+def _without_step_cache(plan: TilePlan, conditioning: dict) -> dict:
+    """Leave out caches round the network, which would take one tile for another's next step."""
+    from comfy.patcher_extension import WrappersMP
+
+    options = conditioning.get("transformer_options", {})
+    wrappers = options.get("wrappers", {})
+    inner = wrappers.get(WrappersMP.DIFFUSION_MODEL, {})
+    caches = [key for key in inner if key in STEP_CACHES]
+    if not caches:
+        return conditioning
+    if not plan.cache_is_told:
+        plan.cache_is_told = True
+        log.warning("%s: %s is off in tiles.", plan.who, " and ".join(caches))
+    kept = {key: value for key, value in inner.items() if key not in STEP_CACHES}
+    wrappers = {**wrappers, WrappersMP.DIFFUSION_MODEL: kept}
+    return {**conditioning, "transformer_options": {**options, "wrappers": wrappers}}
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    """Ask the host; MPS and the CPU say it in words only."""
+    host = comfy.model_management
+    if hasattr(host, "is_oom"):
+        known = host.is_oom(error)
+    else:
+        known = host.OOM_EXCEPTION is not Exception and isinstance(error, host.OOM_EXCEPTION)
+    said = str(error).lower()
+    return known or "out of memory" in said or "can't allocate memory" in said

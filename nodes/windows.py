@@ -1,0 +1,53 @@
+"""Temporal attention windows for a model of the graph, to be used with any sampler."""
+
+from comfy_api.latest import io
+
+from .host.attention import windowed
+from .host.schema import declare
+
+
+class SurfWindowedAttention(io.ComfyNode):
+    """Clone a model so that a frame attends to the frames near it only."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return declare(
+            io.Schema,
+            node_id="SurfWindowedAttention",
+            display_name="Windowed Attention",
+            category="SURF",
+            description="Keeps the self-attention of a Wan or HunyuanVideo model inside temporal "
+            "windows that shift by half on every second block: a long or large video costs less. "
+            "The model itself stays as it is.",
+            search_aliases=["sparse attention", "temporal window", "sliding window", "surf"],
+            inputs=[
+                declare(
+                    io.Model.Input,
+                    "model",
+                    tooltip="Wan 2.1 or 2.2 (T2V, I2V, VACE, camera) or HunyuanVideo, with or "
+                    "without LoRAs and another attention kernel.",
+                ),
+                declare(
+                    io.Int.Input,
+                    "window",
+                    default=4,
+                    min=0,
+                    max=1024,
+                    tooltip="Latent frames that attend to each other; one latent frame is four "
+                    "frames of the video. 0 leaves the model as it is; as many as the clip has "
+                    "is full attention.",
+                ),
+            ],
+            outputs=[
+                declare(
+                    io.Model.Output,
+                    "model",
+                    tooltip="A clone with windows; weights are shared.",
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(cls, model, window) -> io.NodeOutput:
+        """Clone; the windows are cut when the model runs, from the size it then sees."""
+        return io.NodeOutput(windowed(model, window, "Windowed Attention"))
