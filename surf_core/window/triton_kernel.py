@@ -41,8 +41,8 @@ CONFIGS = {
     (9, 0): {80: Config(128, 128, 8, 3), 128: Config(128, 64, 8, 3)},
     (12, 0): {96: Config(128, 64, 8, 2), 128: Config(128, 32, 8, 2)},
 }
-"""By compute capability, from which on, and by channels after padding, up to which. Chosen for no
-register spills in the loop, and fewest instructions; never yet by a measured time."""
+"""By compute capability, from which on, and by channels after padding, up to which. Chosen so
+that heads of 64 to 128 spill no registers, then for few instructions; never by a measured time."""
 SMALL = Config(64, 32, 4, 1)
 """On AMD, where it compiles without spills from gfx90a to gfx1201."""
 FLOAT32 = Config(64, 16, 4, 1)
@@ -204,6 +204,11 @@ def config_of(q: Tensor) -> Config:
 
 def choose(capability: tuple[int, int], channels: int, dtype: torch.dtype) -> Config:
     """The configuration for an NVIDIA GPU; a newer one than we know is taken for the newest."""
+    if capability < min(CONFIGS):
+        raise ValueError(
+            f"Triton attention: expected compute capability 8.0 or newer, got {capability=}; "
+            "choose another backend."
+        )
     if dtype == torch.float32:
         return FLOAT32
     by_width = CONFIGS[max(known for known in CONFIGS if known <= capability)]

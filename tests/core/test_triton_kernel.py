@@ -127,6 +127,11 @@ def test_every_gpu_has_a_configuration_for_every_head(capability, known):
         assert choose(capability, channels, torch.float32) == FLOAT32
 
 
+def test_gpus_before_ampere_are_rejected():
+    with pytest.raises(ValueError, match="8.0 or newer, got"):
+        choose((7, 5), 72, torch.float16)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not any(COMPILERS), reason="this build of triton came without ptxas")
 def test_the_kernel_compiles_for_hopper_without_spills_and_saves_products(tmp_path):
