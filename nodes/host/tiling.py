@@ -56,16 +56,6 @@ def tiled(model: Any, start: Tensor, tile_pixels: int, who: str) -> Any:
     return clone
 
 
-def check_tile(model: Any, tile_pixels: int, who: str) -> None:
-    """Refuse what `tiled` would, before anything is computed.
-
-    Raises:
-        ValueError: a tile that does not hold two overlaps.
-    """
-    if tile_pixels:
-        TilePlan(model, (1, 1), who).by_hand(tile_pixels)
-
-
 def make_wrapper(plan: TilePlan, earlier: Callable | None) -> Callable:
     """Build the model function wrapper; a plain function, because the host deep-copies options.
 

@@ -7,7 +7,7 @@ import host_stub
 import pytest
 import torch
 from surf.nodes.host import tile_plan
-from surf.nodes.host.tiling import WRAPPER_KEY, check_tile, tiled
+from surf.nodes.host.tiling import WRAPPER_KEY, tiled
 from surf.surf_core.tiles import boxes, in_tiles
 
 GB = 2**30
@@ -109,10 +109,6 @@ def test_a_tile_by_hand_is_rounded_up_to_whole_patches(pixels, channels, side):
 def test_a_tile_below_two_overlaps_is_refused(pixels):
     with pytest.raises(ValueError, match=r"Test: a tile must hold two overlaps, 256 pixels, got"):
         tiled(model(), start(), pixels, "Test")
-    with pytest.raises(ValueError, match=r"Test: a tile must hold two overlaps, 256 pixels, got"):
-        check_tile(model(), pixels, "Test")
-    for fine in (0, 256, 4096):
-        check_tile(model(), fine, "Test")
 
 
 def test_automatic_takes_the_cheapest_tiles_that_fit(host):
