@@ -16,6 +16,7 @@ CORE = {"torch", "einops", "kornia", "safetensors"}
 THIRD_PARTY = {
     "": set(),
     "surf_core/": CORE,
+    "surf_core/degrade/": CORE | {"av"},
     "surf_core/refiner/": CORE | {"comfy_kitchen"},
     "surf_core/window/": CORE | {"flash_attn", "triton"},
     "surf_core/tiny/": CORE | {"av", "numpy", "PIL"},
