@@ -13,7 +13,6 @@ Dims: B batch, T latent frames, H, W latent cells.
 
 import argparse
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.clock import seconds
 from benchmarks.provenance import provenance
 from surf_core.cost import ModelShape, forward_flops, latent_frames, tokens
 from surf_core.refiner import RefinerConfig, SurfRefinerDiT, kitchen
@@ -101,17 +101,6 @@ def inputs(stage: Stage, frames: int, like: Tensor) -> tuple[Tensor, Tensor, Ten
     made = {"generator": generator, "device": like.device, "dtype": like.dtype}
     z = torch.randn(1, 16, count, rows, columns, **made)
     return z, torch.tensor([500.0], device=like.device), torch.randn(1, 512, 4096, **made)
-
-
-def seconds(run: Callable[[], object], cuda: bool) -> float:
-    """Time one call."""
-    if cuda:
-        torch.cuda.synchronize()
-    began = time.perf_counter()
-    run()
-    if cuda:
-        torch.cuda.synchronize()
-    return time.perf_counter() - began
 
 
 def ceilings(like: Tensor, heads: dict[int, int]) -> tuple[float, dict[int, float]]:

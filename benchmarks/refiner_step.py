@@ -12,8 +12,7 @@ Dims: B batch, T latent frames, H, W latent cells, N tokens.
 
 import argparse
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -21,6 +20,7 @@ from statistics import median
 import torch
 from torch import Tensor
 
+from benchmarks.clock import seconds
 from benchmarks.live_bytes import LiveBytes
 from benchmarks.provenance import provenance
 from surf_core.cost import SURF_1B, ModelShape, activation_bytes, forward_flops, weight_bytes
@@ -112,17 +112,6 @@ def gate(window: int, like: Tensor) -> None:
             sys.exit(f"the check cannot fail: full attention passes it at window {window}.")
 
 
-def milliseconds(run: Callable[[], object], cuda: bool) -> float:
-    """Time one call."""
-    if cuda:
-        torch.cuda.synchronize()
-    began = time.perf_counter()
-    run()
-    if cuda:
-        torch.cuda.synchronize()
-    return 1000 * (time.perf_counter() - began)
-
-
 def peak_bytes(model: SurfRefinerDiT, given: tuple[Tensor, ...]) -> int:
     """Memory of one forward beyond weights and inputs: the allocator's on a GPU, else tensors'."""
     if not given[0].is_cuda:
@@ -168,8 +157,8 @@ def measure(model: SurfRefinerDiT, given, side, window: int, reps: int) -> Itera
         for way, (blocks, whole) in zip(running, times, strict=True):
             way.apply(model)
             last = (model.kernels(), way.segmentwise)
-            blocks.append(milliseconds(lambda: model.blocks[0](*inner, *last), cuda))  # noqa: B023
-            whole.append(milliseconds(lambda: model(*given), cuda))
+            blocks.append(1000 * seconds(lambda: model.blocks[0](*inner, *last), cuda))  # noqa: B023
+            whole.append(1000 * seconds(lambda: model(*given), cuda))
     first = median(times[0][1][WARM_UPS:])
     for way, both, peak in zip(running, times, peaks, strict=True):
         took = [median(spent[WARM_UPS:]) for spent in both]
