@@ -25,7 +25,7 @@ from surf_core.schedule import flow_sigmas
 from surf_core.signature import colour_distance, detail, layout_distance
 from surf_core.tiny.demo import Settings, enlarge, to_pixels
 from surf_core.tiny.model import CELLS, TinyT2V
-from surf_core.training.scenes import render
+from surf_core.training.tiny.scenes import render
 
 SIGMAS = (0.65, 0.8)
 """Starts of the refiner: its default, and one that invents more."""

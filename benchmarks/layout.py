@@ -29,7 +29,7 @@ from surf_core.schedule import SIGMA_POLICIES, flow_sigmas, switch
 from surf_core.signature import layout_distance
 from surf_core.tiny.demo import to_pixels
 from surf_core.tiny.model import CELLS, TinyT2V
-from surf_core.training.scenes import render
+from surf_core.training.tiny.scenes import render
 
 STEPS, SHIFT, CFG, CFG_LOW = 40, 3.0, 4.0, 3.0
 LOW = CELLS // 2

@@ -17,7 +17,7 @@ from surf_core.schedule import flow_sigmas
 from surf_core.tiny.demo import to_pixels
 from surf_core.tiny.model import CELLS, FRAMES, TinyT2V
 from surf_core.tiny.prompt import COLOURS, DIRECTIONS, SHAPES
-from surf_core.training.scenes import PALETTE, STEPS, render
+from surf_core.training.tiny.scenes import PALETTE, STEPS, render
 
 FILL = {"circle": 0.785, "square": 1.0, "triangle": 0.5}
 """Share of its bounding box that a shape fills."""

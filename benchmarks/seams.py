@@ -27,7 +27,7 @@ from surf_core.tiles import in_tiles, spans
 from surf_core.tiny import codec
 from surf_core.tiny.demo import enlarge, to_pixels
 from surf_core.tiny.model import CELLS, FRAMES, TinyT2V
-from surf_core.training.scenes import render
+from surf_core.training.tiny.scenes import render
 
 SIDE, TILE = 128, 40
 """Cells of the random fields and of their tiles."""

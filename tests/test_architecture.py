@@ -308,7 +308,7 @@ PLANTED = [
     (direction, "surf_core/schedule.py", "from .flow import euler\n", "imports surf_core/flow.py"),
     (direction, "surf_core/unranked.py", "from .window import segments\n", "imports surf_core/win"),
     (direction, "surf_core/flow.py", "from ..nodes import x\n", "imports nodes/__init__.py"),
-    (direction, "surf_core/tiny/planted.py", "from ..training import scenes\n", "training"),
+    (direction, "surf_core/tiny/planted.py", "from ..training.tiny import scenes\n", "training"),
     (direction, "nodes/planted.py", "from ..surf_core.training import muon\n", "training"),
     (direction, "nodes/host/planted.py", "from .. import SurfExtension\n", "nodes/__init__"),
     (direction, "surf_core/flow.py", "from .nowhere import x\n", "does not exist"),

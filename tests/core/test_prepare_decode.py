@@ -7,10 +7,10 @@ import av
 import numpy as np
 import pytest
 import torch
-from surf.surf_core.training import clips as clipping
-from surf.surf_core.training import decode
-from surf.surf_core.training.clips import Clip, clips
-from surf.surf_core.training.decode import FPS, Frame, Rejected, Ticks, frames
+from surf.surf_core.training.prepare import clips as clipping
+from surf.surf_core.training.prepare import decode
+from surf.surf_core.training.prepare.clips import Clip, clips
+from surf.surf_core.training.prepare.decode import FPS, Frame, Rejected, Ticks, frames
 
 
 def scene(seed, count, level=128, pan=0):
@@ -122,7 +122,7 @@ def test_too_few_frames_a_second_are_refused(tmp_path, name):
 
 
 def test_slow_files_that_hide_their_rate_are_refused_by_their_timestamps(tmp_path, monkeypatch):
-    monkeypatch.setattr("surf.surf_core.training.decode._unfit", lambda stream: None)
+    monkeypatch.setattr("surf.surf_core.training.prepare.decode._unfit", lambda stream: None)
     found, rejected = split(write(tmp_path / "s.mp4", numbered(60), 12))
     assert (found, [r.reason for r in rejected]) == ([], ["slow"])
 

@@ -7,10 +7,18 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from surf.surf_core.training import buckets as sizes
-from surf.surf_core.training.buckets import AREAS, UNIT, Bucket, Plan, apply, buckets, choose
-from surf.surf_core.training.decode import Rejected
-from surf.surf_core.training.filters import (
+from surf.surf_core.training.prepare import buckets as sizes
+from surf.surf_core.training.prepare.buckets import (
+    AREAS,
+    UNIT,
+    Bucket,
+    Plan,
+    apply,
+    buckets,
+    choose,
+)
+from surf.surf_core.training.prepare.decode import Rejected
+from surf.surf_core.training.prepare.filters import (
     Limits,
     compression_quality,
     examine,

@@ -11,7 +11,7 @@ from surf.surf_core.tiny import codec, demo
 from surf.surf_core.tiny.model import CELLS, FRAMES, WEIGHTS, TinyT2V
 from surf.surf_core.tiny.pictures import contact_sheet, write_mp4
 from surf.surf_core.tiny.prompt import encode_prompt
-from surf.surf_core.training.scenes import render
+from surf.surf_core.training.tiny.scenes import render
 
 
 @pytest.fixture(scope="module")

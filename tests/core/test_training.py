@@ -5,10 +5,10 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file
-from surf.surf_core.training import tiny_t2v
 from surf.surf_core.training.muon import Muon, orthogonalise
+from surf.surf_core.training.tiny import t2v
 
-SHORT = tiny_t2v.Recipe(
+SHORT = t2v.Recipe(
     layers=1,
     size=16,
     frames=2,
@@ -43,40 +43,38 @@ def test_muon_descends():
 
 def test_batch_is_a_function_of_seed_and_step_alone():
     for step in (0, 4):
-        for first, second in zip(
-            tiny_t2v.batch(SHORT, step), tiny_t2v.batch(SHORT, step), strict=True
-        ):
+        for first, second in zip(t2v.batch(SHORT, step), t2v.batch(SHORT, step), strict=True):
             assert torch.equal(first, second)
-    assert tiny_t2v.batch(SHORT, 0)[0].shape == (2, 16, 1, 4, 4)
-    assert tiny_t2v.batch(SHORT, 3)[0].shape == (2, 16, 2, 4, 4)
+    assert t2v.batch(SHORT, 0)[0].shape == (2, 16, 1, 4, 4)
+    assert t2v.batch(SHORT, 3)[0].shape == (2, 16, 2, 4, 4)
 
 
 def test_rate_warms_up_holds_and_cools_down():
-    recipe = tiny_t2v.Recipe()
+    recipe = t2v.Recipe()
     assert recipe.rate(0) < recipe.rate(50) < recipe.rate(200) == recipe.lr
     assert recipe.rate(recipe.steps - 1) < 0.01 * recipe.lr
 
 
 def test_resumed_run_is_bit_identical(tmp_path, monkeypatch):
-    monkeypatch.setattr(tiny_t2v, "SAVE_EVERY", 2)
-    monkeypatch.setattr(tiny_t2v, "REPORT_EVERY", 1)
-    tiny_t2v.train(SHORT, tmp_path / "whole", False)
+    monkeypatch.setattr(t2v, "SAVE_EVERY", 2)
+    monkeypatch.setattr(t2v, "REPORT_EVERY", 1)
+    t2v.train(SHORT, tmp_path / "whole", False)
 
     class Stop(Exception):
         pass
 
-    draw = tiny_t2v.batch
+    draw = t2v.batch
 
     def stop_at_five(recipe, step):
         if step == 5:
             raise Stop
         return draw(recipe, step)
 
-    monkeypatch.setattr(tiny_t2v, "batch", stop_at_five)
+    monkeypatch.setattr(t2v, "batch", stop_at_five)
     with pytest.raises(Stop):
-        tiny_t2v.train(SHORT, tmp_path / "cut", False)
-    monkeypatch.setattr(tiny_t2v, "batch", draw)
-    tiny_t2v.train(SHORT, tmp_path / "cut", False)
+        t2v.train(SHORT, tmp_path / "cut", False)
+    monkeypatch.setattr(t2v, "batch", draw)
+    t2v.train(SHORT, tmp_path / "cut", False)
     whole, cut = (load_file(tmp_path / name / "tiny_t2v.safetensors") for name in ("whole", "cut"))
     assert whole.keys() == cut.keys()
     assert all(torch.equal(whole[name], cut[name]) for name in whole)

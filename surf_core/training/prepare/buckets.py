@@ -10,7 +10,7 @@ from math import log, sqrt
 import torch
 from torch import Tensor
 
-from ..resample import resize
+from ...resample import resize
 from .decode import Rejected
 
 UNIT = 32

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..tiny.prompt import BACKGROUNDS, COLOURS, DIRECTIONS, SHAPES
+from ...tiny.prompt import BACKGROUNDS, COLOURS, DIRECTIONS, SHAPES
 
 PALETTE = torch.tensor([[0.9, 0.1, 0.1], [0.1, 0.7, 0.2], [0.15, 0.25, 0.95], [0.95, 0.85, 0.1]])
 """Red, green and blue of each of COLOURS, 0..1."""
@@ -86,7 +86,7 @@ def render(batch: int, frames: int, size: int, generator: torch.Generator) -> Sc
         colour = (colour + turn) % len(COLOURS)
         shape, direction = pick(len(SHAPES)), pick(len(DIRECTIONS))
         present = (pick(2) == 1) if slot else torch.ones(batch, dtype=torch.bool)
-        radius, speed = draw(0.15, 0.21), draw(0.07, 0.1)
+        radius, speed = draw(0.17, 0.23), draw(0.1, 0.13)
         travel = STEPS[direction].view(batch, 2, 1, 1) * (speed * (frames - 1))[:, None]
         margin = radius[:, None] + travel.abs() / 2
         middle = margin + (1 - 2 * margin) * torch.rand(batch, 2, 1, 1, generator=generator)
