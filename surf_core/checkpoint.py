@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 from .refiner import RefinerConfig, SurfRefinerDiT, outline
 
-FORMAT = 2
-"""Version of the metadata; 1 knew neither block, time nor start, a newer file is refused."""
+FORMAT = 3
+"""Version of the metadata; 1 knew neither block, time nor start, 2 no range of starts."""
 LISTED = 20
 """Keys that an error names."""
+_TUPLES = ("patch", "start_range")
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -146,7 +147,8 @@ def _config(text: str, path: Path) -> RefinerConfig:
         unknown = values.keys() - {field.name for field in fields(RefinerConfig)}
         if unknown:
             raise ValueError(f"unknown fields {', '.join(sorted(unknown))}")
-        return RefinerConfig(**values | {"patch": tuple(values["patch"])})
+        pairs = {name: tuple(values[name]) for name in _TUPLES if values.get(name) is not None}
+        return RefinerConfig(**values | pairs)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(
             f"expected a refiner's config in {path}, got {error!r}; it is damaged, or not ours."

@@ -198,7 +198,7 @@ def refine_with(
         sigma_start: instead of the one it was trained for; needed where it has none.
 
     Raises:
-        ValueError: a model without sigma_start, and none given.
+        ValueError: a model without sigma_start, and none given, or one outside its start_range.
     """
     config = model.config
     s = config.sigma_start if sigma_start is None else sigma_start
@@ -206,5 +206,13 @@ def refine_with(
         raise ValueError(
             "the model was not trained for a start, expected sigma_start, got None; use 0.65."
         )
-    velocity = model_velocity(model, context, negative, cfg)
+    told = _told(model, s) if config.start_range is not None else model
+    velocity = model_velocity(told, context, negative, cfg)
     return refine(velocity, start, s, steps, noise, on_step, time=config.time, shift=shift)
+
+
+def _told(model, s: float):
+    """Bind the noise of the start to a model that wants to know it."""
+    least, greatest = model.config.start_range
+    check_range(s, "sigma_start", least, greatest, "this refiner was trained for these only")
+    return lambda z, t, context: model(z, t, context, torch.full_like(t, s))

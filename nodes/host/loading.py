@@ -8,6 +8,7 @@ changed, so other loads, in other threads too, go on as ever.
 import importlib.util
 import inspect
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
 import comfy.model_detection
@@ -81,7 +82,7 @@ def load_refiner(
             "update this pack."
         )
     model.model_options["transformer_options"][ATTENTION_KEY] = attention
-    fixed = {name: getattr(config, name) for name in ("sigma_start", "window", "time", "text_dim")}
+    fixed = {field.name: getattr(config, field.name) for field in fields(RefinerTraits)}
     model.set_attachments(TRAITS_KEY, RefinerTraits(**fixed))
     # What newer hosts call to load the model once more, for another GPU.
     model.cached_patcher_init = (load_refiner, (path, weight_dtype, attention))

@@ -27,6 +27,8 @@ from .dense import HostDense
 WHO = "Surf Refiner"
 ATTENTION_KEY = "surf_attention"
 """Where transformer_options carry the name of the attention of the windows."""
+START_KEY = "surf_start"
+"""Where transformer_options carry the noise of the start, for a network that is told."""
 HOST_ATTENTION = "host"
 FORMATS = {16: comfy.latent_formats.Wan21, 48: comfy.latent_formats.Wan22}
 """Latent channels -> the latent space that our refiners of that many are trained in."""
@@ -93,7 +95,9 @@ class HostRefinerDiT(SurfRefinerDiT):
         blocks = {"total_blocks": len(self.blocks), "block_type": "double"}
         self.attention.options = {**transformer_options, **blocks}
         try:
-            out = super().forward(padded, timestep, context)
+            s = transformer_options.get(START_KEY)
+            start = None if s is None else torch.full_like(timestep, s)
+            out = super().forward(padded, timestep, context, start)
         finally:
             self.attention.options = {}
         return out[..., : x.shape[-3], : x.shape[-2], : x.shape[-1]]

@@ -25,7 +25,7 @@ from .attention import windowed
 from .conditioning import Conditioning, Step, carry, references_are_bound
 from .latents import close_latent, open_latent, to_intermediate
 from .models import cell_side, check_flow, target_cells
-from .refiner import check_text
+from .refiner import START_KEY, check_text
 from .tiling import tiled
 from .upsample import UPSAMPLE_METHODS, check_vae, upsample_latent
 
@@ -54,6 +54,8 @@ class RefinerTraits:
     "t": the way from the preview, 1, to the result, 0; sigma_start may then be 0."""
     text_dim: int = 4096
     """Channels of the text that it looks at."""
+    start_range: tuple[float, float] | None = None
+    """Least and greatest sigma_start of its training, where it is told which; None: only one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -136,7 +138,7 @@ def refine(
     check_choice(upsample, f"{WHO}: upsample", UPSAMPLE_METHODS)
     if upsample == "pixel":
         check_vae(vae, samples)
-    sampled = model if traits else windowed(model, settings.window)
+    sampled = _told(traits, model, settings) if traits else windowed(model, settings.window)
     # By its shape alone, so that a tile that does not fit is refused before the VAE works.
     shape = torch.empty((*samples.shape[:-2], *size), device="meta")
     sampled = tiled(sampled, shape, settings.tile, WHO)
@@ -162,11 +164,31 @@ def _trained(traits: RefinerTraits | None, settings: RefineSettings) -> RefineSe
     settings = replace(settings, window=0)
     if traits.sigma_start is None:
         return settings
+    if traits.start_range is not None:
+        least, greatest = traits.start_range
+        check_range(
+            settings.sigma_start,
+            f"{WHO}: sigma_start",
+            least,
+            greatest,
+            f"this refiner was trained for these, best known at {traits.sigma_start}",
+        )
+        return replace(settings, time=traits.time)
     log.info(
         "%s: this refiner was trained for sigma_start %s; the widget is ignored.",
         WHO, traits.sigma_start,
     )  # fmt: skip
     return replace(settings, time=traits.time, sigma_start=traits.sigma_start)
+
+
+def _told(traits: RefinerTraits, model: Any, settings: RefineSettings) -> Any:
+    """Clone a refiner that wants to know sigma_start, and tell it."""
+    if traits.start_range is None:
+        return model
+    clone = model.clone()
+    options = clone.model_options.get("transformer_options", {})
+    clone.model_options["transformer_options"] = {**options, START_KEY: settings.sigma_start}
+    return clone
 
 
 def _check_text(traits: RefinerTraits | None, conds: dict[str, Conditioning], cfg: float) -> None:

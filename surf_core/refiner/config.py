@@ -38,6 +38,8 @@ class RefinerConfig:
     """`sigma`: fed 1000 * s * t, predicts noise - x0. `t`: fed 1000 * t, predicts z_lr - z_hr."""
     sigma_start: float | None = None
     """Noise s of the start it was trained for; None is an untrained model, to which any will do."""
+    start_range: tuple[float, float] | None = None
+    """Least and greatest s of its training, told to the network; None: it knows only one s."""
 
     def __post_init__(self):
         for name in ("dim", "heads", "ffn_dim", "latent_channels", "text_dim", "freq_dim"):
@@ -67,6 +69,16 @@ class RefinerConfig:
             raise ValueError(
                 "time t is for a refiner that was trained for its start, got sigma_start=None; "
                 "give the noise of its training, 0 for none."
+            )
+        if self.start_range is not None:
+            self._check_start_range()
+
+    def _check_start_range(self) -> None:
+        least, greatest = self.start_range
+        if self.sigma_start is None or not 0 <= least <= self.sigma_start <= greatest <= 1:
+            raise ValueError(
+                f"sigma_start must lie within start_range, got {self.sigma_start} and "
+                f"{self.start_range}; give what it was trained with, 0..1."
             )
 
     @property

@@ -62,6 +62,8 @@ class SurfRefinerDiT(nn.Module):
             config.text_dim, dim, dim, ops, nn.GELU(approximate="tanh")
         )
         self.time_embedding = feed_forward(config.freq_dim, dim, dim, ops, nn.SiLU())
+        if config.start_range is not None:
+            self.start_embedding = feed_forward(config.freq_dim, dim, dim, ops, nn.SiLU())
         if config.block == "wan":
             self.time_projection = nn.Sequential(nn.SiLU(), ops.Linear(dim, 6 * dim))
         self.blocks = nn.ModuleList(
@@ -69,13 +71,15 @@ class SurfRefinerDiT(nn.Module):
         )
         self.head = head(dim, config.latent_channels * prod(config.patch), ops)
 
-    def forward(self, z: Tensor, t: Tensor, context: Tensor) -> Tensor:
+    def forward(self, z: Tensor, t: Tensor, context: Tensor, start: Tensor | None = None) -> Tensor:
         """Predict the velocity, see `RefinerConfig.time` for which.
 
         Args:
             z: [B, C, T, H, W]; T, H, W multiples of the patch; not changed.
             t: [B], timestep 0..1000.
             context: [B, L, text_dim].
+            start: [B], noise s of the start, 0..1; None for the config's. Read by a model with a
+                start_range alone.
 
         Returns:
             [B, C, T, H, W], dtype of z.
@@ -89,7 +93,7 @@ class SurfRefinerDiT(nn.Module):
         kernels = self.kernels()
         segmentwise = self.segmentwise and not torch.is_grad_enabled()
         x = self._embed(z, grid)
-        time, time_head = self._times(t, x.dtype)
+        time, time_head = self._times(t, start, x.dtype)
         context = self.text_embedding(context)
         for index, block in enumerate(self.blocks):
             given = (x, time, context, cuts[index % 2], table, kernels, segmentwise)
@@ -121,10 +125,15 @@ class SurfRefinerDiT(nn.Module):
         fused = eager if torch.is_grad_enabled() else self.fused
         return Kernels(packed=self.packed, dense=self.attention, fused=fused, rows=self.rows)
 
-    def _times(self, t: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """What the blocks and what the head see of the timestep."""
+    def _times(self, t: Tensor, start: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """What the blocks and what the head see of the timestep, and of the start."""
         features = timestep_features(t, self.config.freq_dim).to(dtype)
         time = self.time_embedding(features)
+        if self.config.start_range is not None:
+            s = torch.full_like(t, self.config.sigma_start) if start is None else start
+            time = time + self.start_embedding(
+                timestep_features(1000 * s, self.config.freq_dim).to(dtype)
+            )
         if self.config.block == "wan":
             return self.time_projection(time).unflatten(1, (6, -1)), time
         time = nn.functional.silu(time)
@@ -159,7 +168,10 @@ class SurfRefinerDiT(nn.Module):
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:
-        """Draw fresh weights: Xavier everywhere, small embeddings, a head and scales of zeros."""
+        """Draw fresh weights: Xavier everywhere, small embeddings, a head and scales of zeros.
+
+        The embedding of s begins at zero: weights of a model without one keep their meaning.
+        """
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Conv3d):
                 fan = module.weight.flatten(1)
@@ -175,6 +187,8 @@ class SurfRefinerDiT(nn.Module):
             else:
                 module.scale.weight.zero_()
         self.head.head.weight.zero_()
+        if self.config.start_range is not None:
+            self.start_embedding[2].weight.zero_()
 
 
 def _laid(parts: Iterable[Tensor], dim: int, size: int) -> Tensor:

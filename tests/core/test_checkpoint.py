@@ -141,8 +141,8 @@ def test_load_rejects_foreign_newer_and_absent_files(tmp_path):
         with pytest.raises(ValueError, match="got format, surf.config; it is not ours"):
             read(foreign)
         newer = tmp_path / "newer.safetensors"
-        save_file({"a": torch.zeros(1)}, newer, {"surf.format": "3", "surf.config": "{}"})
-        with pytest.raises(ValueError, match="format 2 or older, got 3 .* update the pack"):
+        save_file({"a": torch.zeros(1)}, newer, {"surf.format": "4", "surf.config": "{}"})
+        with pytest.raises(ValueError, match="format 3 or older, got 4 .* update the pack"):
             read(newer)
         broken = tmp_path / "broken.safetensors"
         broken.write_bytes(b"not a tensor file")

@@ -60,6 +60,19 @@ def test_a_trained_refiner_brings_its_own_start_and_windows(caplog):
     assert "sigma_start 0.8; the widget is ignored" in said
 
 
+def test_a_refiner_with_a_range_of_starts_is_told_the_one_of_the_widget():
+    trained = model_of(traits(start_range=(0.6, 0.9)))
+    out = run(trained, sigma_start=0.7)["samples"]
+    assert torch.equal(out, run(sigma_start=0.7, window=0)["samples"])
+    told = {
+        step.patcher.model_options["transformer_options"]["surf_start"] for step in trained.seen
+    }
+    assert told == {0.7}
+    assert "surf_start" not in trained.model_options.get("transformer_options", {})
+    with pytest.raises(ValueError, match="sigma_start"):
+        run(trained, sigma_start=0.5)
+
+
 def test_an_untrained_model_of_ours_starts_where_the_widget_says(caplog):
     free = model_of(traits(sigma_start=None))
     with caplog.at_level(logging.INFO):
