@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.live_bytes import LiveBytes
+from surf_core.training.live_bytes import LiveBytes
 from benchmarks.provenance import provenance
 from surf_core.cost import ModelShape, activation_bytes, tokens
 from surf_core.refiner import RefinerConfig, SurfRefinerDiT, outline

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.clock import seconds
-from benchmarks.live_bytes import LiveBytes
+from surf_core.training.live_bytes import LiveBytes
 from benchmarks.provenance import provenance
 from surf_core.cost import SURF_1B, ModelShape, activation_bytes, forward_flops, weight_bytes
 from surf_core.refiner import RefinerConfig, SurfRefinerDiT, kitchen

@@ -128,9 +128,11 @@ def draw(
     )
 
 
-def draw_strength(generator: torch.Generator, count: int) -> Tensor:
-    """Draw the latent noise strength of `count` samples, uniform in STRENGTH: [count] in fp32."""
-    low, high = STRENGTH
+def draw_strength(
+    generator: torch.Generator, count: int, bounds: tuple[float, float] = STRENGTH
+) -> Tensor:
+    """Draw the latent noise strength of `count` samples, uniform in `bounds`: [count] in fp32."""
+    low, high = bounds
     return low + (high - low) * torch.rand(count, generator=generator, device=generator.device)
 
 

@@ -1,8 +1,6 @@
 """Tokens and operations: against the paper, against a counter, by hand."""
 
-import importlib.util
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -29,14 +27,11 @@ from surf.surf_core.refiner import RefinerConfig, SurfRefinerDiT, outline
 from surf.surf_core.refiner import fused as steps
 from surf.surf_core.tiny import codec
 from surf.surf_core.tiny.prompt import PHRASES
+from surf.surf_core.training.live_bytes import LiveBytes
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 PETA = 1e15
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-spec = importlib.util.spec_from_file_location("live_bytes", BENCHMARKS / "live_bytes.py")
-live_bytes = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(live_bytes)
 
 
 class Counter(TorchDispatchMode):
@@ -233,7 +228,7 @@ def test_activation_bytes_are_those_that_live(block, dtype, window, segmentwise,
     model.segmentwise = segmentwise
     z = torch.zeros(batch, 16, 21, side[0] // 8, side[1] // 8, dtype=dtype, device="meta")
     text = torch.zeros(batch, 512, 4096, dtype=dtype, device="meta")
-    with live_bytes.LiveBytes(model, z, text) as live, torch.no_grad():
+    with LiveBytes(model, z, text) as live, torch.no_grad():
         model(z, torch.zeros(batch, device="meta"), text)
     options = {"itemsize": dtype.itemsize, "segmentwise": segmentwise, "batch": batch}
     estimate = activation_bytes(ModelShape.of(config), 81, *side, window, **options)

@@ -1,20 +1,13 @@
 """The refiner one segment at a time: the same numbers, less memory; and its training mode."""
 
-import importlib.util
-from pathlib import Path
 
 import pytest
 import torch
 from surf.surf_core.refiner import RefinerConfig, SurfRefinerDiT
 from surf.surf_core.refiner import fused as steps
+from surf.surf_core.training.live_bytes import LiveBytes
 from surf.surf_core.window import sdpa, segments
 from torch import nn
-
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-spec = importlib.util.spec_from_file_location("live_bytes", BENCHMARKS / "live_bytes.py")
-LiveBytes = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(LiveBytes)
-LiveBytes = LiveBytes.LiveBytes
 
 # Latent frames and windows: one frame, fewer than a window, a window that does not divide.
 CLIPS = [(1, 4), (3, 4), (4, 4), (5, 2), (7, 3), (8, 4), (9, 5), (6, 0)]

@@ -1,0 +1,155 @@
+"""Recipes: what to train, for how long, on what, and what came of it.
+
+Each is a function of clips that `surf-prepare` made; the numbers are its text. A recipe that
+nobody has run says so.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from ..refiner import RefinerConfig
+from .dry_run import Price, price
+from .flow_map import Clips, FlowMap, Phase
+from .holes import Holes
+from .task import Recipe
+
+STRENGTHS = (0.6, 0.9)
+"""Least and greatest noise s of a start. Source: SURF B.3."""
+START = 0.7
+"""The s that files name for inference, within the range. Ours."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """A task and the numbers of its run."""
+
+    task: FlowMap
+    recipe: Recipe
+    size: tuple[int, int, int]
+    """Frames, height and width in pixels of the largest clip, for `dry_run`."""
+
+    def dry_run(self, gpus: int, shard: int | None = None) -> Price:
+        """Price a step on the meta device, see `dry_run.price`."""
+        frames, height, width = self.size
+        return price(
+            self.task.config, frames=frames, height=height, width=width, gpus=gpus, shard=shard,
+            batch=self.recipe.batch, text=self.task.text_tokens,
+        )  # fmt: skip
+
+
+def surf_1b(clips: Clips, weights: Path | None = None, seed: int = 0) -> Job:
+    """The paper's refiner and schedule, 1.02 B parameters from nothing.
+
+    21 frames for 1000 steps, then 81 for 4000; batch 24, AdamW at 5e-5, bf16. The paper begins
+    with a pre-trained text-to-video model of this size, which is not public: from nothing, 5000
+    steps are too few, and it takes a pre-training of your own (`weights`).
+
+    Hardware: 24 GPUs of 80 GB. Time: not measured; 31 PFLOPs a step at 720p, 129 at 1080p.
+    Result: not measured. Command:
+
+        torchrun --nnodes 3 --nproc-per-node 8 -m surf_core.training surf_1b --data D --out runs/1b
+
+    Source: SURF B.2, B.3, 4.1, Tab. R6; decay, warm-up, clipping and average are ours.
+    """
+    config = RefinerConfig.surf_1b(window=4, time="t", sigma_start=START)
+    return _large(replace(config, start_range=STRENGTHS), clips, weights, seed, "surf_1b")
+
+
+def wan_1_3b(clips: Clips, weights: Path | None = None, seed: int = 0) -> Job:
+    """The reproducible one: Wan 2.1 T2V 1.3B becomes a refiner; same VAE, same text encoder.
+
+    Its self-attention is cut into windows of 4 latent frames and an embedding of s is added that
+    begins at zero; time is sigma = s * t, in which the untrained model is a refiner already. Steps
+    as in `surf_1b`. `weights` is Wan's file, wan2.1_t2v_1.3B_bf16.safetensors.
+
+    Hardware: 8 GPUs of 80 GB. Time: not measured; `--dry-run` says what a step costs. Result: not
+    measured. Command:
+
+        torchrun --nproc-per-node 8 -m surf_core.training wan_1_3b --data D --weights W --out runs/w
+
+    Source: SURF B.2, B.3, 4.1; beginning with Wan, in sigma, is ours.
+    """
+    config = replace(RefinerConfig.wan_1_3b(4), sigma_start=START, start_range=STRENGTHS)
+    return _large(config, clips, weights, seed, "wan_1_3b")
+
+
+def single_gpu(clips: Clips, weights: Path | None = None, seed: int = 0) -> Job:
+    """`wan_1_3b` for one GPU: 21 frames only, 4 clips a step one after the other, 3000 steps.
+
+    Hardware: 1 GPU of 80 GB. Time: not measured. Result: not measured. Command:
+
+        python -m surf_core.training single_gpu --data D --weights W --out runs/single
+
+    Source: ours.
+    """
+    job = wan_1_3b(clips, weights, seed)
+    task = replace(job.task, phases=(Phase(frames=21, steps=3000),), batch_size=4)
+    recipe = replace(job.recipe, name="single_gpu", steps=3000, batch=4, micro=4)
+    return Job(task=task, recipe=recipe, size=(21, 720, 1280))
+
+
+def _large(config: RefinerConfig, clips: Clips, weights: Path | None, seed: int, name: str) -> Job:
+    phases = (Phase(frames=21, steps=1000), Phase(frames=81, steps=4000))
+    batch = 24
+    task = FlowMap(
+        config=config, clips=clips, phases=phases, batch_size=batch, seed=seed, weights=weights
+    )
+    recipe = Recipe(
+        name=name,
+        steps=sum(phase.steps for phase in phases),
+        batch=batch,
+        checkpointing=True,
+        seed=seed,
+        held_out_every=250,
+    )
+    return Job(task=task, recipe=recipe, size=(81, 720, 1280))
+
+
+def tiny(
+    clips: Clips,
+    weights: Path | None = None,
+    seed: int = 0,
+    *,
+    steps: int = 2000,
+    strengths: tuple[float, float] = (0.0, 0.4),
+    window: int = 2,
+) -> Job:
+    """The embedded refiner: 2.3 M parameters, drawn scenes from 32 to 128 pixels.
+
+    Less noise than the paper's: what noise of 0.6 leaves of a 32-pixel preview does not tell a
+    shape. Its own time, t, because s may be 0 there.
+
+    Hardware, time, result: in surf_core/tiny/weights/README.md. Command: make train-tiny.
+
+    Source: ours.
+    """
+    start = sum(strengths) / 2
+    config = replace(
+        RefinerConfig.tiny(window),
+        time="t",
+        sigma_start=start,
+        start_range=strengths if strengths[0] < strengths[1] else None,
+    )
+    task = FlowMap(
+        config=config,
+        clips=clips,
+        phases=(Phase(frames=5, steps=steps),),
+        batch_size=8,
+        seed=seed,
+        weights=weights,
+        shift=1.0,
+        text_tokens=3,
+        dtype=torch.float16,
+        holes=Holes(),
+    )
+    recipe = Recipe(
+        name="tiny_refiner", steps=steps, batch=8, lr=2e-3, betas=(0.9, 0.99), optimizer="muon",
+        cooldown=0.3, ema=0.995, precision="fp32", seed=seed, held_out_every=250, log_every=50,
+    )  # fmt: skip
+    return Job(task=task, recipe=recipe, size=(5, 128, 128))
+
+
+RECIPES = {"wan_1_3b": wan_1_3b, "surf_1b": surf_1b, "single_gpu": single_gpu, "tiny": tiny}
+"""By name, for the command line."""
