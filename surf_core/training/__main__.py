@@ -16,8 +16,10 @@ from .recipes import RECIPES
 class _NoClips:
     """What a dry run learns from."""
 
-    buckets: dict[str, str] = {}
     held_out: tuple[str, ...] = ()
+
+    def buckets(self) -> dict[str, str]:
+        return {}
 
 
 def parser() -> argparse.ArgumentParser:

@@ -18,7 +18,6 @@ from ..degrade import draw_strength
 from ..degrade.draw import seeded
 from ..flow import interpolate, velocity_target
 from ..refiner import RefinerConfig, SurfRefinerDiT
-from ..resample import resize
 from ..schedule import shift_sigma
 from .holes import Holes
 from .sampler import BucketSampler
@@ -34,16 +33,16 @@ class Clip(Protocol):
     """A clip as prepared, see `data.Sample`."""
 
     hr: Tensor
-    lr: Tensor
-    start: Tensor | None
+    start: Tensor
     text: Tensor | None
 
 
 class Clips(Protocol):
     """Prepared clips, see `data.Shards`."""
 
-    buckets: Mapping[str, str]
     held_out: tuple[str, ...]
+
+    def buckets(self) -> Mapping[str, str]: ...
 
     def load(self, key: str) -> Clip: ...
 
@@ -98,9 +97,13 @@ class FlowMap(Task):
         return model
 
     @cached_property
+    def _buckets(self) -> Mapping[str, str]:
+        return self.clips.buckets()
+
+    @cached_property
     def _samplers(self) -> list[BucketSampler]:
         return [
-            BucketSampler(by_size(self.clips.buckets, phase.frames), self.batch_size, self.seed)
+            BucketSampler(by_size(self._buckets, phase.frames), self.batch_size, self.seed)
             for phase in self.phases
         ]
 
@@ -149,15 +152,12 @@ class FlowMap(Task):
         keep = clip.hr.shape[1]
         if frames is not None:
             # The VAE is causal: the first latent frames are the latents of the first frames.
-            have = int(self.clips.buckets[key].rpartition("x")[2])
+            have = int(self._buckets[key].rpartition("x")[2])
             keep = 1 + (frames - 1) * (keep - 1) // max(have - 1, 1)
-        start = clip.start
-        if start is None:
-            start = resize(clip.lr[None], tuple(clip.hr.shape[-2:]), "bilinear")[0]
         text = torch.zeros(self.text_tokens, self.config.text_dim)
         if clip.text is not None:
             text[: len(clip.text)] = clip.text[: self.text_tokens]
-        return clip.hr[:, :keep], start[:, :keep], text
+        return clip.hr[:, :keep], clip.start[:, :keep], text
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         given = batch.tensors

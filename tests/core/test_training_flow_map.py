@@ -20,27 +20,27 @@ CONFIG = RefinerConfig(
 @dataclass
 class Sample:
     hr: torch.Tensor
-    lr: torch.Tensor
-    start: torch.Tensor | None
+    start: torch.Tensor
     text: torch.Tensor | None
 
 
 class Clips:
     """Eleven clips in memory: nine of 5 latent frames, two of 2, made from their names."""
 
-    def __init__(self, start=True, text=True):
-        self.start, self.text = start, text
-        self.buckets = {f"k{i}": "32x32x17" for i in range(9)} | {"s0": "32x32x5", "s1": "32x32x5"}
-        self.held_out = ("h0", "h1")
+    held_out = ("h0", "h1")
+
+    def __init__(self, text=True):
+        self.text = text
+
+    def buckets(self):
+        return {f"k{i}": "32x32x17" for i in range(9)} | {"s0": "32x32x5", "s1": "32x32x5"}
 
     def load(self, key):
         generator = torch.Generator().manual_seed(sum(key.encode()))
         frames = 2 if key.startswith("s") else 5
         hr = torch.randn(4, frames, 4, 4, generator=generator)
-        lr = torch.randn(4, frames, 2, 2, generator=generator)
-        start = hr + 0.1 if self.start else None
         text = torch.randn(3, 8, generator=generator) if self.text else None
-        return Sample(hr, lr, start, text)
+        return Sample(hr, hr + 0.1, text)
 
 
 def task(clips=None, **changes):
@@ -141,14 +141,6 @@ def test_text_is_filled_up_and_dropped_for_guidance():
     dropped = (texts == 0).all(dim=(1, 2)).float().mean()
     assert 0.1 < dropped < 0.55
     assert (task(Clips(text=False)).batch(0, 0, 1).tensors["text"] == 0).all()
-
-
-def test_clips_without_a_start_are_enlarged_in_the_latent():
-    clip = Clips(start=False)
-    batch = task(clip).batch(2, 0, 1)
-    lr = torch.stack([clip.load(key).lr for key in batch.keys])
-    expected = torch.nn.functional.interpolate(lr, (5, 4, 4), mode="trilinear")
-    torch.testing.assert_close(batch.tensors["start"], expected)
 
 
 def test_holes_come_in_a_share_of_the_steps_and_only_kept_tokens_count():
