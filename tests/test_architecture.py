@@ -20,7 +20,7 @@ THIRD_PARTY = {
     "surf_core/refiner/": CORE | {"comfy_kitchen"},
     "surf_core/window/": CORE | {"flash_attn", "triton"},
     "surf_core/tiny/": CORE | {"av", "numpy", "PIL"},
-    "surf_core/training/": CORE | {"av", "numpy", "PIL"},
+    "surf_core/training/": CORE | {"av", "numpy", "PIL", "wandb"},
     "nodes/": {"torch", "comfy_api"},
     "nodes/host/": {"torch", "comfy_api"} | HOST,
 }

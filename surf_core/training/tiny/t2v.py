@@ -9,29 +9,29 @@ Dims: B batch, T latent frames.
 """
 
 import argparse
-import json
 import logging
-import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ... import checkpoint
 from ...refiner import RefinerConfig, SurfRefinerDiT
 from ...schedule import shift_sigma
 from ...tiny import codec
 from ...tiny.prompt import encode_prompt
-from ..muon import Muon
+from ..loop import run
+from ..task import Batch, Task
+from ..task import Recipe as LoopRecipe
 from .scenes import render
-
-log = logging.getLogger(__name__)
 
 REPORT_EVERY = 50
 """Steps between lines of the log."""
 SAVE_EVERY = 250
 """Steps between checkpoints."""
+SHARED = ("steps", "lr", "warmup", "cooldown", "ema", "precision", "seed")
+"""Fields that mean the same to the loop."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,10 +73,19 @@ class Recipe:
     def steps(self) -> int:
         return self.image_steps + self.video_steps
 
-    def rate(self, step: int) -> float:
-        """Learning rate at `step`: warm-up, plateau, linear cool-down."""
-        left = (self.steps - step) / (self.cooldown * self.steps)
-        return self.lr * min(1.0, (step + 1) / self.warmup, left)
+    def loop(self) -> LoopRecipe:
+        """The same for the loop."""
+        return LoopRecipe(
+            name="tiny_t2v",
+            optimizer="muon",
+            betas=(0.9, 0.99),
+            weight_decay=0.01,
+            clip=1.0,
+            batch=self.video_batch,
+            save_every=SAVE_EVERY,
+            log_every=REPORT_EVERY,
+            **{name: getattr(self, name) for name in SHARED},
+        )
 
 
 def batch(recipe: Recipe, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -99,104 +108,44 @@ def batch(recipe: Recipe, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return clean, noise, sigma, context * kept
 
 
-def optimizers(model: SurfRefinerDiT) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices inside blocks, AdamW for everything else.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TextToVideo(Task):
+    """Predict noise - clean of rendered scenes from their mixture and their prompt."""
 
-    A step of Adam moves an output by up to rate * inputs, so the text layer, with its 4096 inputs,
-    gets a rate smaller by the ratio to the model's width.
-    """
-    inside = {id(p) for p in model.blocks.parameters() if p.ndim == 2}
-    matrices = [p for p in model.parameters() if id(p) in inside]
-    wide = model.text_embedding[0].weight
-    others = [p for p in model.parameters() if id(p) not in inside and p is not wide]
-    ratio = model.config.dim / model.config.text_dim
-    groups = [{"params": others, "scale": 1.0}, {"params": [wide], "scale": ratio}]
-    return [
-        Muon([{"params": matrices, "scale": 1.0}], weight_decay=0.01),
-        torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=0.01),
-    ]
+    recipe: Recipe
+    """What is trained, and on what."""
 
+    def build(self) -> SurfRefinerDiT:
+        model = SurfRefinerDiT(replace(RefinerConfig.tiny(), layers=self.recipe.layers))
+        model.initialise(torch.Generator().manual_seed(self.recipe.seed))
+        return model
 
-class Run:
-    """A recipe under way: weights, their average, optimizers, and how far it has come."""
+    def batch(self, step: int, rank: int, world: int) -> Batch:
+        names = ("clean", "noise", "sigma", "context")
+        drawn = dict(zip(names, batch(self.recipe, step), strict=True))
+        places = range(rank, len(drawn["sigma"]), world)
+        tensors = {name: value[rank::world] for name, value in drawn.items()}
+        return Batch(tensors=tensors, keys=tuple(f"{step}/{place}" for place in places))
 
-    def __init__(self, recipe: Recipe, out: Path):
-        self.recipe, self.out, self.step = recipe, out, 0
-        self.model = SurfRefinerDiT(replace(RefinerConfig.tiny(), layers=recipe.layers))
-        self.model.initialise(torch.Generator().manual_seed(recipe.seed))
-        self.ema = {name: p.detach().clone() for name, p in self.model.named_parameters()}
-        self.opts = optimizers(self.model)
-        self.losses: list[float] = []
-
-    def save(self) -> None:
-        """Write everything that a resumed run needs; a half-written file never takes its place."""
-        state = {"model": self.model.state_dict(), "ema": self.ema, "step": self.step}
-        state["opts"] = [opt.state_dict() for opt in self.opts]
-        torch.save(state, self.out / "last.tmp")
-        (self.out / "last.tmp").replace(self.out / "last.pt")
-
-    def resume(self) -> None:
-        """Go back to the last checkpoint, if there is one; the log forgets what came after it."""
-        if not (self.out / "last.pt").exists():
-            return
-        state = torch.load(self.out / "last.pt", weights_only=True)
-        self.model.load_state_dict(state["model"])
-        self.ema, self.step = state["ema"], state["step"]
-        for opt, saved in zip(self.opts, state["opts"], strict=True):
-            opt.load_state_dict(saved)
-        file = self.out / "log.jsonl"
-        lines = file.read_text().splitlines(keepends=True) if file.exists() else []
-        file.write_text("".join(ln for ln in lines if json.loads(ln)["step"] <= self.step))
-        log.info("resumed at step %d", self.step)
-
-    def advance(self, forward) -> None:
-        """Take one step; `forward` is the model or its compiled form."""
-        recipe = self.recipe
-        clean, noise, sigma, context = batch(recipe, self.step)
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        clean, noise = batch.tensors["clean"], batch.tensors["noise"]
+        sigma = batch.tensors["sigma"]
         s = sigma.view(-1, 1, 1, 1, 1)
-        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bf16"):
-            velocity = forward((1 - s) * clean + s * noise, sigma * 1000, context)
-        loss = (velocity.float() - (noise - clean)).square().mean()
-        if not torch.isfinite(loss):
-            raise FloatingPointError(f"loss is {loss.item()} at step {self.step}; lower lr.")
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        for opt in self.opts:
-            for group in opt.param_groups:
-                group["lr"] = recipe.rate(self.step) * group["scale"]
-            opt.step()
-            opt.zero_grad()
-        self.step += 1
-        with torch.no_grad():
-            decay = min(recipe.ema, self.step / (self.step + 9))
-            averaged, current = list(self.ema.values()), list(self.model.parameters())
-            torch._foreach_lerp_(averaged, current, 1 - decay)
-        self.losses.append(loss.item())
+        velocity = model((1 - s) * clean + s * noise, sigma * 1000, batch.tensors["context"])
+        return (velocity.float() - (noise - clean)).square().mean()
 
-    def report(self, seconds: float) -> None:
-        """Append the mean loss since the last report to the log."""
-        line = {"step": self.step, "loss": sum(self.losses) / len(self.losses)}
-        line |= {"lr": self.recipe.rate(self.step - 1), "seconds": round(seconds, 1)}
-        self.losses.clear()
-        with (self.out / "log.jsonl").open("a") as file:
-            file.write(json.dumps(line) + "\n")
+    def export(self, weights: dict[str, Tensor], path: Path, notes: dict) -> None:
+        config = replace(RefinerConfig.tiny(), layers=self.recipe.layers)
+        checkpoint.save(path, weights, config, {"recipe": asdict(self.recipe)})
+
+    def notes(self) -> dict:
+        names = ("layers", "size", "frames", "image_steps", "image_batch", "video_batch")
+        return {name: getattr(self.recipe, name) for name in (*names, "shift", "dropout")}
 
 
 def train(recipe: Recipe, out: Path, compile_model: bool) -> None:
     """Run or resume `recipe` in the folder `out`, then export the averaged weights."""
-    out.mkdir(parents=True, exist_ok=True)
-    run = Run(recipe, out)
-    run.resume()
-    forward = torch.compile(run.model, dynamic=False) if compile_model else run.model
-    began = time.time()
-    while run.step < recipe.steps:
-        run.advance(forward)
-        if run.step % REPORT_EVERY == 0:
-            run.report(time.time() - began)
-        if run.step % SAVE_EVERY == 0 or run.step == recipe.steps:
-            run.save()
-    notes = {"recipe": asdict(recipe)}
-    checkpoint.save(out / "tiny_t2v.safetensors", run.ema, run.model.config, notes)
+    run(TextToVideo(recipe=recipe), recipe.loop(), out, compile_model=compile_model)
 
 
 def main() -> None:

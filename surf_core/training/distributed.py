@@ -1,0 +1,113 @@
+"""One process or many: where a run computes, how the model is divided, and what they agree on.
+
+    torchrun --nproc-per-node 8 -m ...                                       one machine
+    torchrun --nnodes 3 --nproc-per-node 8 --rdzv-backend c10d ... -m ...    three
+
+Within a machine the processes divide weights, gradients and optimizer among themselves; machines
+hold the same. Without torchrun a run is one process, and the model is left as it is.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class World:
+    """The processes of a run, seen from one of them."""
+
+    device: torch.device
+    """Where this process computes."""
+    rank: int = 0
+    """Its number."""
+    size: int = 1
+    """How many there are."""
+    mesh: DeviceMesh | None = None
+    """(replicas, shards) of the processes; None for one process."""
+
+    @property
+    def first(self) -> bool:
+        """Whether this process is the one that writes."""
+        return self.rank == 0
+
+    def mean(self, *values: float) -> list[float]:
+        """Means over all processes; itself for one."""
+        if self.size == 1:
+            return list(values)
+        total = torch.tensor(values, dtype=torch.float64)
+        dist.all_reduce(total)
+        return (total / self.size).tolist()
+
+    def gather(self, value: object) -> list:
+        """What every process has, by rank; a place where all of them meet."""
+        if self.size == 1:
+            return [value]
+        found = [None] * self.size
+        dist.all_gather_object(found, value)
+        return found
+
+
+@contextmanager
+def processes(device: str | None = None, shards: int | None = None) -> Iterator[World]:
+    """Join the processes that torchrun started, or be the only one.
+
+    Args:
+        device: "cuda" or "cpu"; by default CUDA where there is one.
+        shards: processes that divide one copy of the model; by default those of a machine with
+            GPUs, all of them on CPUs.
+
+    Raises:
+        ValueError: processes that do not divide into groups of `shards`.
+    """
+    kind = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")).type
+    mine = not dist.is_initialized() and dist.is_torchelastic_launched()
+    where = torch.device(kind)
+    if kind == "cuda":
+        where = torch.device(kind, dist.get_node_local_rank(fallback_rank=0))
+        torch.cuda.set_device(where)
+    if mine:
+        dist.init_process_group(BACKENDS[kind])
+    size = dist.get_world_size() if dist.is_initialized() else 1
+    if size == 1:
+        yield World(device=where)
+    else:
+        yield World(device=where, rank=dist.get_rank(), size=size, mesh=_mesh(kind, size, shards))
+    # Not after an error: the others may be waiting in a collective, and torchrun ends them.
+    if mine:
+        dist.destroy_process_group()
+
+
+def _mesh(kind: str, size: int, shards: int | None) -> DeviceMesh:
+    shards = shards or min(size, torch.cuda.device_count() if kind == "cuda" else size)
+    if size % shards:
+        raise ValueError(
+            f"expected processes in groups of {shards}, got {size}; "
+            "start as many on every machine, or name the shards."
+        )
+    return init_device_mesh(kind, (size // shards, shards), mesh_dim_names=("replica", "shard"))
+
+
+def spread(model: nn.Module, world: World, precision: str) -> nn.Module:
+    """Move the model to its device; of more than one process, each keeps its shard.
+
+    A block's weights are gathered when it runs, in bf16 if that is the precision; gradients are
+    summed in fp32. In place.
+    """
+    if world.mesh is None:
+        return model.to(world.device)
+    half = torch.bfloat16 if precision == "bf16" else None
+    # Inputs are left alone: timesteps need more than bf16 has, autocast does the rest.
+    policy = MixedPrecisionPolicy(
+        param_dtype=half, reduce_dtype=torch.float32, cast_forward_inputs=False
+    )
+    for module in (*getattr(model, "blocks", ()), model):
+        fully_shard(module, mesh=world.mesh, mp_policy=policy)
+    return model

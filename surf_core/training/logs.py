@@ -1,0 +1,118 @@
+"""What a run says while it trains: JSON lines always, TensorBoard or W&B on request."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+FILE = "log.jsonl"
+
+
+class Tracker(Protocol):
+    """Somewhere else that numbers go to."""
+
+    def add(self, step: int, numbers: dict[str, float]) -> None:
+        """Show numbers of a step."""
+
+    def close(self) -> None:
+        """Write what is left."""
+
+
+class TensorBoard:
+    """Event files in the folder `tensorboard` of the run."""
+
+    def __init__(self, out: Path, step: int, notes: dict):
+        from torch.utils.tensorboard import SummaryWriter
+
+        # What came after the checkpoint is hidden, and written again.
+        self.writer = SummaryWriter(str(out / "tensorboard"), purge_step=step + 1)
+        self.writer.add_text("recipe", json.dumps(notes, indent=1), step)
+
+    def add(self, step: int, numbers: dict[str, float]) -> None:
+        for name, value in numbers.items():
+            self.writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+class WeightsAndBiases:
+    """A run of the project `surf`, named after the folder; resumed with it."""
+
+    def __init__(self, out: Path, step: int, notes: dict):
+        import wandb
+
+        self.run = wandb.init(
+            project="surf", name=out.name, id=out.name, dir=str(out), resume="allow", config=notes
+        )
+
+    def add(self, step: int, numbers: dict[str, float]) -> None:
+        self.run.log(numbers, step=step)
+
+    def close(self) -> None:
+        self.run.finish()
+
+
+TRACKERS: dict[str, Callable[[Path, int, dict], Tracker]] = {
+    "tensorboard": TensorBoard,
+    "wandb": WeightsAndBiases,
+}
+
+
+def tracker(name: str, out: Path, step: int, notes: dict) -> Tracker:
+    """Open one by its name.
+
+    Raises:
+        ValueError: no tracker has this name.
+        ImportError: its package is not installed.
+    """
+    if name not in TRACKERS:
+        raise ValueError(f"expected a tracker of {', '.join(TRACKERS)}, got {name!r}.")
+    try:
+        return TRACKERS[name](out, step, notes)
+    except ImportError as error:
+        raise ImportError(
+            f"expected the package {name} for the tracker of that name, got {error!r}; "
+            f"install it with `pip install {name}`, or leave the tracker out."
+        ) from error
+
+
+class Log:
+    """The lines of a run, written by the first process; without a folder, nothing is written."""
+
+    def __init__(self, out: Path | None, trackers: tuple[str, ...], step: int, notes: dict):
+        self.file = out / FILE if out else None
+        self.trackers = [tracker(name, out, step, notes) for name in trackers] if out else []
+        if self.file and self.file.exists():
+            _forget(self.file, step)
+
+    def add(self, step: int, **numbers) -> None:
+        """Append a line; a number may be a dict of numbers."""
+        if self.file is None:
+            return
+        with self.file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **numbers}) + "\n")
+        flat = dict(_flat(numbers))
+        for other in self.trackers:
+            other.add(step, flat)
+
+    def close(self) -> None:
+        for other in self.trackers:
+            other.close()
+
+
+def _flat(numbers: dict, prefix: str = ""):
+    for name, value in numbers.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}/")
+        else:
+            yield prefix + name, value
+
+
+def _forget(file: Path, step: int) -> None:
+    """Drop the lines after a step, and a last line that was not written to its end."""
+    lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+    shorter = file.with_suffix(".tmp")
+    shorter.write_text("".join(kept), encoding="utf-8")
+    shorter.replace(file)

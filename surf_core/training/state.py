@@ -1,0 +1,230 @@
+"""Checkpoints of a run: complete or not there at all, and readable by any number of processes.
+
+A checkpoint is the folder `step-000123`, 123 steps done, with the shards of all tensors and,
+written last, `complete.json`. It comes to be as `step-000123.tmp`, and goes that way too.
+Where the data and the random numbers are needs no state: both follow from the seed and the step.
+"""
+
+import errno
+import json
+import logging
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+import torch.distributed.checkpoint as dcp
+from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
+
+from .distributed import World
+from .optim import Average, Optimizers
+from .task import MAY_CHANGE
+
+log = logging.getLogger(__name__)
+
+MARKER = "complete.json"
+"""What a folder with all its files has."""
+FORMAT = 1
+LISTED = 20
+"""Differences that an error names."""
+
+Tensors = dict[str, Tensor]
+
+
+def tensors_of(model: nn.Module, average: Average, opts: Optimizers) -> Tensors:
+    """Name every tensor of a run: model/, average/ and optimizer/, by parameter; aliases."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    found = {f"model/{name}": value for name, value in model.state_dict().items()}
+    found |= {f"average/{name}": value for name, value in average.weights.items()}
+    for opt in opts:
+        for parameter, slots in opt.state.items():
+            for slot, value in slots.items():
+                found[f"optimizer/{names[id(parameter)]}/{slot}"] = value
+    return found
+
+
+def prepare_optimizers(model: nn.Module, opts: Optimizers, path: Path) -> None:
+    """Give fresh optimizers the tensors that a checkpoint has for them, empty of content."""
+    weights = dict(model.named_parameters())
+    owner = {id(p): opt for opt in opts for group in opt.param_groups for p in group["params"]}
+    stored = dcp.FileSystemReader(path).read_metadata().state_dict_metadata
+    for key, entry in stored.items():
+        if not key.startswith("optimizer/"):
+            continue
+        name, slot = key.removeprefix("optimizer/").rsplit("/", 1)
+        weight, kind = weights[name], entry.properties.dtype
+        like = entry.size == weight.shape
+        value = (
+            torch.zeros_like(weight, dtype=kind) if like else torch.zeros(entry.size, dtype=kind)
+        )
+        owner[id(weight)].state[weight][slot] = value
+
+
+def identity(model: nn.Module, recipe: dict, task: dict) -> dict:
+    """What a checkpoint must have in common with the run that goes on from it; JSON-able."""
+    shapes = {name: list(value.shape) for name, value in model.state_dict().items()}
+    return json.loads(json.dumps({"recipe": recipe, "task": task, "model": shapes}))
+
+
+def differences(saved: dict, mine: dict) -> list[str]:
+    """List what two identities do not have in common, less what may change; a line each."""
+    lines = []
+    for part in ("recipe", "task", "model"):
+        allowed = MAY_CHANGE if part == "recipe" else ()
+        one, other = saved[part], mine[part]
+        for name in sorted(one.keys() | other.keys()):
+            before, now = one.get(name, "nothing"), other.get(name, "nothing")
+            if before != now and name not in allowed:
+                lines.append(f"{part} {name} was {before}, is {now}")
+    return lines
+
+
+def complete(out: Path) -> list[Path]:
+    """Checkpoints with all their files, oldest first."""
+    found = [path.parent for path in out.glob(f"step-*/{MARKER}") if path.parent.suffix == ""]
+    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
+
+
+def half_written(out: Path) -> list[Path]:
+    """Checkpoints that were never finished, or whose removal was not."""
+    whole = set(complete(out))
+    return sorted(path for path in out.glob("step-*") if path.is_dir() and path not in whole)
+
+
+def latest(out: Path, mine: dict) -> tuple[Path, dict] | None:
+    """Find the checkpoint to go on from, and read its notes; None for none.
+
+    Raises:
+        ValueError: it is of another recipe, task, model or format.
+    """
+    for path in half_written(out):
+        log.warning("%s is half-written and ignored; the next checkpoint removes it", path)
+    whole = complete(out)
+    if not whole:
+        return None
+    notes = json.loads((whole[-1] / MARKER).read_text(encoding="utf-8"))
+    lines = (
+        [f"format was {notes['format']}, is {FORMAT}"]
+        if notes["format"] != FORMAT
+        else differences(notes, mine)
+    )
+    if lines:
+        more = f"; and {len(lines) - LISTED} more" if len(lines) > LISTED else ""
+        raise ValueError(
+            f"expected a checkpoint of this recipe, got {whole[-1]} of another: "
+            f"{'; '.join(lines[:LISTED])}{more}. Choose a new folder, or the old recipe."
+        )
+    return whole[-1], notes
+
+
+def load(path: Path, tensors: Tensors, world: World) -> None:
+    """Read a checkpoint into tensors of the same names, in place, however they are sharded.
+
+    Raises:
+        ValueError: a file of it is damaged or missing.
+    """
+    try:
+        with _quiet():
+            dcp.load(tensors, checkpoint_id=path, no_dist=world.size == 1)
+    except CheckpointException as failed:
+        _unwrap(failed)
+        raise ValueError(
+            f"expected a readable checkpoint, {path} is damaged: {_reasons(failed)}. "
+            "Remove that folder to go on from the one before it."
+        ) from failed
+
+
+def save(out: Path, step: int, tensors: Tensors, notes: dict, world: World, keep: int) -> None:
+    """Write a checkpoint, then remove all but the last `keep`; all processes take part.
+
+    Raises:
+        OSError: it could not be written, a full disk for one. The checkpoint before is as it was.
+    """
+    final = out / f"step-{step:06d}"
+    if any(world.gather((final / MARKER).exists())):
+        return
+    partial = final.with_suffix(".tmp")
+    _together(world, lambda: _clear(partial, final), out)
+    try:
+        with _quiet():
+            dcp.save(tensors, checkpoint_id=partial, no_dist=world.size == 1)
+    except CheckpointException as failed:
+        _unwrap(failed)
+        if world.first:
+            shutil.rmtree(partial, ignore_errors=True)
+        raise _cannot_save(out, _reasons(failed)) from failed
+    marker = json.dumps({"format": FORMAT, "step": step, **notes})
+    _together(world, lambda: _publish(partial, final, marker), out)
+    if world.first:
+        _tidy(out, keep)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Leave out the remark that one process is no group of processes."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled")
+        yield
+
+
+def _clear(*folders: Path) -> None:
+    for folder in folders:
+        if folder.exists():
+            shutil.rmtree(folder)
+
+
+def _publish(partial: Path, final: Path, marker: str) -> None:
+    with (partial / MARKER).open("w", encoding="utf-8") as file:
+        file.write(marker)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.rename(final)
+
+
+def _tidy(out: Path, keep: int) -> None:
+    """Remove old checkpoints and half-written ones; none is ever seen without some of its files."""
+    for path in complete(out)[:-keep]:
+        path.rename(path.with_suffix(".tmp"))
+    for path in half_written(out):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _together(world: World, act: Callable[[], None], out: Path) -> None:
+    """Let the first process act; all of them learn whether it could."""
+    problem = ""
+    try:
+        if world.first:
+            act()
+    except OSError as error:
+        problem = repr(error)
+    problems = [said for said in world.gather(problem) if said]
+    if problems:
+        raise _cannot_save(out, problems[0])
+
+
+def _cannot_save(out: Path, reason: str) -> OSError:
+    last = complete(out)
+    kept = f"{last[-1].name} is intact" if last else "there is none yet"
+    full = os.strerror(errno.ENOSPC) in reason
+    what = "Free space there" if full else "See to the folder"
+    return OSError(
+        errno.ENOSPC if full else errno.EIO,
+        f"expected to write a checkpoint, got {reason}. The last good checkpoint: {kept}. "
+        f"{what}, or lower `keep`, and start the same command again",
+        str(out),
+    )
+
+
+def _unwrap(failed: CheckpointException) -> None:
+    """Raise what is no failure of the checkpoint: an interruption by the user, for one."""
+    for error, _ in failed.failures.values():
+        if not isinstance(error, Exception):
+            raise error from failed
+
+
+def _reasons(failed: CheckpointException) -> str:
+    return "; ".join(f"{error!r} in process {r}" for r, (error, _) in failed.failures.items())
