@@ -7,11 +7,11 @@ Bytes are those of `surf_core.refiner`, weights and activations; the VAE needs m
 Dims: N video tokens, L text tokens, D width, T latent frames.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from math import ceil, prod
 
-from .window import segments
+from .window import segments, token_bounds
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -114,7 +114,14 @@ def tokens(shape: ModelShape, frames: int, height: int, width: int) -> int:
     return steps * per_step
 
 
-def forward_flops(shape: ModelShape, frames: int, height: int, width: int, window: int = 0) -> int:
+def forward_flops(
+    shape: ModelShape,
+    frames: int,
+    height: int,
+    width: int,
+    window: int = 0,
+    kept: Sequence[int] | None = None,
+) -> int:
     """Price one forward of one sample; guidance runs two.
 
     Per layer: 4 D^2 + 2 D ffn multiply-adds a token for the linear maps of self-attention and
@@ -125,12 +132,15 @@ def forward_flops(shape: ModelShape, frames: int, height: int, width: int, windo
         frames: pixel frames.
         height, width: pixels.
         window: latent frames of a self-attention window; 0 is full attention.
+        kept: tokens that are computed, for each step of tokens along time (`skip.Packing.counts`);
+            None for all. Windows then hold what their frames keep.
 
     Returns:
         Floating point operations.
 
     Raises:
-        ValueError: a size below 1, a window of 1, or a window on a model with joint text.
+        ValueError: a size below 1, a window of 1, a window on a model with joint text, or kept
+            tokens of another clip.
 
     Source: ours; agrees with SURF Tab. 1 (658.46 PFLOPs) within 1 %.
     """
@@ -140,17 +150,28 @@ def forward_flops(shape: ModelShape, frames: int, height: int, width: int, windo
             "use window 0."
         )
     steps, per_step = _grid(shape, frames, height, width)
-    video, text, dim = steps * per_step, shape.text_tokens, shape.dim
+    counts = [per_step] * steps if kept is None else _checked(kept, steps, per_step)
+    video, text, dim = sum(counts), shape.text_tokens, shape.dim
     stream = video + text if shape.joint_text else video
     linear = stream * (4 * dim**2 + 2 * dim * shape.ffn_dim)
     if not shape.joint_text:
         linear += 2 * video * dim**2 + 2 * text * dim**2 + 2 * video * text * dim
     total = shape.layers * linear
     for shifted in (False, True):
-        runs = [stop - start for start, stop in segments(steps, window, shifted)]
-        pairs = sum((run * per_step) ** 2 for run in runs) if window else stream**2
+        runs = token_bounds(counts, segments(steps, window, shifted))
+        pairs = sum((stop - start) ** 2 for start, stop in runs) if window else stream**2
         total += (shape.layers + (not shifted)) // 2 * 2 * pairs * dim
     return 2 * total
+
+
+def _checked(kept: Sequence[int], steps: int, per_step: int) -> list[int]:
+    """Kept tokens of every step, if they are of this clip."""
+    if len(kept) != steps or not all(0 <= count <= per_step for count in kept):
+        raise ValueError(
+            f"expected {steps} counts of kept tokens, 0 to {per_step} each, got {list(kept)}; "
+            "make the mask at the size of this clip."
+        )
+    return list(kept)
 
 
 FFN_ROWS = 16384
@@ -263,6 +284,8 @@ class Stage:
     """Latent frames of a self-attention window; 0 is full attention."""
     guided: bool = True
     """True: every evaluation runs the model twice, with and without the prompt (cfg above 1)."""
+    kept: tuple[int, ...] | None = None
+    """Tokens that a mask keeps, for each step of tokens along time; None for all."""
 
     @property
     def forwards(self) -> int:
@@ -271,13 +294,14 @@ class Stage:
     @property
     def tokens(self) -> int:
         """Tokens that go through the model, over all forwards."""
-        return self.forwards * tokens(self.shape, self.frames, self.height, self.width)
+        whole = tokens(self.shape, self.frames, self.height, self.width)
+        return self.forwards * (whole if self.kept is None else sum(self.kept))
 
     @property
     def flops(self) -> int:
         """Operations of all forwards."""
         clip = (self.frames, self.height, self.width)
-        return self.forwards * forward_flops(self.shape, *clip, self.window)
+        return self.forwards * forward_flops(self.shape, *clip, self.window, self.kept)
 
 
 def plan_flops(stages: Iterable[Stage]) -> int:

@@ -72,34 +72,44 @@ class SelfAttention(Attention):
     """Attention within segments, with rotary positions."""
 
     def forward(
-        self, x: Tensor, norm: Norm, bounds: Bounds, table: Tensor, kernels: Kernels
+        self,
+        x: Tensor,
+        norm: Norm,
+        bounds: Bounds,
+        table: Tensor,
+        kernels: Kernels,
+        places: Tensor | None = None,
     ) -> Tensor:
         """Map tokens [B, N, D] whose segments are `bounds`; x is normed here, to be freed here.
 
         Args:
             table: [1, M, 1, K/2, 2, 2], positions of the longest segment or more.
+            places: [N], row of the table for every token; None where segments have no gaps.
         """
+        if places is not None:
+            table = table[:, places]
         y = norm(x)
         q, k, v = self.q(y), self.k(y), self.split(self.v(y))
         del y
-        q, k = self._placed(q, k, bounds, table, kernels.fused)
+        turns = [table[:, a:b] if places is not None else table[:, : b - a] for a, b in bounds]
+        q, k = self._placed(q, k, bounds, turns, kernels.fused)
         out = kernels.packed(q, k, v, bounds)
         del q, k, v
         return self.o(out.flatten(-2))
 
     def _placed(
-        self, q: Tensor, k: Tensor, bounds: Bounds, table: Tensor, fused: Fused
+        self, q: Tensor, k: Tensor, bounds: Bounds, turns: list[Tensor], fused: Fused
     ) -> tuple[Tensor, Tensor]:
-        """Norm and turn queries and keys; positions start anew in each segment."""
+        """Norm and turn queries and keys, each segment by its own rows; they start anew in each."""
         if len(bounds) == 1 and self.per_head:
-            table = table[:, : q.shape[1]]
-            return fused.norm_rotate(self.split(q), self.split(k), self.norm_q, self.norm_k, table)
-        q = _turned(self.normed(q, self.norm_q), bounds, table, fused)
-        return q, _turned(self.normed(k, self.norm_k), bounds, table, fused)
+            q, k = self.split(q), self.split(k)
+            return fused.norm_rotate(q, k, self.norm_q, self.norm_k, turns[0])
+        q = _turned(self.normed(q, self.norm_q), bounds, turns, fused)
+        return q, _turned(self.normed(k, self.norm_k), bounds, turns, fused)
 
 
-def _turned(x: Tensor, bounds: Bounds, table: Tensor, fused: Fused) -> Tensor:
-    parts = [fused.rotate(x[:, a:b], table[:, : b - a]) for a, b in bounds]
+def _turned(x: Tensor, bounds: Bounds, turns: list[Tensor], fused: Fused) -> Tensor:
+    parts = [fused.rotate(x[:, a:b], turn) for (a, b), turn in zip(bounds, turns, strict=True)]
     if not torch.is_grad_enabled():
         return x
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
@@ -149,6 +159,7 @@ class Block(nn.Module):
         table: Tensor,
         kernels: Kernels,
         segmentwise: bool,
+        places: Tensor | None = None,
     ) -> Tensor:
         """Map tokens [B, N, D]; into x itself when gradients are off.
 
@@ -158,6 +169,7 @@ class Block(nn.Module):
             bounds: token ranges that attend among themselves.
             table: rotary positions of the longest of them.
             segmentwise: one range after the other; needs gradients off.
+            places: [N], row of the table for every token; None where ranges have no gaps.
         """
         attend, look, think = self.modules_at(time, kernels.fused)
         keys = self.cross_attn.keys(context)
@@ -165,7 +177,8 @@ class Block(nn.Module):
         for start, stop in pieces:
             part = x[:, start:stop]
             inner = ((0, stop - start),) if segmentwise else bounds
-            part = _add(part, self.self_attn(part, attend[0], inner, table, kernels), attend[1])
+            at = None if places is None else places[start:stop]
+            part = _add(part, self.self_attn(part, attend[0], inner, table, kernels, at), attend[1])
             step = part.shape[1] if torch.is_grad_enabled() else kernels.rows
             for row in range(0, part.shape[1], step):
                 rows = part[:, row : row + step]

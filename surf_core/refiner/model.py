@@ -3,8 +3,8 @@
 One class for both blocks. With Wan's, module and parameter names are Wan 2.1's, so weights move
 between both without conversion.
 
-Dims: B batch, C latent channels, T latent frames, H, W latent cells, N tokens, L text tokens,
-D width.
+Dims: B batch, C latent channels, T latent frames, H, W latent cells, N tokens, K kept ones, L text
+tokens, D width.
 """
 
 from collections.abc import Iterable
@@ -17,6 +17,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ..skip import Packing, check_keep, pack, packing, unpack
 from ..window import Bounds, Dense, Packed, grouped, sdpa, segments, token_bounds
 from .config import RefinerConfig
 from .fused import Fused, eager
@@ -71,8 +72,18 @@ class SurfRefinerDiT(nn.Module):
         )
         self.head = head(dim, config.latent_channels * prod(config.patch), ops)
 
-    def forward(self, z: Tensor, t: Tensor, context: Tensor, start: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        z: Tensor,
+        t: Tensor,
+        context: Tensor,
+        start: Tensor | None = None,
+        keep: Tensor | None = None,
+    ) -> Tensor:
         """Predict the velocity, see `RefinerConfig.time` for which.
+
+        With `keep`, all layers run on the kept tokens alone, at their own positions. At the others
+        the result is zero, which is no prediction: `surf_core.skip.Skipping` fills in what is.
 
         Args:
             z: [B, C, T, H, W]; T, H, W multiples of the patch; not changed.
@@ -80,27 +91,34 @@ class SurfRefinerDiT(nn.Module):
             context: [B, L, text_dim].
             start: [B], noise s of the start, 0..1; None for the config's. Read by a model with a
                 start_range alone.
+            keep: [T, h, w] bool over the tokens, best on the CPU: which of them are computed, for
+                all samples alike; None, or all of them, is the plain model.
 
         Returns:
             [B, C, T, H, W], dtype of z.
 
         Raises:
-            ValueError: a size that the patch does not divide.
+            ValueError: a size that the patch does not divide, or a mask of another grid or of
+                nothing.
         """
         grid = self._grid(z)
-        cuts = [self._bounds(grid, shifted) for shifted in (False, True)]
+        kept = self._packing(keep, grid, z.device)
+        cuts = [self._layout(grid, shifted, kept) for shifted in (False, True)]
         table = self._table(grid, z)
         kernels = self.kernels()
         segmentwise = self.segmentwise and not torch.is_grad_enabled()
-        x = self._embed(z, grid)
+        x = self._embed(z, grid, kept)
         time, time_head = self._times(t, start, x.dtype)
         context = self.text_embedding(context)
         for index, block in enumerate(self.blocks):
-            given = (x, time, context, cuts[index % 2], table, kernels, segmentwise)
+            bounds, places = cuts[index % 2]
+            given = (x, time, context, bounds, table, kernels, segmentwise, places)
             if self.checkpointing and torch.is_grad_enabled():
                 x = checkpoint(block, *given, use_reentrant=False)
             else:
                 x = block(*given)
+        if kept is not None:
+            return self._read_kept(x, time_head, kept, kernels)
         return self._read(x, time_head, grid, kernels)
 
     def _grid(self, z: Tensor) -> Grid:
@@ -112,8 +130,20 @@ class SurfRefinerDiT(nn.Module):
             )
         return tuple(size // step for size, step in zip(z.shape[2:], patch, strict=True))
 
-    def _bounds(self, grid: Grid, shifted: bool) -> Bounds:
-        return token_bounds(grid[1] * grid[2], segments(grid[0], self.window, shifted))
+    def _packing(self, keep: Tensor | None, grid: Grid, device: torch.device) -> Packing | None:
+        """Where the kept tokens are; None where nothing is skipped."""
+        if keep is None:
+            return None
+        check_keep(keep, grid)
+        return None if keep.all() else packing(keep).to(device)
+
+    def _layout(
+        self, grid: Grid, shifted: bool, kept: Packing | None
+    ) -> tuple[Bounds, Tensor | None]:
+        """Ranges that attend among themselves, and rows of the table if they have gaps."""
+        if kept is not None:
+            return kept.bounds(self.window, shifted), kept.positions(self.window, shifted)
+        return token_bounds(grid[1] * grid[2], segments(grid[0], self.window, shifted)), None
 
     def _table(self, grid: Grid, z: Tensor) -> Tensor:
         frames = min(grid[0], self.window or grid[0])
@@ -144,14 +174,18 @@ class SurfRefinerDiT(nn.Module):
         step = grid[0] if torch.is_grad_enabled() else max(1, self.rows // (grid[1] * grid[2]))
         return [(start, min(start + step, grid[0])) for start in range(0, grid[0], step)]
 
-    def _embed(self, z: Tensor, grid: Grid) -> Tensor:
-        """Make tokens [B, N, D] of a latent."""
+    def _embed(self, z: Tensor, grid: Grid, kept: Packing | None) -> Tensor:
+        """Make tokens [B, N, D] of a latent, or [B, K, D]."""
         depth = self.config.patch[0]
         parts = (
             self.patch_embedding(z[:, :, a * depth : b * depth]).flatten(2).transpose(1, 2)
             for a, b in self._spans(grid)
         )
-        return _laid(parts, 1, prod(grid)).contiguous()
+        if kept is None:
+            return _laid(parts, 1, prod(grid)).contiguous()
+        spans = (kept.within(a, b) for a, b in self._spans(grid))
+        chosen = (pack(part, span) for part, span in zip(parts, spans, strict=True))
+        return _laid(chosen, 1, len(kept.places))
 
     def _read(self, x: Tensor, time: Tensor, grid: Grid, kernels: Kernels) -> Tensor:
         """Make a velocity [B, C, T, H, W] of tokens."""
@@ -165,6 +199,17 @@ class SurfRefinerDiT(nn.Module):
             for a, b in self._spans(grid)
         )  # fmt: skip
         return _laid(parts, 2, grid[0] * p)
+
+    def _read_kept(self, x: Tensor, time: Tensor, kept: Packing, kernels: Kernels) -> Tensor:
+        """Make a velocity [B, C, T, H, W] of kept tokens [B, K, D], zero elsewhere."""
+        rows = x.shape[1] if torch.is_grad_enabled() else self.rows
+        parts = (self.head(part, time, kernels.fused) for part in x.split(rows, dim=1))
+        (t, h, w), (p, q, r) = kept.grid, self.config.patch
+        return rearrange(
+            unpack(_laid(parts, 1, x.shape[1]), kept),
+            "b (t h w) (p q r c) -> b c (t p) (h q) (w r)",
+            t=t, h=h, w=w, p=p, q=q, r=r,
+        )  # fmt: skip
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:

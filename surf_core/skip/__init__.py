@@ -1,0 +1,31 @@
+"""Refine only the tokens that need it: which those are, gathered, put back, composed."""
+
+from .compose import Skipping, compose, refine_skipping, weight
+from .mask import Mask, check_keep, choose
+from .oracle import down_up, oracle_mask, scores
+from .pack import MULTIPLE, Packing, pack, packing, round_up, unpack
+from .predict import detail, predict_mask
+from .predictor import MaskPredictor, PredictorConfig
+
+__all__ = [
+    "MULTIPLE",
+    "Mask",
+    "MaskPredictor",
+    "Packing",
+    "PredictorConfig",
+    "Skipping",
+    "check_keep",
+    "choose",
+    "compose",
+    "detail",
+    "down_up",
+    "oracle_mask",
+    "pack",
+    "packing",
+    "predict_mask",
+    "refine_skipping",
+    "round_up",
+    "scores",
+    "unpack",
+    "weight",
+]

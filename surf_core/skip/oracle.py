@@ -1,0 +1,111 @@
+"""What refining would add to each token, known where the sharp clip is known.
+
+A score is the root mean square of the sharp clip minus its own down-then-up version, over the
+places of a token and their channels, times `UNIT`. Of pixels in -1..1 that is 1/255 of their
+range; a latent of unit variance takes the same factor.
+
+Dims: B batch, C channels, F pixel frames, T latent frames, H, W rows and columns (pixels or
+latent cells); T, h, w tokens of a score.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..checks import check_latent, check_range
+from ..resample import resize
+from .mask import Mask, choose
+
+UNIT = 127.5
+"""Scores count in 1 / UNIT of a value."""
+PATCH = (1, 2, 2)
+"""Latent cells in a token: frames, rows, columns."""
+LATENT = (1, 1)
+"""The `cell` of a clip that is a latent already."""
+
+
+def down_up(hr: Tensor, ratio: float = 4.0) -> Tensor:
+    """Make a clip `ratio` times smaller per side, and as large as before again.
+
+    Args:
+        hr: [B, C, T, H, W].
+        ratio: 1..64; area mean down, bicubic up, frame by frame.
+
+    Returns:
+        Shape and dtype of hr, a new tensor.
+    """
+    check_range(ratio, "ratio", 1.0, 64.0, "pass the upscale of the refiner, e.g. 4")
+    rows, columns = hr.shape[-2:]
+    small = max(1, round(rows / ratio)), max(1, round(columns / ratio))
+    return resize(resize(hr, small, "area"), (rows, columns), "bicubic")
+
+
+def scores(
+    hr: Tensor,
+    low: Tensor,
+    *,
+    patch: tuple[int, int, int] = PATCH,
+    cell: tuple[int, int] = LATENT,
+) -> Tensor:
+    """Measure what `low` lacks of `hr`, token by token; the worst pixel frame of each counts.
+
+    Args:
+        hr, low: [B, C, T, H, W], pixels in -1..1 or latents; one shape, not changed.
+        patch: latent cells of a token.
+        cell: pixel frames and pixels a side of a latent cell, (4, 8) for Wan 2.1; the first latent
+            frame holds one pixel frame. `LATENT` for latents.
+
+    Returns:
+        [B, T, h, w], >= 0, fp32 or fp64.
+
+    Raises:
+        ValueError: unlike or bad clips, or a size that tokens do not divide.
+
+    Source: ours, after SkipSR's description of its oracle.
+    """
+    check_latent(hr, "the sharp clip")
+    check_latent(low, "its down-then-up version")
+    if hr.ndim != 5 or hr.shape != low.shape:
+        raise ValueError(
+            f"expected two clips [B, C, T, H, W] of one shape, got {tuple(hr.shape)} and "
+            f"{tuple(low.shape)}; enlarge the lower one first."
+        )
+    frames, side = cell
+    sides = patch[1] * side, patch[2] * side
+    steps, rest = divmod(hr.shape[2] - 1, frames)
+    if rest or (steps + 1) % patch[0] or hr.shape[3] % sides[0] or hr.shape[4] % sides[1]:
+        raise ValueError(
+            f"expected frames, rows and columns of whole tokens for {patch=}, {cell=}, got "
+            f"{tuple(hr.shape[2:])}; crop the clip."
+        )
+    wide = torch.promote_types(hr.dtype, torch.float32)
+    error = (hr.to(wide) - low.to(wide)).square().mean(dim=1)
+    error = UNIT * F.avg_pool2d(error, sides).sqrt()
+    # The first latent frame holds one pixel frame; repeated, it is as long as the others.
+    error = torch.cat([error[:, :1].expand(-1, frames - 1, -1, -1), error], dim=1)
+    return error.unflatten(1, (-1, frames * patch[0])).amax(dim=2)
+
+
+def oracle_mask(
+    hr: Tensor,
+    *,
+    tau: float | None = None,
+    keep: float | None = None,
+    ratio: float = 4.0,
+    patch: tuple[int, int, int] = PATCH,
+    cell: tuple[int, int] = LATENT,
+    **options,
+) -> Mask:
+    """Choose the tokens of a known sharp clip that refining would change by tau or more.
+
+    Args:
+        hr: [B, C, T, H, W], see `scores`; samples of a batch share the mask of their maximum.
+        tau, keep: one of them, see `choose`.
+        ratio: of `down_up`.
+        options: of `choose`.
+
+    Raises:
+        ValueError: as `scores` and `choose`.
+    """
+    found = scores(hr, down_up(hr, ratio), patch=patch, cell=cell)
+    return choose(found, source="oracle", tau=tau, keep=keep, **options)
