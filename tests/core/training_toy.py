@@ -90,6 +90,13 @@ class Toy(Task):
         save_file({name: value.contiguous() for name, value in weights.items()}, path)
 
 
+class Poisoned(Toy):
+    """The second process gets a bad sample at step 3."""
+
+    def sample(self, step, place):
+        return super().sample(step, place) * (float("nan") if (step, place) == (3, 1) else 1.0)
+
+
 class Video(Toy):
     """The refiner on noise, for what FSDP does to its inputs and its checkpointing."""
 
@@ -120,6 +127,7 @@ class Video(Toy):
 
 def together(out):
     """Several runs one after the other, in the two processes of this launch."""
+    torch.set_num_threads(1)
     dist.init_process_group("gloo")
     recipe = Recipe(**SHORT, held_out_every=4, sample_every=8)
     run(Toy(), recipe, out / "shards", shards=2, device="cpu")
@@ -129,6 +137,10 @@ def together(out):
     video = SHORT | {"batch": 2, "steps": 3, "checkpointing": True, "held_out_every": 3}
     run(Video(), Recipe(**video), out / "video", device="cpu")
     run(Video(), Recipe(**video | {"precision": "bf16"}), out / "video16", device="cpu")
+    try:
+        run(Poisoned(), Recipe(**SHORT), out / "poisoned", device="cpu")
+    except FloatingPointError as error:
+        (out / f"poisoned-{dist.get_rank()}.txt").write_text(str(error))
     if dist.get_rank() == 1:
         refuse_files()
     try:
@@ -175,19 +187,29 @@ def dying(place):
     setattr(owner, name, counted)
 
 
+def child_of(out, place):
+    """Start a process that trains in `out`, and dies at `place`; no torch ran in this one yet."""
+    child = os.fork()
+    if child == 0:
+        torch.set_num_threads(1)
+        if place:
+            dying(place)
+        run(Toy(), LONG, out, device="cpu")
+        os._exit(0)
+    return child
+
+
 def killed(out):
-    """Run LONG in children, each killed at a place or at a random time, until one gets through."""
+    """Run LONG in children, each killed at a place or at a random time, until one gets through.
+
+    First once without being killed, into `whole`, in a child too.
+    """
     draw = random.Random(0)
     places = ["write", "publish", "tidy", "remove", "log"] + [None] * 100
     kills = 0
+    os.waitpid(child_of(out / "whole", None), 0)
     for place in places:
-        child = os.fork()
-        if child == 0:
-            torch.set_num_threads(1)
-            if place:
-                dying(place)
-            run(Toy(), LONG, out, device="cpu")
-            os._exit(0)
+        child = child_of(out / "killed", place)
         if place is None and kills < 12:
             time.sleep(draw.uniform(0.02, 0.25))
             os.kill(child, signal.SIGKILL)
@@ -200,5 +222,4 @@ def killed(out):
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
     {"together": together, "killed": killed}[sys.argv[1]](Path(sys.argv[2]))
