@@ -181,7 +181,7 @@ class FlowMap(Task):
         error = (error - velocity_target(given["hr"], z_lr)).square()
         if keep is None:
             return error.mean()
-        mask = cells_of(keep, self.config.patch)
+        mask = cells_of(keep, self.config.patch).to(error.device)
         return (error * mask).sum() / (mask.sum() * error.shape[0] * error.shape[1])
 
     @torch.no_grad()

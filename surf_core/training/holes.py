@@ -5,10 +5,10 @@ Dims: B samples, C latent channels, T latent frames, H, W latent cells.
 
 from dataclasses import dataclass
 
-from einops import rearrange
 from torch import Tensor
 
-from ..resample import resize
+from ..checks import check_range
+from ..skip import oracle_mask
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -16,21 +16,16 @@ class Holes:
     """How often, and which tokens: those that hold the least that blurring would lose."""
 
     share: float = 0.5
-    """Share of steps with holes. Source: ours, after SkipSR."""
-    ratio: float = 4.0
-    """How much smaller the clip is made, to see what is lost."""
+    """Share of the steps with holes. Source: ours, after SkipSR."""
     kept: float = 0.5
     """Share of the tokens that stay; a batch has one mask, for its most demanding sample."""
+    ratio: float = 4.0
+    """How much smaller a clip is made, to see what is lost."""
+
+    def __post_init__(self):
+        check_range(self.share, "share", 0.0, 1.0, "use 0.5, or 0 for none")
+        check_range(self.kept, "kept", 0.01, 1.0, "use 0.5")
 
     def keep(self, hr: Tensor, patch: tuple[int, int, int]) -> Tensor:
-        """Choose the tokens of a batch [B, C, T, H, W] that stay: [T', H', W'] bool, not none."""
-        rows, columns = hr.shape[-2:]
-        small = max(1, round(rows / self.ratio)), max(1, round(columns / self.ratio))
-        lost = (hr - resize(resize(hr, small, "area"), (rows, columns), "bilinear")).square()
-        p, q, r = patch
-        scores = rearrange(
-            lost, "b c (t p) (h q) (w r) -> b t h w (c p q r)", p=p, q=q, r=r
-        ).mean(-1).amax(0)  # fmt: skip
-        count = max(1, round(self.kept * scores.numel()))
-        bar = scores.flatten().topk(count).values[-1]
-        return scores >= bar
+        """Choose the tokens of a batch [B, C, T, H, W] that stay: [T, h, w] bool, not none."""
+        return oracle_mask(hr, keep=self.kept, ratio=self.ratio, patch=patch).tokens

@@ -112,7 +112,8 @@ def tiny(
     weights: Path | None = None,
     seed: int = 0,
     *,
-    steps: int = 2000,
+    steps: int = 1500,
+    precision: str = "fp32",
     strengths: tuple[float, float] = (0.0, 0.4),
     window: int = 2,
 ) -> Job:
@@ -146,7 +147,7 @@ def tiny(
     )
     recipe = Recipe(
         name="tiny_refiner", steps=steps, batch=8, lr=2e-3, betas=(0.9, 0.99), optimizer="muon",
-        cooldown=0.3, ema=0.995, precision="fp32", seed=seed, held_out_every=250, log_every=50,
+        cooldown=0.3, ema=0.995, precision=precision, seed=seed, held_out_every=250, log_every=50,
     )  # fmt: skip
     return Job(task=task, recipe=recipe, size=(5, 128, 128))
 
