@@ -6,6 +6,7 @@ from .colour import SurfColourMatch
 from .loader import SurfRefinerLoader
 from .preview import SurfLatentDownscale, SurfReshiftGuider, SurfReshiftKSampler
 from .refine import SurfRefiner
+from .tiny import SurfTinyModels, SurfTinyPrompt
 from .windows import SurfWindowedAttention
 
 
@@ -21,4 +22,6 @@ class SurfExtension(ComfyExtension):
             SurfRefinerLoader,
             SurfWindowedAttention,
             SurfColourMatch,
+            SurfTinyModels,
+            SurfTinyPrompt,
         ]

@@ -34,6 +34,8 @@ FROZEN = {
     "SurfRefinerLoader": ("refiner_name weight_dtype attention", "model"),
     "SurfWindowedAttention": ("model window", "model"),
     "SurfColourMatch": ("image reference method strength", "image"),
+    "SurfTinyModels": ("", "model refiner vae latent"),
+    "SurfTinyPrompt": ("text", "conditioning"),
 }
 # The host's nodes that the workflows use: inputs (? optional), output types, widgets.
 CORE = {
@@ -44,6 +46,7 @@ CORE = {
     "EmptyHunyuanLatentVideo": ("", "LATENT", "width height length batch_size"),
     "FluxGuidance": ("conditioning", "CONDITIONING", "guidance"),
     "ImageCrop": ("image width? height?", "IMAGE", "width height x y"),
+    "ImageScale": ("image", "IMAGE", "upscale_method width height crop"),
     "MarkdownNote": ("", "", "text"),
     "SaveVideo": ("video", "", "filename_prefix format codec"),
     "UNETLoader": ("", "MODEL", "unet_name weight_dtype"),
@@ -250,6 +253,7 @@ def test_the_workflows_are_there():
         "HunyuanVideo T2V 480p to 240p to 1080p",
         "Wan 2.1 T2V 720p",
         "Wan 2.1 T2V to 1080p with a Surf refiner",
+        "Try SURF without downloads",
     }
     assert not (ROOT / "workflows" / "index.json").exists()
 

@@ -90,7 +90,7 @@ class HostRefinerDiT(SurfRefinerDiT):
 
     def _predict(self, x: Tensor, timestep: Tensor, context, transformer_options, **kwargs):
         check_text(context, self.config.text_dim)
-        self.packed = self._packing(transformer_options.get(ATTENTION_KEY, HOST_ATTENTION))
+        self.packed = self._packed_by(transformer_options.get(ATTENTION_KEY, HOST_ATTENTION))
         padded = comfy.ldm.common_dit.pad_to_patch_size(x, self.patch_size)
         blocks = {"total_blocks": len(self.blocks), "block_type": "double"}
         self.attention.options = {**transformer_options, **blocks}
@@ -102,7 +102,7 @@ class HostRefinerDiT(SurfRefinerDiT):
             self.attention.options = {}
         return out[..., : x.shape[-3], : x.shape[-2], : x.shape[-1]]
 
-    def _packing(self, name: str):
+    def _packed_by(self, name: str):
         if name not in self.packings:
             self.packings[name] = backend(name)
         return self.packings[name]

@@ -1,4 +1,4 @@
-"""The embedded text-to-video model: weights, guidance, and the four ways to make a video with it.
+"""The embedded text-to-video model: weights, prompts, noise and guidance.
 
 Dims: B batch, T latent frames, H, W latent cells; one latent cell is 4x4 pixels.
 """
@@ -14,6 +14,8 @@ from ..refiner import SurfRefinerDiT
 from .prompt import encode_prompt
 
 WEIGHTS = Path(__file__).parent / "weights" / "tiny_t2v.safetensors"
+REFINER = WEIGHTS.with_name("tiny_refiner.safetensors")
+"""The refiner that belongs to it: previews of half its size, four times enlarged."""
 FRAMES = 4
 """Latent frames the model was trained on."""
 CELLS = 16
@@ -23,7 +25,7 @@ Velocity = Callable[[Tensor, float], Tensor]
 """(noisy latent, sigma) -> noise minus clean."""
 
 
-class TinyT2V:
+class Prompted:
     """A trained model together with the prompts it is to follow.
 
     Args:
@@ -31,7 +33,7 @@ class TinyT2V:
         weights: a file that `surf_core.checkpoint.save` wrote.
     """
 
-    def __init__(self, prompts: list[str], weights: Path = WEIGHTS):
+    def __init__(self, prompts: list[str], weights: Path):
         self.model: SurfRefinerDiT = checkpoint.load(weights)
         self.context = torch.cat([encode_prompt(prompt) for prompt in prompts])
         self.evaluations = 0
@@ -42,6 +44,13 @@ class TinyT2V:
         return torch.stack(
             [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
         )
+
+
+class TinyT2V(Prompted):
+    """Text to video, at the size of its training and below."""
+
+    def __init__(self, prompts: list[str], weights: Path = WEIGHTS):
+        super().__init__(prompts, weights)
 
     def velocity(self, cfg: float, window: int = 0) -> Velocity:
         """Bind guidance strength and window (latent frames, 0 = full) to a velocity function."""

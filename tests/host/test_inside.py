@@ -22,6 +22,7 @@ SCRIPTS = {
     "tile_cases.py": ("tile_cases.py",),
     "loader_cases.py": ("loader_cases.py",),
     "trained_cases.py": ("trained_cases.py",),
+    "tiny_cases.py": ("tiny_cases.py",),
 }
 """Script -> the files that hold its cases."""
 CASES = [

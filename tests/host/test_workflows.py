@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import av
@@ -22,6 +23,8 @@ from surf.tests.test_pack import FROZEN
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
+EMBEDDED = "Try SURF without downloads"
+"""The workflow that runs as it is shipped."""
 
 pytestmark = [
     pytest.mark.host,
@@ -85,11 +88,21 @@ def test_the_host_lists_the_workflows(server):
     assert sorted(listed["surf-video"]) == [path.stem for path in WORKFLOWS]
 
 
-@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", [path for path in WORKFLOWS if path.stem != EMBEDDED], ids=lambda path: path.stem
+)
 def test_shipped_workflow_makes_its_videos(server, path):
     graph = json.loads(path.read_text())
     videos = run(server, shrink(to_api(graph, server.get("/object_info"))))
     assert videos == [(FRAMES, HEIGHT // 2, WIDTH // 2), (FRAMES, 2 * HEIGHT, 2 * WIDTH)]
+
+
+def test_the_tiny_workflow_makes_its_videos_untouched_within_a_minute(server):
+    graph = json.loads((ROOT / "workflows" / f"{EMBEDDED}.json").read_text())
+    prompt = to_api(graph, server.get("/object_info"))
+    began = time.monotonic()
+    assert run(server, prompt) == [(4, 512, 512), (4, 512, 512)]
+    assert time.monotonic() - began < 60
 
 
 @pytest.mark.parametrize("name", WRITTEN)
