@@ -1,10 +1,11 @@
 """Refine only the tokens that need it: which those are, gathered, put back, composed."""
 
 from .compose import Skipping, compose, refine_skipping, weight
+from .detail import detail
 from .mask import Mask, check_keep, choose
 from .oracle import down_up, oracle_mask, scores
 from .pack import MULTIPLE, Packing, pack, packing, round_up, unpack
-from .predict import detail, predict_mask
+from .predict import predict_mask
 from .predictor import MaskPredictor, PredictorConfig
 
 __all__ = [

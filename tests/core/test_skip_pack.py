@@ -1,4 +1,4 @@
-"""Kept tokens: gathered, put back, in windows, rounded up; skipped attention is masked attention."""
+"""Kept tokens: gathered, put back, rounded up; skipped attention is masked attention."""
 
 import pytest
 import torch
