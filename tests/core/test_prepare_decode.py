@@ -122,7 +122,7 @@ def test_too_few_frames_a_second_are_refused(tmp_path, name):
 
 
 def test_slow_files_that_hide_their_rate_are_refused_by_their_timestamps(tmp_path, monkeypatch):
-    monkeypatch.setattr("surf.surf_core.training.prepare.decode._unfit", lambda stream: None)
+    monkeypatch.setattr("surf.surf_core.training.prepare.decode._unfit", lambda stream, fps: None)
     found, rejected = split(write(tmp_path / "s.mp4", numbered(60), 12))
     assert (found, [r.reason for r in rejected]) == ([], ["slow"])
 
@@ -168,7 +168,7 @@ def test_no_more_than_one_clip_of_frames_is_held(monkeypatch):
         def __del__(self):
             alive.discard(self.time)
 
-    def endless(path):
+    def endless(path, fps):
         nonlocal most
         for i in range(2000):
             alive.add(i / FPS)

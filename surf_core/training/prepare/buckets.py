@@ -36,6 +36,10 @@ class Bucket:
         return f"{self.rows}x{self.columns}"
 
 
+FIXED = {"tiny": (Bucket(128, 128),)}
+"""Sizes of the resolutions that come in a few shapes only: the embedded model's."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
     """How a source becomes a bucket's size: crop, then resize."""
@@ -52,10 +56,15 @@ class Plan:
 def buckets(resolution: str) -> tuple[Bucket, ...]:
     """Sizes of a resolution, sorted: each aspect at its full area, both sides cut to the unit.
 
-    Sides are rounded down, so that a source of the resolution's own size fills its bucket.
+    Sides are rounded down, so that a source of the resolution's own size fills its bucket. A
+    resolution of FIXED has the sizes that stand there.
     """
+    if resolution in FIXED:
+        return FIXED[resolution]
     if resolution not in AREAS:
-        raise ValueError(f"expected one of {tuple(AREAS)}, got {resolution=}; choose one.")
+        raise ValueError(
+            f"expected one of {(*AREAS, *FIXED)}, got {resolution=}; choose one of them."
+        )
     found = set()
     for aspect in ASPECTS:
         short = sqrt(AREAS[resolution] / aspect)

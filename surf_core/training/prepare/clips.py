@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .decode import Frame, Rejected, frames
+from .decode import FPS, Frame, Rejected, frames
 
 LENGTHS = (81, 21)
 """Frames of a clip: 21 and 6 latent frames. Source: Bowtie-flow B.3."""
@@ -24,7 +24,7 @@ _BINS = 32
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Clip:
-    """Consecutive frames of one scene, 16 a second."""
+    """Consecutive frames of one scene, at one rate."""
 
     frames: Tensor
     """[T, H, W, 3] uint8, RGB."""
@@ -77,7 +77,9 @@ def _divide(count: int, lengths: tuple[int, ...]) -> list[int]:
     return parts
 
 
-def clips(path: Path, lengths: tuple[int, ...] = LENGTHS) -> Iterator[Clip | Rejected]:
+def clips(
+    path: Path, lengths: tuple[int, ...] = LENGTHS, fps: int = FPS
+) -> Iterator[Clip | Rejected]:
     """Cut a file into clips without overlap, in one pass.
 
     Each scene gives as many clips of the longest length as fit, then shorter ones from the rest.
@@ -86,6 +88,7 @@ def clips(path: Path, lengths: tuple[int, ...] = LENGTHS) -> Iterator[Clip | Rej
     Args:
         path: any file.
         lengths: frames of a clip, each 4n + 1 as the VAE needs it.
+        fps: frames a second.
 
     Yields:
         Clips in order; then, if there is something to say against the file, one `Rejected`.
@@ -99,10 +102,10 @@ def clips(path: Path, lengths: tuple[int, ...] = LENGTHS) -> Iterator[Clip | Rej
     """
     if not lengths or any(length < 1 or length % 4 != 1 for length in lengths):
         raise ValueError(f"expected lengths of 4n + 1 frames, got {lengths=}; use 81 and 21.")
-    return _clips(path, lengths)
+    return _clips(path, lengths, fps)
 
 
-def _clips(path: Path, lengths: tuple[int, ...]) -> Iterator[Clip | Rejected]:
+def _clips(path: Path, lengths: tuple[int, ...], fps: int) -> Iterator[Clip | Rejected]:
     held: list[Frame] = []
     scene, index, longest, run, verdict = -1, 0, 0, 0, None
     before = None
@@ -117,7 +120,7 @@ def _clips(path: Path, lengths: tuple[int, ...]) -> Iterator[Clip | Rejected]:
             index += 1
         held.clear()
 
-    for item in frames(path):
+    for item in frames(path, fps):
         if isinstance(item, Rejected):
             verdict = item
             continue

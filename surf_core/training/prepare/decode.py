@@ -1,6 +1,6 @@
-"""Read a video once, frame by frame, at 16 frames a second; name what is wrong with a file.
+"""Read a video once, frame by frame, at one rate, 16 a second; name what is wrong with a file.
 
-Frames are skipped, never repeated or blended, so a stretch with fewer than 16 frames a second
+Frames are skipped, never repeated or blended, so a stretch with fewer frames a second than that
 cannot be used. Where it cannot be bridged the stream has a gap, and no clip goes across.
 
 Dims: H, W rows and columns in pixels, S pixels along a side of a thumbnail.
@@ -17,12 +17,12 @@ from av.stream import Disposition
 
 FPS = 16
 """Frames a second of every clip. Source: Bowtie-flow B.3, and Wan 2.1."""
-SLOWEST = 0.99 * FPS
-"""Frames a second of a usable file: 16, but for the clock that wrote it."""
+SLOWEST = 0.99
+"""Frames a second of a usable file, of those asked for: all, but for the clock that wrote it."""
 THUMBNAIL = 64
 """S: what scene changes are measured on, whatever the shape of the picture."""
-_EARLY, _LATE = 0.25 / FPS, 0.8 / FPS
-"""Seconds a frame may be off its tick. Early: room for timestamps in whole milliseconds. Late: a
+_EARLY, _LATE = 0.25, 0.8
+"""Ticks a frame may be off its tick. Early: room for timestamps in whole milliseconds. Late: a
 frame skipped as just too early is followed within a tick by the one that is taken."""
 _MISSING = 0.25
 """Seconds that a file may be shorter than it says."""
@@ -44,7 +44,7 @@ class Rejected:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Frame:
-    """One frame of the 16 a second."""
+    """One frame of those asked for."""
 
     pixels: np.ndarray
     """[H, W, 3] uint8, RGB, upright."""
@@ -57,9 +57,10 @@ class Frame:
 
 
 class Ticks:
-    """Choose frames by their timestamps: the first one that is due, at ticks of 1/16 second."""
+    """Choose frames by their timestamps: the first one that is due, at ticks of 1/fps second."""
 
-    def __init__(self) -> None:
+    def __init__(self, fps: int = FPS) -> None:
+        self.fps = fps
         self.start, self.count, self.last = 0.0, 0, inf
 
     def choose(self, time: float, broken: bool = False) -> tuple[bool, bool]:
@@ -69,18 +70,18 @@ class Ticks:
             time: of the next frame in order of presentation.
             broken: start over: what came before does not belong together with this frame.
         """
-        due = self.start + self.count / FPS
-        if broken or time > due + _LATE or time < self.last - 1 / FPS:
+        due = self.start + self.count / self.fps
+        if broken or time > due + _LATE / self.fps or time < self.last - 1 / self.fps:
             self.start, self.count, self.last = time, 1, time
             return True, True
-        if time < due - _EARLY or time <= self.last:
+        if time < due - _EARLY / self.fps or time <= self.last:
             self.last = max(self.last, time)
             return False, False
         self.count, self.last = self.count + 1, time
         return True, False
 
 
-def _unfit(stream) -> Rejected | None:
+def _unfit(stream, fps: int) -> Rejected | None:
     """What the header alone rules out."""
     if stream.codec_context is None:
         return Rejected(reason="no_decoder")
@@ -89,7 +90,7 @@ def _unfit(stream) -> Rejected | None:
         return Rejected(reason="anamorphic", numbers={"pixel_aspect": float(aspect)})
     if stream.codec_context.color_trc in _HDR_TRANSFERS:
         return Rejected(reason="hdr", numbers={"transfer": stream.codec_context.color_trc})
-    if stream.average_rate and stream.average_rate < SLOWEST:
+    if stream.average_rate and stream.average_rate < SLOWEST * fps:
         return Rejected(reason="slow", numbers={"fps": float(stream.average_rate)})
     return None
 
@@ -137,7 +138,7 @@ class _Tally:
         self.length = float((frame.duration or 0) * frame.time_base)
         self.seen += 1
 
-    def verdict(self, promised: float) -> Rejected | None:
+    def verdict(self, promised: float, fps: int) -> Rejected | None:
         """What there is to say against a file that promised so many seconds."""
         numbers = {"frames": self.seen, "damaged": self.damaged}
         span = self.last - self.first
@@ -148,7 +149,7 @@ class _Tally:
         if span + self.length < promised - _MISSING:
             numbers |= {"seconds": span + self.length, "promised": promised}
             return Rejected(reason="truncated", numbers=numbers)
-        if self.seen > 1 and self.seen - 1 < SLOWEST * span:
+        if self.seen > 1 and self.seen - 1 < SLOWEST * fps * span:
             return Rejected(reason="slow", numbers={"fps": (self.seen - 1) / span})
         return None
 
@@ -185,21 +186,21 @@ def _usable(container, stream, tally: _Tally) -> Iterator[tuple[av.VideoFrame, b
                 broken = waiting = False
 
 
-def _frames(container) -> Iterator[Frame | Rejected]:
+def _frames(container, fps: int) -> Iterator[Frame | Rejected]:
     streams = [
         stream
         for stream in container.streams.video
         if not stream.disposition & Disposition.attached_pic
     ]
-    verdict = _unfit(streams[0]) if streams else Rejected(reason="no_video")
+    verdict = _unfit(streams[0], fps) if streams else Rejected(reason="no_video")
     if verdict is None:
-        stream, tally, ticks = streams[0], _Tally(), Ticks()
+        stream, tally, ticks = streams[0], _Tally(), Ticks(fps)
         stream.codec_context.thread_count = 1
         for frame, broken in _usable(container, stream, tally):
             taken, gap = ticks.choose(frame.time, broken or tally.seen == 1)
             if taken:
                 yield _picture(frame, gap)
-        verdict = tally.verdict(_promised(container, stream))
+        verdict = tally.verdict(_promised(container, stream), fps)
     if verdict is not None:
         yield verdict
 
@@ -214,11 +215,12 @@ def _decode(packet: av.Packet) -> list[av.VideoFrame] | None:
         return None
 
 
-def frames(path: Path) -> Iterator[Frame | Rejected]:
-    """Read a file's video in one pass, 16 frames a second, holding one frame at a time.
+def frames(path: Path, fps: int = FPS) -> Iterator[Frame | Rejected]:
+    """Read a file's video in one pass, `fps` frames a second, holding one frame at a time.
 
     Args:
         path: any file. Of several video streams the first is read; cover pictures are none.
+        fps: frames a second to take.
 
     Yields:
         Frames in order of presentation; then, if there is something to say against the file, one
@@ -233,7 +235,7 @@ def frames(path: Path) -> Iterator[Frame | Rejected]:
     """
     try:
         with av.open(str(path), metadata_errors="replace") as container:
-            yield from _frames(container)
+            yield from _frames(container, fps)
     except av.error.MemoryError as error:
         yield Rejected(reason="memory", numbers={"code": error.errno})
     except av.error.FFmpegError as error:

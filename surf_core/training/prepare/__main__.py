@@ -1,0 +1,8 @@
+"""Run `surf-prepare` from a checkout: python -m surf_core.training.prepare."""
+
+import sys
+
+from .cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

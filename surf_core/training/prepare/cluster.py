@@ -1,0 +1,189 @@
+"""Run the stages on a cluster, with Ray Data: tasks that decode, actors that hold the models.
+
+Items travel as bytes in a column of their own. Input and output folders must be the same for every
+machine, and the package must be installed on each.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from .codecs import load_codec
+from .job import Job
+from .sources import Source
+from .stages import Embed, Encode, Examine, Item, Write, cut, fit, lower, pack, unpack
+from .texts import load_text
+
+_ACTOR_CPUS = 0.2
+"""Of each model's process, which mostly waits: three of them leave room for decoding on one CPU."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cluster:
+    """How many of what."""
+
+    address: str | None = None
+    """Of a running cluster; None starts one on this machine."""
+    cpus: int | None = None
+    """Of the one started here; None is all."""
+    scorers: int = 1
+    """Processes that examine clips."""
+    scorer_gpus: float = 0.0
+    """GPUs of each of them."""
+    encoders: int = 1
+    """Processes that hold the codec."""
+    encoder_gpus: float = 0.0
+    """GPUs of each of them."""
+    texts: int = 1
+    """Processes that hold the text encoder."""
+    text_gpus: float = 0.0
+    """GPUs of each of them."""
+
+
+def _modules():
+    try:
+        import pyarrow
+        import ray
+        import ray.data
+    except ImportError as error:
+        raise ImportError(
+            "preparing on a cluster needs Ray Data, which is missing; install it with: "
+            'pip install "surf-video[cluster]"'
+        ) from error
+    return ray, pyarrow
+
+
+def _table(item: bytes):
+    """One item as a table of one row."""
+    _, arrow = _modules()
+    return arrow.table({"item": arrow.array([item], arrow.large_binary())})
+
+
+def _items(table) -> Iterator[bytes]:
+    for value in table["item"]:
+        yield value.as_py()
+
+
+class _Cut:
+    """Videos to clips, as they come: a film never lies in memory whole."""
+
+    def __init__(self, job: Job):
+        self.job, self.digest = job, job.digest()
+
+    def __call__(self, table):
+        for record in table.to_pylist():
+            path = Path(os.fsdecode(record.pop("path")))
+            source = Source(path=path, size=0, changed=0, **record)
+            for item in cut(source, self.job.options, self.digest):
+                yield _table(pack(item))
+
+
+class _Each:
+    """A stage over items in a table."""
+
+    def stage(self, item: Item) -> Item:
+        raise NotImplementedError
+
+    def __call__(self, table):
+        for data in _items(table):
+            yield _table(pack(self.stage(unpack(data))))
+
+
+class _Examine(_Each):
+    def __init__(self, job: Job):
+        self.stage = Examine(job.options, job.load_scorer())
+
+
+class _Lower(_Each):
+    def __init__(self, job: Job):
+        self.options = job.options
+
+    def stage(self, item: Item) -> Item:
+        return lower(fit(item, self.options), self.options)
+
+
+class _Encode(_Each):
+    def __init__(self, job: Job):
+        codec = load_codec(job.codec, job.device)
+        self.stage = Encode(job.options, codec, job.device)
+
+
+class _Embed(_Each):
+    def __init__(self, job: Job):
+        self.stage = Embed(job.options, load_text(job.text, job.device))
+
+
+class _Write(_Each):
+    def __init__(self, job: Job):
+        self.stage = Write(job.folder)
+
+
+def run(job: Job, sources: list[Source], cluster: Cluster | None = None) -> Iterator[Item]:
+    """Prepare videos on a cluster; a video is a task, and its clips flow on as they are cut.
+
+    Args:
+        job: what to do; its codec, text encoder and scorer are named by text.
+        sources: which videos.
+        cluster: how many processes, and where.
+
+    Yields:
+        Rows and marks, without tensors.
+
+    Raises:
+        ImportError: Ray is missing.
+        OSError: the disk is full.
+    """
+    cluster = cluster or Cluster()
+    ray, _ = _modules()
+    job = replace(job, given=job.given.absolute(), out=job.out.absolute())
+    started = not ray.is_initialized()
+    if started:
+        ray.init(
+            address=cluster.address,
+            num_cpus=None if cluster.address else cluster.cpus,
+            include_dashboard=None if cluster.address else False,
+            log_to_driver=False,
+        )
+    try:
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        for batch in _flow(ray, job, sources, cluster).iter_batches(
+            batch_size=None, batch_format="pyarrow"
+        ):
+            for data in _items(batch):
+                yield unpack(data)
+    except ray.exceptions.RayTaskError as error:
+        # What went wrong in a task, as it would look without a cluster.
+        raise error.cause or error from error
+    finally:
+        if started:
+            ray.shutdown()
+
+
+def _flow(ray, job: Job, sources: list[Source], cluster: Cluster):
+    """The dataset of finished items."""
+    records = [
+        {"path": os.fsencode(one.path.absolute())}
+        | {name: getattr(one, name) for name in ("name", "content", "caption")}
+        for one in sources
+    ]
+    common = {"batch_size": None, "batch_format": "pyarrow"}
+
+    def actors(stage: type, count: int, gpus: float) -> dict:
+        return common | {
+            "fn": stage,
+            "fn_constructor_args": (job,),
+            "compute": ray.data.ActorPoolStrategy(size=count),
+            "num_cpus": _ACTOR_CPUS,
+            "num_gpus": gpus,
+        }
+
+    return (
+        ray.data.from_items(records, override_num_blocks=len(records))
+        .map_batches(_Cut(job).__call__, **common)
+        .map_batches(**actors(_Examine, cluster.scorers, cluster.scorer_gpus))
+        .map_batches(_Lower(job).__call__, **common)
+        .map_batches(**actors(_Encode, cluster.encoders, cluster.encoder_gpus))
+        .map_batches(**actors(_Embed, cluster.texts, cluster.text_gpus))
+        .map_batches(_Write(job).__call__, **common)
+    )

@@ -1,0 +1,147 @@
+"""Find the videos of a folder or a list, name them, and tell them apart by their bytes."""
+
+import logging
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+SUFFIXES = frozenset(
+    [
+        ".avi",
+        ".flv",
+        ".gif",
+        ".m4v",
+        ".mkv",
+        ".mov",
+        ".mp4",
+        ".mpeg",
+        ".mpg",
+        ".mts",
+        ".ogv",
+        ".ts",
+        ".webm",
+        ".wmv",
+    ]
+)
+"""What a video's name ends with; other files of a folder are not looked at."""
+_CHUNK = 2**20
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Source:
+    """A file that may be a video."""
+
+    path: Path
+    """Where it is."""
+    name: str
+    """Relative to the input's root, with "/"; bytes that are no UTF-8 are written as \\udcff"""
+    size: int
+    """Bytes; -1 where the file cannot be looked at."""
+    changed: int
+    """When it was last written, in nanoseconds."""
+    content: str = ""
+    """Hash of its bytes, 32 hex digits; "" where they cannot be read, or were not yet."""
+    caption: str = ""
+    """Words that belong to it."""
+
+
+def _source(path: Path, root: Path) -> Source:
+    inner = os.path.relpath(path, root).replace(os.sep, "/")
+    name = inner.encode("utf-8", "backslashreplace").decode()
+    try:
+        stat = path.stat()
+    except OSError:
+        return Source(path=path, name=name, size=-1, changed=0)
+    return Source(path=path, name=name, size=stat.st_size, changed=stat.st_mtime_ns)
+
+
+def _walk(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
+    """Files below a folder; links are followed, but not back up."""
+    real = os.path.realpath(folder)
+    if real in above:
+        log.warning("%s leads back to %s and is not followed", folder, real)
+        return
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError as error:
+        log.warning("%s cannot be listed: %s", folder, error)
+        return
+    for entry in entries:
+        if _is_folder(entry):
+            yield from _walk(Path(entry.path), (*above, real))
+        elif Path(entry.name).suffix.lower() in SUFFIXES:
+            yield Path(entry.path)
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # A link to itself.
+        return False
+
+
+def root_of(given: Path) -> Path:
+    """The folder that names of sources are relative to: a folder itself, a file's folder else."""
+    return given if given.is_dir() else given.parent
+
+
+def find(given: Path) -> list[Source]:
+    """List the videos of an input, sorted by name.
+
+    Args:
+        given: a folder, searched with all below it; a video; or a .txt that names a video a line,
+            relative to its own folder.
+
+    Raises:
+        ValueError: no such input, or nothing in it that could be a video.
+    """
+    if given.is_dir():
+        paths = list(_walk(given))
+    elif given.suffix.lower() == ".txt" and given.is_file():
+        lines = given.read_text(encoding="utf-8-sig").splitlines()
+        paths = [given.parent / line.strip() for line in lines if line.strip()]
+    else:
+        paths = [given] if given.is_file() else []
+    root = root_of(given)
+    found = {source.name: source for source in (_source(path, root) for path in paths)}
+    if not found:
+        raise ValueError(
+            f"expected videos ({', '.join(sorted(SUFFIXES))}) in {str(given)!r}, got none; pass a "
+            "folder, a video, or a .txt with a path a line."
+        )
+    return sorted(found.values(), key=lambda source: source.name)
+
+
+def of_part(sources: list[Source], part: int, parts: int) -> list[Source]:
+    """The sources of part 1..parts, chosen by size: files with the same bytes stay together."""
+    if not 1 <= part <= parts:
+        raise ValueError(f"expected a part within 1 to {parts}, got {part=}; write e.g. 2/8.")
+
+    def number(source: Source) -> int:
+        return int.from_bytes(blake2b(str(source.size).encode()).digest()[:8], "big") % parts
+
+    return [source for source in sources if number(source) == part - 1]
+
+
+def content_hash(path: Path) -> str:
+    """Hash a file's bytes: 32 hex digits, "" where they cannot be read."""
+    state = blake2b(digest_size=16)
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(_CHUNK):
+                state.update(chunk)
+    except OSError as error:
+        log.warning("%s cannot be read: %s", path, error)
+        return ""
+    return state.hexdigest()
+
+
+def content_hashes(paths: list[Path], threads: int) -> list[str]:
+    """Hash files side by side; hashing lets go of Python's lock."""
+    with ThreadPoolExecutor(max(1, threads)) as pool:
+        return list(pool.map(content_hash, paths))

@@ -1,0 +1,266 @@
+"""The stages from a video to a shard, as plain callables: any runner can put them in a row.
+
+source -> `cut` -> `Examine` -> `fit` -> `lower` -> `Encode` -> `Embed` -> `Write`
+
+An `Item` goes through all of them. A rejected one has no tensors, and passes as it is; so does the
+mark that ends a video.
+
+Dims: T frames, H, W pixels of the clip, h, w of the degraded clip.
+"""
+
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load, save
+from torch import Tensor
+
+from ...degrade import Degradation, degrade, draw
+from ...resample import resize
+from . import buckets
+from .clips import Clip, clips
+from .codecs import Codec
+from .decode import Rejected
+from .filters import Scorer, examine
+from .manifest import Folder, Row, as_numbers, key_of
+from .options import Options
+from .sources import Source
+from .texts import Text
+
+log = logging.getLogger(__name__)
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Item:
+    """A clip on its way, or the mark that a video is through."""
+
+    content: str
+    """Hash of the video."""
+    row: Row | None = None
+    """What is known so far; None for the mark."""
+    count: int = 0
+    """Of the mark: rows of the video."""
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    """frames [T, H, W, 3] and low [T, h, w, 3], uint8; then hr, lr, start, text."""
+
+    def waiting(self) -> bool:
+        """Whether there is something to do: neither the mark nor rejected."""
+        return self.row is not None and self.row.accepted
+
+    def rejected(self, reasons: tuple[str, ...], **numbers) -> "Item":
+        """Without its tensors, with what speaks against it."""
+        return replace(self, row=self._noted(reasons=reasons, numbers=numbers), tensors={})
+
+    def noted(self, tensors: dict[str, Tensor], numbers: dict | None = None, **values) -> "Item":
+        """With other tensors, and more in its row."""
+        return replace(self, row=self._noted(numbers=numbers or {}, **values), tensors=tensors)
+
+    def _noted(self, *, numbers: dict, **values) -> Row:
+        numbers = as_numbers(json.loads(self.row.numbers) | numbers)
+        return replace(self.row, numbers=numbers, **values)
+
+
+def pack(item: Item) -> bytes:
+    """Make bytes of an item, to send it to another process."""
+    row = asdict(item.row) if item.row else None
+    note = json.dumps({"content": item.content, "row": row, "count": item.count})
+    tensors = {name: tensor.contiguous() for name, tensor in item.tensors.items()}
+    return save(tensors, {"item": note})
+
+
+def unpack(data: bytes) -> Item:
+    """The item that `pack` made bytes of."""
+    header = int.from_bytes(data[:8], "little")
+    record = json.loads(json.loads(data[8 : 8 + header])["__metadata__"]["item"])
+    row = Row.from_json(json.dumps(record["row"])) if record["row"] else None
+    return Item(**{**record, "row": row}, tensors=load(data))
+
+
+def cut(source: Source, options: Options, digest: str) -> Iterator[Item]:
+    """Decode a video into clips, one at a time; what is wrong with it is a row of its own.
+
+    Yields:
+        Items with frames; perhaps one with index -1 and its reason; then the mark.
+    """
+    count = 0
+    for index, found in _found(source, options):
+        row = Row(
+            key=key_of(source.content, index, digest),
+            source=source.name,
+            content=source.content,
+            index=index,
+            caption=source.caption,
+        )
+        item = Item(content=source.content, row=row)
+        if isinstance(found, Rejected):
+            log.warning("%s: %s %s", source.name, found.reason, found.numbers)
+            yield item.rejected((found.reason,), **found.numbers)
+        else:
+            frames, rows, columns, _ = found.frames.shape
+            size = {"frames": frames, "rows": rows, "columns": columns}
+            tensors = {"frames": found.frames}
+            yield item.noted(tensors, scene=found.scene, start=found.start, **size)
+        count += 1
+    yield Item(content=source.content, count=count)
+
+
+def _found(source: Source, options: Options) -> Iterator[tuple[int, Clip | Rejected]]:
+    """(index, clip or rejection); memory that runs out is a rejection of the rest."""
+    try:
+        for found in clips(source.path, options.lengths, options.fps):
+            yield (found.index if isinstance(found, Clip) else -1), found
+    except MemoryError:
+        yield -1, Rejected(reason="memory")
+
+
+class Examine:
+    """Reject a clip that the filters speak against; the scorer may be large, so it is kept."""
+
+    def __init__(self, options: Options, scorer: Scorer):
+        self.options, self.scorer = options, scorer
+
+    def __call__(self, item: Item) -> Item:
+        if not item.waiting():
+            return item
+        verdict = examine(item.tensors["frames"], self.options.limits, self.scorer)
+        numbers = verdict.numbers | {"scorer": verdict.scorer}
+        if verdict.reasons:
+            return item.rejected(verdict.reasons, **numbers)
+        return item.noted(item.tensors, numbers)
+
+
+def _choose(size: tuple[int, int], options: Options) -> tuple[str, buckets.Plan | Rejected]:
+    """(resolution, plan) of the first resolution that a source fills."""
+    for name in options.resolutions:
+        found = buckets.choose(size, (name,))
+        if not isinstance(found, Rejected) or found.reason != "small":
+            break
+    return name, found
+
+
+def fit(item: Item, options: Options) -> Item:
+    """Crop and shrink a clip to its bucket, or reject it."""
+    if not item.waiting():
+        return item
+    row = item.row
+    name, found = _choose((row.rows, row.columns), options)
+    if isinstance(found, Rejected):
+        return item.rejected((found.reason,), **found.numbers)
+    frames = buckets.apply(found, item.tensors["frames"])
+    numbers = {"lost": found.lost, "resolution": name}
+    return item.noted({"frames": frames}, numbers, bucket=f"{found.bucket.name}x{row.frames}")
+
+
+def lower(item: Item, options: Options) -> Item:
+    """Make the degraded clip, drawn from the options' seed and the clip's key."""
+    if not item.waiting():
+        return item
+    frames = item.tensors["frames"]
+    name = json.loads(item.row.numbers)["resolution"]
+    low = options.low_size(name, tuple(frames.shape[1:3]))
+    scale = options.scales[options.resolutions.index(name)]
+    drawn = draw(options.seed, item.row.key, scale=scale, size=low, mix=options.mix)
+    degraded = degrade(frames.movedim(-1, 1).float() / 255, drawn)
+    tensors = {"frames": frames, "low": (degraded * 255).round().byte().movedim(1, -1)}
+    return item.noted(tensors, degradation=drawn.to_json())
+
+
+class Encode:
+    """Make latents of both clips and, if the options say so, of the enlarged degraded clip."""
+
+    def __init__(self, options: Options, codec: Codec, device: str = "cpu"):
+        self.options, self.codec, self.device = options, codec, device
+
+    def __call__(self, item: Item) -> Item:
+        if not item.waiting():
+            return item
+        frames, low = item.tensors["frames"], item.tensors["low"]
+        tensors = {"hr": self._latent(self._video(frames)), "lr": self._latent(self._video(low))}
+        if self.options.start == "pixel":
+            size = (frames.shape[1], frames.shape[2])
+            enlarged = resize(self._video(low), size, "bicubic").clamp(-1, 1)
+            tensors["start"] = self._latent(enlarged)
+        return item.noted(tensors)
+
+    def _video(self, frames: Tensor) -> Tensor:
+        """[T, H, W, 3] bytes -> [1, 3, T, H, W] in -1..1."""
+        return frames.to(self.device).movedim(-1, 0)[None].float() / 127.5 - 1
+
+    @torch.no_grad()
+    def _latent(self, video: Tensor) -> Tensor:
+        latent = self.codec.encode(video)
+        sides = tuple(side / self.codec.cell for side in video.shape[-2:])
+        if latent.ndim != 5 or tuple(latent.shape[-2:]) != sides:
+            raise ValueError(
+                f"expected a latent of {sides} cells from {self.codec.name}, got "
+                f"{tuple(latent.shape)}; check the codec's cell of {self.codec.cell} pixels and "
+                "that the buckets divide by it."
+            )
+        return latent[0].to("cpu", DTYPES[self.options.dtype])
+
+
+class Embed:
+    """Add the caption's tokens; a caption with words that the encoder does not know rejects."""
+
+    def __init__(self, options: Options, text: Text | None):
+        self.options, self.text = options, text
+        # The clips of a video follow each other, with one caption.
+        self._cached = lru_cache(maxsize=8)(text) if text else None
+
+    def __call__(self, item: Item) -> Item:
+        if not item.waiting() or self._cached is None:
+            return item
+        try:
+            tokens = self._cached(item.row.caption)
+        except ValueError as error:
+            log.warning("%s: caption: %s", item.row.source, error)
+            return item.rejected(("caption",))
+        if tokens.ndim != 2 or not 1 <= len(tokens) <= self.options.text_length:
+            raise ValueError(
+                f"expected 1 to {self.options.text_length} tokens [L, D] of a caption, got "
+                f"{tuple(tokens.shape)}; set text_length to what the model attends to."
+            )
+        tokens = tokens.to("cpu", DTYPES[self.options.dtype])
+        return item.noted(item.tensors | {"text": tokens})
+
+
+class Write:
+    """Put a clip's shard into the folder, whole or not at all; only its row goes on.
+
+    Raises:
+        OSError: the disk is full.
+    """
+
+    def __init__(self, folder: Folder):
+        self.folder = folder
+
+    def __call__(self, item: Item) -> Item:
+        if not item.waiting():
+            return item
+        tensors = {name: tensor.contiguous() for name, tensor in item.tensors.items()}
+        # One entry: safetensors writes several in an order of its own, and bytes must repeat.
+        data = save(tensors, {"clip": item.row.to_json()})
+        self.folder.write(self.folder.shard(item.row.key), data)
+        return replace(item, tensors={})
+
+
+def read_shard(folder: Folder, key: str) -> tuple[dict[str, Tensor], Row]:
+    """The tensors and the row of a clip.
+
+    Raises:
+        FileNotFoundError: there is no such shard.
+    """
+    with safe_open(folder.shard(key), framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return tensors, Row.from_json(file.metadata()["clip"])
+
+
+def replay(row: Row) -> Degradation:
+    """What was done to a clip, to do it again."""
+    return Degradation.from_json(row.degradation)

@@ -1,0 +1,105 @@
+"""Turn a caption into the tokens that the model attends to: the embedded one's, or umt5's.
+
+Dims: L tokens, D width.
+"""
+
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ...tiny.prompt import encode_prompt
+from .codecs import WAN_EXTRA, named, stable_name
+
+WAN_LENGTH = 512
+"""Tokens that a caption is cut at. Source: Wan 2.1."""
+
+
+class Text(Protocol):
+    """What embeds captions."""
+
+    name: str
+    """Stands in the folder's options."""
+
+    def __call__(self, caption: str) -> Tensor:
+        """Caption -> [L, D]. ValueError where it does not know the words."""
+
+
+class TinyText:
+    """The embedded model's prompts: a token a phrase."""
+
+    name = "tiny"
+
+    def __call__(self, caption: str) -> Tensor:
+        return encode_prompt(caption)[0]
+
+
+class Umt5Text:
+    """Wan 2.1's text encoder through transformers: the tokens of the caption, without the filling.
+
+    Args:
+        tokenizer: of the encoder.
+        encoder: an `UMT5EncoderModel`.
+        name: see `Text`.
+    """
+
+    def __init__(self, tokenizer, encoder, name: str = "umt5"):
+        self.tokenizer, self.encoder, self.name = tokenizer, encoder, name
+
+    @torch.no_grad()
+    def __call__(self, caption: str) -> Tensor:
+        tokens = self.tokenizer(
+            [caption], max_length=WAN_LENGTH, truncation=True, return_tensors="pt"
+        )
+        device = next(self.encoder.parameters()).device
+        ids, mask = tokens.input_ids.to(device), tokens.attention_mask.to(device)
+        return self.encoder(ids, attention_mask=mask).last_hidden_state[0].float()
+
+
+def load_text(spec, device: str = "cpu") -> Text | None:
+    """Make a text encoder.
+
+    Args:
+        spec: "tiny"; "none"; "umt5:FOLDER", a local diffusers model or a folder with `tokenizer`
+            and `text_encoder`; "module:function", called without arguments; or an object.
+        device: where umt5 works.
+
+    Raises:
+        ValueError: none of these.
+        ImportError: transformers is missing.
+    """
+    if spec == "none":
+        return None
+    if not isinstance(spec, str):
+        found = spec
+    elif spec == "tiny":
+        found = TinyText()
+    elif spec.startswith("umt5:"):
+        found = _umt5(spec, device)
+    else:
+        found = named(spec, "text encoder")()
+    if not callable(found) or not hasattr(found, "name"):
+        raise ValueError(
+            f"expected a text encoder that is called with a caption and has a name, got "
+            f"{type(found).__name__}; wrap it in a class that has both."
+        )
+    return found
+
+
+def _umt5(spec: str, device: str) -> Umt5Text:
+    try:
+        from transformers import AutoTokenizer, UMT5EncoderModel
+    except ImportError as error:
+        raise ImportError(f"umt5 needs transformers, which is missing; {WAN_EXTRA}") from error
+    folder = Path(spec.removeprefix("umt5:"))
+    if not (folder / "tokenizer").is_dir() or not (folder / "text_encoder").is_dir():
+        raise ValueError(
+            f"expected a folder with tokenizer/ and text_encoder/, got {str(folder)!r}; download "
+            "Wan in diffusers' format first and name its folder."
+        )
+    tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+    encoder = UMT5EncoderModel.from_pretrained(
+        folder / "text_encoder", torch_dtype=torch.bfloat16, local_files_only=True
+    )
+    return Umt5Text(tokenizer, encoder.to(device).eval(), stable_name(spec))
