@@ -4,16 +4,20 @@ Each is a function of clips that `surf-prepare` made; the numbers are its text. 
 nobody has run says so.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from ..refiner import RefinerConfig
+from ..skip.oracle import LATENT
 from .dry_run import Price, price
 from .flow_map import Clips, FlowMap, Phase
 from .holes import Holes
-from .task import Recipe
+from .mask import MaskTask
+from .task import Recipe, Task
 
 STRENGTHS = (0.6, 0.9)
 """Least and greatest noise s of a start. Source: SURF B.3."""
@@ -25,13 +29,22 @@ START = 0.7
 class Job:
     """A task and the numbers of its run."""
 
-    task: FlowMap
+    task: Task
     recipe: Recipe
-    size: tuple[int, int, int]
-    """Frames, height and width in pixels of the largest clip, for `dry_run`."""
+    size: tuple[int, int, int] | None = None
+    """Frames, height and width in pixels of the largest clip of a refiner, for `dry_run`."""
 
     def dry_run(self, gpus: int, shard: int | None = None) -> Price:
-        """Price a step on the meta device, see `dry_run.price`."""
+        """Price a step on the meta device, see `dry_run.price`.
+
+        Raises:
+            ValueError: not a refiner's recipe.
+        """
+        if self.size is None:
+            raise ValueError(
+                f"expected a refiner's recipe for a dry run, got {self.recipe.name}; it is so "
+                "small that it is sooner run."
+            )
         frames, height, width = self.size
         return price(
             self.task.config, frames=frames, height=height, width=width, gpus=gpus, shard=shard,
@@ -152,5 +165,41 @@ def tiny(
     return Job(task=task, recipe=recipe, size=(5, 128, 128))
 
 
-RECIPES = {"wan_1_3b": wan_1_3b, "surf_1b": surf_1b, "single_gpu": single_gpu, "tiny": tiny}
+def mask(
+    clips: Clips,
+    weights: Path | None = None,
+    seed: int = 0,
+    *,
+    steps: int = 2000,
+    decode: Callable[[Tensor], Tensor] | None = None,
+    cell: tuple[int, int] = LATENT,
+) -> Job:
+    """SkipSR's mask predictor: which tokens need refining, told by the enlarged preview's latent.
+
+    Scored are the sharp latents themselves, or their pixels where `decode` makes some.
+
+    Hardware: a CPU. Time, result: of the embedded one in surf_core/tiny/weights/README.md; on Wan's
+    latents not measured. Command:
+
+        python -m surf_core.training mask --data D --out runs/mask
+
+    Source: ours, after SkipSR.
+    """
+    if weights is not None:
+        raise ValueError(f"expected no weights, got {weights}; the predictor begins from nothing.")
+    task = MaskTask(clips=clips, batch_size=16, seed=seed, decode=decode, cell=cell)
+    recipe = Recipe(
+        name="mask", steps=steps, batch=16, lr=2e-3, betas=(0.9, 0.99), cooldown=0.3, ema=0.99,
+        precision="fp32", seed=seed, held_out_every=500, log_every=50,
+    )  # fmt: skip
+    return Job(task=task, recipe=recipe)
+
+
+RECIPES = {
+    "wan_1_3b": wan_1_3b,
+    "surf_1b": surf_1b,
+    "single_gpu": single_gpu,
+    "tiny": tiny,
+    "mask": mask,
+}
 """By name, for the command line."""

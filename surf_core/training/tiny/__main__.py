@@ -1,0 +1,36 @@
+"""Run the tiny suite: python -m surf_core.training.tiny --form short --out runs/tiny."""
+
+import argparse
+import logging
+from pathlib import Path
+
+import torch
+
+from .suite import FORMS, Outcome, Suite
+
+
+def say(outcome: Outcome) -> list[str]:
+    """The report, a line each."""
+    lines = ["| model | first loss | last loss |", "| --- | --- | --- |"]
+    lines += [f"| {name} | {a:.4f} | {b:.4f} |" for name, (a, b) in outcome.losses.items()]
+    took = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in outcome.seconds.items())
+    found = ", ".join(f"{name} {value:.2f} dB" for name, value in outcome.psnr.items())
+    return [*lines, "", f"PSNR of {outcome.clips} held-out clips: {found}", f"time: {took}"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--form", choices=FORMS, default="short")
+    parser.add_argument("--out", type=Path, default=Path("runs/tiny"))
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    torch.set_num_threads(args.threads)
+    args.out.mkdir(parents=True, exist_ok=True)
+    outcome = Suite(FORMS[args.form], args.out, args.precision)()
+    print("\n".join(say(outcome)))
+
+
+if __name__ == "__main__":
+    main()

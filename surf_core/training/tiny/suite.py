@@ -1,0 +1,169 @@
+"""The whole path at toy scale: draw clips, prepare them, train, export, refine, report.
+
+Dims: B clips, T frames.
+"""
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ... import checkpoint
+from ...flow import refine_with
+from ...tiny import codec
+from ...tiny.pictures import contact_sheet
+from .. import loop
+from ..data import Shards
+from ..prepare import local
+from ..prepare.job import Job, prepare
+from ..prepare.options import tiny as tiny_options
+from ..recipes import mask, tiny
+from ..task import Recipe
+from . import t2v
+from .clips import write_clips
+
+log = logging.getLogger(__name__)
+
+HELD_OUT = 0.05
+"""Share of the clips that nothing is trained on."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Form:
+    """How much of it."""
+
+    image_steps: int
+    """Of the text-to-video model, on single frames."""
+    video_steps: int
+    """Of the same, on videos."""
+    clips: int
+    """Drawn scenes for refiner and mask predictor."""
+    refiner_steps: int
+    """Of the refiner."""
+    mask_steps: int
+    """Of the mask predictor."""
+    shown: int = 16
+    """Held-out clips that are refined for the report, at most."""
+
+
+SHORT = Form(image_steps=60, video_steps=40, clips=160, refiner_steps=80, mask_steps=120)
+"""Shows that everything runs and learns; nothing that it makes is worth looking at."""
+FULL = Form(image_steps=3000, video_steps=8500, clips=3000, refiner_steps=1500, mask_steps=2000)
+"""What the shipped weights were made with."""
+FORMS = {"short": SHORT, "full": FULL}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """What came of it."""
+
+    losses: dict[str, tuple[float, float]]
+    """First and last mean loss in the log of each model."""
+    psnr: dict[str, float]
+    """Of held-out clips, decibels against the sharp clip: the enlarged start, and refined."""
+    seconds: dict[str, float]
+    """Of each stage."""
+    clips: int
+    """Held-out clips that were refined."""
+
+
+class Suite:
+    """One run of the path in a folder; called again, it goes on where it was."""
+
+    def __init__(self, form: Form, out: Path, precision: str = "fp32"):
+        self.form, self.out, self.precision = form, out, precision
+        self.seconds: dict[str, float] = {}
+
+    def timed(self, name: str, stage: Callable[[], object]) -> None:
+        """Run a stage, and note how long it took."""
+        log.info("%s ...", name)
+        began = time.monotonic()
+        stage()
+        self.seconds[name] = round(time.monotonic() - began, 1)
+
+    def __call__(self) -> Outcome:
+        self.timed("text to video", self._text_to_video)
+        self.timed("clips", self._clips)
+        self.timed("refiner", self._refiner)
+        self.timed("mask", self._mask)
+        self.timed("report", self._refine)
+        outcome = Outcome(
+            losses={name: self._losses(name) for name in ("t2v", "refiner", "mask")},
+            psnr=self.psnr,
+            seconds=self.seconds,
+            clips=self.shown,
+        )
+        (self.out / "report.json").write_text(json.dumps(asdict(outcome), indent=2) + "\n")
+        return outcome
+
+    def _text_to_video(self) -> None:
+        form = self.form
+        recipe = t2v.Recipe(
+            image_steps=form.image_steps, video_steps=form.video_steps, precision=self.precision
+        )
+        task = t2v.TextToVideo(recipe=recipe)
+        loop.run(task, self._brief(recipe.loop()), self.out / "t2v")
+
+    def _clips(self) -> None:
+        drawn, data = self.out / "clips", self.out / "data"
+        if len(list(drawn.glob("*.mp4"))) < self.form.clips:
+            write_clips(drawn, self.form.clips, seed=1)
+        prepare(Job(given=drawn, out=data, options=tiny_options()), local.run)
+
+    @property
+    def shards(self) -> Shards:
+        return Shards(self.out / "data", HELD_OUT)
+
+    def _refiner(self) -> None:
+        job = tiny(self.shards, steps=self.form.refiner_steps, precision=self.precision)
+        loop.run(job.task, self._brief(job.recipe), self.out / "refiner")
+
+    def _mask(self) -> None:
+        job = mask(
+            self.shards, steps=self.form.mask_steps, decode=codec.decode, cell=(1, codec.CELL)
+        )
+        loop.run(job.task, self._brief(job.recipe), self.out / "mask")
+
+    def _brief(self, recipe: Recipe) -> Recipe:
+        """Warm up and log often enough for a short run."""
+        if self.form == FULL:
+            return recipe
+        return replace(recipe, warmup=min(10, recipe.steps), log_every=max(1, recipe.steps // 8))
+
+    def _refine(self) -> None:
+        """Refine held-out clips as a user would, with the exported file."""
+        shards = self.shards
+        keys = shards.held_out[: self.form.shown]
+        batch, self.shown = shards.batch(keys), len(keys)
+        model = checkpoint.load(self.out / "refiner" / "tiny_refiner.safetensors")
+        noise = torch.randn(batch["start"].shape, generator=torch.Generator().manual_seed(0))
+        with torch.inference_mode():
+            refined = refine_with(model, batch["start"], batch["text"], noise=noise)
+        videos = {"start": batch["start"], "refined": refined, "sharp": batch["hr"]}
+        pixels = {name: shown(latent) for name, latent in videos.items()}
+        self.psnr = {
+            name: round(psnr(pixels[name], pixels["sharp"]), 3) for name in ("start", "refined")
+        }
+        titles = [shards.row(key).caption for key in keys]
+        contact_sheet(self.out / "refined.png", titles, pixels)
+
+    def _losses(self, name: str) -> tuple[float, float]:
+        lines = (self.out / name / "log.jsonl").read_text().splitlines()
+        found = [line["loss"] for line in map(json.loads, lines) if "loss" in line]
+        return found[0], found[-1]
+
+
+def shown(latent: Tensor) -> Tensor:
+    """Decode to pixels [B, 3, T, H, W] in 0..1."""
+    return codec.decode(latent).add(1).div(2).clamp(0, 1)
+
+
+def psnr(video: Tensor, truth: Tensor) -> float:
+    """Mean over videos [B, ...] in 0..1 of each one's peak signal to noise ratio, decibels."""
+    errors = (video - truth).square().flatten(1).mean(1)
+    return (-10 * errors.clamp_min(1e-10).log10()).mean().item()

@@ -1,0 +1,39 @@
+"""The tiny suite from drawn clips to refined ones, as short as it goes."""
+
+import json
+
+import pytest
+import torch
+from surf.surf_core import checkpoint, skip
+from surf.surf_core.training.tiny import suite
+from surf.surf_core.training.tiny.__main__ import say
+
+BRIEF = suite.Form(image_steps=1, video_steps=1, clips=40, refiner_steps=2, mask_steps=2, shown=2)
+
+
+@pytest.mark.slow
+def test_the_suite_runs_from_clips_to_a_report_and_goes_on_where_it_was(tmp_path, monkeypatch):
+    monkeypatch.setattr(suite, "HELD_OUT", 0.3)
+    outcome = suite.Suite(BRIEF, tmp_path)()
+    assert set(outcome.losses) == {"t2v", "refiner", "mask"}
+    assert 0 < outcome.clips <= 2
+    assert all(0 < value < 60 for value in outcome.psnr.values())
+    assert json.loads((tmp_path / "report.json").read_text())["psnr"] == outcome.psnr
+    assert (tmp_path / "refined.png").stat().st_size > 1000
+    config, notes = checkpoint.read_config(tmp_path / "refiner" / "tiny_refiner.safetensors")
+    assert (config.time, config.window) == ("t", 2)
+    assert notes["recipe"]["steps"] == 2
+    predictor, _ = skip.predictor.load(tmp_path / "mask" / "mask.safetensors")
+    assert predictor.config.patch == (1, 2, 2)
+    assert any("dB" in line for line in say(outcome))
+    files = sorted(path for path in tmp_path.rglob("*.safetensors"))
+    before = [path.read_bytes() for path in files]
+    again = suite.Suite(BRIEF, tmp_path)()
+    assert again.psnr == outcome.psnr
+    assert [path.read_bytes() for path in files] == before
+
+
+def test_psnr_is_that_of_each_video():
+    truth = torch.zeros(2, 3, 1, 4, 4)
+    video = torch.stack([torch.full((3, 1, 4, 4), 0.1), torch.full((3, 1, 4, 4), 0.01)])
+    assert suite.psnr(video, truth) == pytest.approx(30.0, abs=1e-3)
