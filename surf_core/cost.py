@@ -190,6 +190,7 @@ def activation_bytes(
     itemsize: int = 2,
     segmentwise: bool = True,
     batch: int = 1,
+    kept: Sequence[int] | None = None,
 ) -> int:
     """Estimate the peak memory of one forward of `surf_core.refiner` without gradients.
 
@@ -205,6 +206,8 @@ def activation_bytes(
         itemsize: bytes of a value: 2 for half precision, 4 for fp32.
         segmentwise: as `SurfRefinerDiT.segmentwise`.
         batch: samples of the forward, 2 for guidance at once.
+        kept: as in `forward_flops`; their positions, and the rows of the rotary table that a
+            segment gathers, are counted in.
 
     Returns:
         Bytes beyond weights, input latent and text; without what a kernel needs inside one
@@ -217,21 +220,26 @@ def activation_bytes(
     """
     _check_ours(shape)
     steps, per_step = _grid(shape, frames, height, width)
+    counts = [per_step] * steps if kept is None else _checked(kept, steps, per_step)
     cuts = [segments(steps, window, shifted) for shifted in (False, True)]
-    longest = per_step * max(stop - start for cut in cuts for start, stop in cut)
-    stream = steps * per_step
+    frames_in = max(stop - start for cut in cuts for start, stop in cut)
+    longest = max(stop - start for cut in cuts for start, stop in token_bounds(counts, cut))
+    stream = sum(counts)
     held = longest if segmentwise else stream
     tensors = 4 if held == longest else 5
     value = shape.dim * itemsize
+    row = 2 * (shape.dim // shape.heads) * (8 if itemsize == 8 else 4)
+    turns = 0 if kept is None else held * row // batch
     moments = (
-        tensors * held * value,
-        3 * held * value + min(held, NORM_ROWS) * shape.dim * max(14, 3 * itemsize),
+        tensors * held * value + turns,
+        3 * held * value + min(held, NORM_ROWS) * shape.dim * max(14, 3 * itemsize) + turns,
         min(held, FFN_ROWS) * (shape.dim + 2 * shape.ffn_dim) * itemsize,
         min(stream, FFN_ROWS) * value + min(stream, NORM_ROWS) * shape.dim * 2 * max(4, itemsize),
     )
-    table = longest * 2 * (shape.dim // shape.heads) * (8 if itemsize == 8 else 4)
+    table = frames_in * per_step * row
+    places = 0 if kept is None else 3 * 8 * stream
     text = 3 * shape.text_tokens * value
-    return batch * (stream * value + max(moments) + text) + table
+    return batch * (stream * value + max(moments) + text) + table + places
 
 
 def weight_bytes(shape: ModelShape, itemsize: int = 2) -> int:

@@ -1,7 +1,7 @@
 """A small network that tells, from the enlarged preview, what refining would add to each token.
 
 It regresses the logarithm of the oracle's score, so the threshold stays a choice of each run.
-76 thousand parameters; it works frame by frame, but for one convolution over time.
+75 thousand parameters; it works frame by frame, but for one convolution over time.
 
 Dims: B batch, C latent channels, T latent frames, H, W latent cells; T, h, w tokens.
 """
@@ -18,7 +18,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from .detail import detail
 from .oracle import PATCH
 
 FORMAT = 1
@@ -69,8 +68,7 @@ class MaskPredictor(nn.Module):
     """Regress log(score + FLOOR) of every token from the start latent.
 
     The first convolution strides from token to token and sees one cell beyond each; so all else
-    runs on tokens, a quarter of the cells. The logarithm of `detail`, which ranks tokens well by
-    itself but which a linear map cannot see, is given to it.
+    runs on tokens, a quarter of the cells.
     """
 
     def __init__(self, config: PredictorConfig, calibration: float = 1.0):
@@ -80,7 +78,6 @@ class MaskPredictor(nn.Module):
         self.stem = nn.Conv2d(
             config.latent_channels, config.width, (rows + 2, columns + 2), (rows, columns), 1
         )
-        self.energy = nn.Conv2d(1, config.width, 3, padding=1)
         self.blocks = nn.ModuleList(
             Residual(config.width, config.groups) for _ in range(config.depth)
         )
@@ -119,10 +116,7 @@ class MaskPredictor(nn.Module):
                 f"{tuple(start.shape[3:])}; choose a size that fits."
             )
         batch = start.shape[0]
-        energy = (detail(start, config.patch) + FLOOR).log().to(start.dtype)
-        x = self.stem(start.transpose(1, 2).flatten(0, 1)) + self.energy(
-            energy.flatten(0, 1)[:, None]
-        )
+        x = self.stem(start.transpose(1, 2).flatten(0, 1))
         for block in self.blocks:
             x = block(x)
         clip = x.unflatten(0, (batch, -1)).transpose(1, 2)

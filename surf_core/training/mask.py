@@ -51,8 +51,7 @@ class Clips(Protocol):
 class MaskTask(Task):
     """Regress the logarithm of the oracle's score, SmoothL1, token by token.
 
-    Of the held-out clips the first half, every second one, is for the calibration and the others
-    for the numbers that are told of it.
+    The threshold that a half of the held-out clips chooses is judged on the other half.
 
     Source: ours, after SkipSR.
     """
@@ -127,8 +126,9 @@ class MaskTask(Task):
     def held_out(self, model: nn.Module) -> dict[str, float]:
         """Loss, correlation of logarithms, areas under the curve, recall and share at tau.
 
-        `calibrated_...` are of the threshold that half of the clips chose, on the other half, and
-        `detail_...` of the detail score on the same clips, its threshold chosen alike.
+        `calibrated_...` are of a threshold that the other half of the clips chose, and `detail_...`
+        of the detail score on the same clips, its threshold chosen alike. The calibration is the
+        lower of the two thresholds, so that the recall holds on either half.
         """
         return self._judge(model, self.clips.held_out[: self.held_out_clips])[1]
 
@@ -164,14 +164,15 @@ class MaskTask(Task):
             "keep": share(raw >= self.tau),
             "oracle_keep": share(must),
         }
-        bars = {}
+        swapped = torch.cat([halves[1][0], halves[0][0]]) >= self.tau
+        lowest = {}
         for column, name in ((1, "calibrated"), (2, "detail")):
-            fit, told = halves[0], halves[1]
-            bars[name] = threshold(fit[column], fit[0] >= self.tau, self.recall)
-            chosen = told[column] >= bars[name]
-            numbers[f"{name}_recall"] = share(chosen, told[0] >= self.tau)
+            bars = [threshold(half[column], half[0] >= self.tau, self.recall) for half in halves]
+            chosen = torch.cat([halves[1][column] >= bars[0], halves[0][column] >= bars[1]])
+            numbers[f"{name}_recall"] = share(chosen, swapped)
             numbers[f"{name}_keep"] = share(chosen)
-        factor = bars["calibrated"] / self.tau
+            lowest[name] = min(bars)
+        factor = lowest["calibrated"] / self.tau
         return factor, numbers | {"calibration": factor, "clips": float(len(keys))}
 
     def _seen(self, model: nn.Module, key: str, device: torch.device) -> tuple[Tensor, ...]:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from surf.surf_core.cost import SURF_1B, ModelShape, Stage, forward_flops
+from surf.surf_core.cost import SURF_1B, ModelShape, Stage, activation_bytes, forward_flops
 from surf.surf_core.flow import refine_with
 from surf.surf_core.refiner import RefinerConfig, SurfRefinerDiT, outline
 from surf.surf_core.refiner import fused as steps
@@ -18,6 +18,7 @@ from surf.surf_core.skip import (
     round_up,
     weight,
 )
+from surf.surf_core.training.live_bytes import LiveBytes
 from surf.surf_core.window import segments
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -232,6 +233,26 @@ def test_a_stage_counts_kept_tokens():
     for kept in ((32,) * 4, (65, 0, 0, 0, 0), (-1, 0, 0, 0, 0)):
         with pytest.raises(ValueError, match="5 counts of kept tokens, 0 to 64"):
             assert replace(full, kept=kept).flops
+
+
+@both_blocks
+@pytest.mark.parametrize("share", [0.25, 0.6, 0.98])
+@pytest.mark.parametrize(("segmentwise", "batch"), [(True, 1), (False, 2)])
+def test_activation_bytes_of_a_mask_are_those_that_live(block, share, segmentwise, batch):
+    big = RefinerConfig.surf_1b() if block == "scale" else RefinerConfig.wan_1_3b()
+    config = replace(big, layers=2, window=4)
+    model = outline(config, attention=lambda q, k, v: torch.empty_like(q)).to(torch.bfloat16)
+    model.segmentwise = segmentwise
+    keep = torch.rand(21, 45, 80, generator=torch.Generator().manual_seed(0)) < share
+    z = torch.zeros(batch, 16, 21, 90, 160, dtype=torch.bfloat16, device="meta")
+    text = torch.zeros(batch, 512, 4096, dtype=torch.bfloat16, device="meta")
+    with LiveBytes(model, z, text) as live, torch.no_grad():
+        model(z, torch.zeros(batch, device="meta"), text, keep=keep)
+    options = {"segmentwise": segmentwise, "batch": batch, "kept": packing(keep).counts}
+    estimate = activation_bytes(ModelShape.of(config), 81, 720, 1280, 4, **options)
+    assert estimate == pytest.approx(live.peak, rel=0.05)
+    whole = activation_bytes(ModelShape.of(config), 81, 720, 1280, 4, **options | {"kept": None})
+    assert estimate < whole or share > 0.9
 
 
 # Composition.
