@@ -25,8 +25,9 @@ from surf_core.flow import refine
 from surf_core.resample import resize
 from surf_core.tiles import in_tiles, spans
 from surf_core.tiny import codec
-from surf_core.tiny.demo import enlarge, to_pixels
+from surf_core.tiny.demo import to_pixels
 from surf_core.tiny.model import CELLS, FRAMES, TinyT2V
+from surf_core.tiny.refiner import enlarge
 from surf_core.training.tiny.scenes import render
 
 SIDE, TILE = 128, 40

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 from .demo import PROMPTS, Run, Settings, table
+from .model import REFINER, WEIGHTS
 from .pictures import contact_sheet, write_mp4
 
 
@@ -14,14 +15,20 @@ def main() -> None:
     parser.add_argument("--prompt", action="append", help="a prompt; may be given several times")
     parser.add_argument("--seed", type=int, default=Settings().seed)
     parser.add_argument("--switch-step", type=int, default=Settings().switch_step)
+    parser.add_argument("--weights", type=Path, default=WEIGHTS, help="a text-to-video model")
+    parser.add_argument("--refiner", type=Path, default=REFINER, help="its refiner")
     args = parser.parse_args()
     prompts = args.prompt or list(PROMPTS)
-    run = Run(prompts, Settings(seed=args.seed, switch_step=args.switch_step))
+    settings = Settings(seed=args.seed, switch_step=args.switch_step)
+    run = Run(prompts, settings, args.weights, args.refiner)
     run()
     args.out.mkdir(parents=True, exist_ok=True)
     for name, videos in run.videos.items():
         for index, video in enumerate(videos):
-            write_mp4(args.out / f"{index + 1}-{name.lower().replace(' ', '-')}.mp4", video)
+            write_mp4(
+                args.out / f"{index + 1}-{name.lower().replace(',', '').replace(' ', '-')}.mp4",
+                video,
+            )
     contact_sheet(args.out / "contact_sheet.png", prompts, run.videos)
     (args.out / "report.json").write_text(json.dumps(run.report(), indent=2) + "\n")
     print(table(run.rows))

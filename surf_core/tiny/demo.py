@@ -1,4 +1,4 @@
-"""Run the main job on the embedded model: baseline, direct low resolution, preview, refined.
+"""Run the main job on the embedded models: baseline, direct low resolution, preview, refined.
 
 Dims: B batch, T frames.
 """
@@ -6,18 +6,20 @@ Dims: B batch, T frames.
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ..cost import TINY, forward_flops, tokens
-from ..flow import euler, refine
+from ..cost import TINY, Stage, plan_flops
+from ..flow import euler
 from ..resample import resize
 from ..reshift import DEFAULT_NOISE, DEFAULT_SIGMA, inherit_noise, preview
 from ..schedule import flow_sigmas
 from ..signature import compare
 from . import codec
-from .model import CELLS, FRAMES, TinyT2V
+from .model import CELLS, FRAMES, REFINER, WEIGHTS, Prompted, TinyT2V
+from .refiner import LARGE, TinyRefiner
 
 PROMPTS = (
     "red circle moving right, blue square moving up, on stripes",
@@ -46,11 +48,13 @@ class Settings:
     noise_policy: str = DEFAULT_NOISE
     """What noise the low-resolution latent gets, see `surf_core.reshift`."""
     refine_steps: int = 10
-    """Evaluations of the refiner."""
+    """Evaluations of the refiner, trained or not."""
+    refine_cfg: float = 1.0
+    """Guidance of the trained refiner; the training-free one has `cfg`."""
     sigma_start: float = 0.65
-    """Where the refiner starts."""
+    """Where the training-free refiner starts; the trained one starts where its file says."""
     window: int = 2
-    """Latent frames the refiner's self-attention sees at once."""
+    """Latent frames that self-attention of either refiner sees at once."""
     seed: int = 1
     """Seed of the first video; the others follow."""
 
@@ -73,7 +77,7 @@ class Row:
     layout_distance: float
     """To the same-seed baseline, see `surf_core.signature`."""
     detail: float
-    """Sharpness relative to the baseline."""
+    """Sharpness relative to the baseline brought to the same size: averaged, or bicubic."""
 
 
 def to_pixels(latent: Tensor) -> Tensor:
@@ -81,18 +85,33 @@ def to_pixels(latent: Tensor) -> Tensor:
     return codec.decode(latent).add(1).div(2).clamp(0, 1)
 
 
-def enlarge(latent: Tensor, cells: int) -> Tensor:
-    """Upsample a latent through pixels: decode, bicubic, encode."""
-    size = (cells * codec.CELL, cells * codec.CELL)
-    return codec.encode(resize(codec.decode(latent), size, "bicubic"))
+def resized(video: Tensor, side: int) -> Tensor:
+    """Bring a video to `side` pixels: by averaging downwards, bicubic upwards."""
+    method = "area" if side < video.shape[-1] else "bicubic"
+    return video if side == video.shape[-1] else resize(video, (side, side), method).clamp(0, 1)
 
 
 class Run:
-    """Runs each method once and prices it."""
+    """Runs each method once and prices it.
 
-    def __init__(self, prompts: list[str], settings: Settings):
+    Args:
+        prompts: see `encode_prompt`.
+        settings: what to run.
+        weights: of the text-to-video model, which is the training-free refiner, too.
+        refiner: of the trained one.
+    """
+
+    def __init__(
+        self,
+        prompts: list[str],
+        settings: Settings,
+        weights: Path = WEIGHTS,
+        refiner: Path = REFINER,
+    ):
         self.settings = settings
-        self.tiny = TinyT2V(prompts)
+        self.tiny = TinyT2V(prompts, weights)
+        self.refiner = TinyRefiner(prompts, refiner)
+        self.untrained = TinyRefiner(prompts, weights)
         self.seeds = [settings.seed + index for index in range(len(prompts))]
         self.sigmas = flow_sigmas(settings.steps, settings.shift)
         self.rows: list[Row] = []
@@ -101,32 +120,27 @@ class Run:
     def measure(
         self,
         name: str,
-        legs: list[tuple[int, int, int]],
+        model: Prompted,
+        legs: list[Stage],
         make: Callable[[], Tensor],
         after: Row | None = None,
     ) -> Tensor:
-        """Time `make`, check that it ran `legs` (evaluations, cells, window), and price both."""
-        before, began = self.tiny.evaluations, time.perf_counter()
+        """Time `make`, check that `model` ran `legs`, and price both."""
+        before, began = model.evaluations, time.perf_counter()
         latent = make()
         seconds = (time.perf_counter() - began) / len(latent)
-        ran = self.tiny.evaluations - before
-        assert ran == sum(leg[0] for leg in legs), f"{name} ran {ran} evaluations, planned {legs}"
+        ran = model.evaluations - before
+        assert ran == sum(leg.steps for leg in legs), f"{name} ran {ran}, planned {legs}"
         video = to_pixels(latent)
         self.videos[name] = video
-        signature = compare(video, self.videos["baseline"])
-        sides = [(count, cells * codec.CELL, window) for count, cells, window in legs]
-        flops = sum(
-            2 * count * forward_flops(TINY, FRAMES, side, side, window)
-            for count, side, window in sides
-        )
-        through = sum(2 * count * tokens(TINY, FRAMES, side, side) for count, side, _ in sides)
+        signature = compare(video, resized(self.videos["baseline"], video.shape[-1]))
         self.rows.append(
             Row(
                 name=name,
                 pixels=video.shape[-1],
                 evaluations=ran + (after.evaluations if after else 0),
-                tokens=through + (after.tokens if after else 0),
-                gflops=round(flops / 1e9 + (after.gflops if after else 0), 1),
+                tokens=sum(leg.tokens for leg in legs) + (after.tokens if after else 0),
+                gflops=round(plan_flops(legs) / 1e9 + (after.gflops if after else 0), 1),
                 seconds=round(seconds + (after.seconds if after else 0), 3),
                 layout_distance=round(signature.layout, 4),
                 detail=round(signature.detail, 3),
@@ -140,33 +154,46 @@ class Run:
         fresh = tiny.noise([seed + 10_000 for seed in self.seeds], low)
         tiny.velocity(s.cfg)(full, 1.0)
         self.measure(
-            "baseline",
-            [(s.steps, CELLS, 0)],
+            "baseline", tiny, [leg(s.steps, CELLS)],
             lambda: euler(tiny.velocity(s.cfg), full, self.sigmas),
-        )
+        )  # fmt: skip
         self.measure(
-            "direct low resolution",
-            [(s.steps, low, 0)],
+            "direct low resolution", tiny, [leg(s.steps, low)],
             lambda: euler(tiny.velocity(s.cfg_low), inherit_noise(full, (low, low)), self.sigmas),
-        )
+        )  # fmt: skip
         shown = self.measure(
-            "SURF preview",
-            [(s.switch_step, CELLS, 0), (s.steps - s.switch_step, low, 0)],
+            "SURF preview", tiny,
+            [leg(s.switch_step, CELLS), leg(s.steps - s.switch_step, low)],
             lambda: preview(
                 tiny.velocity(s.cfg), full, self.sigmas, s.switch_step, (low, low),
                 noise=fresh, velocity_low=tiny.velocity(s.cfg_low),
                 sigma_policy=s.sigma_policy, noise_policy=s.noise_policy,
             ),
         )  # fmt: skip
-        noise = tiny.noise([seed + 20_000 for seed in self.seeds])
+        self._refine(shown, self.rows[-1])
+
+    def _refine(self, shown: Tensor, after: Row) -> None:
+        """Refine a preview with the trained refiner, and with the untrained model.
+
+        That one stays at the size of its training: beyond it, it falls apart into patches.
+        """
+        s, seeds = self.settings, [seed + 20_000 for seed in self.seeds]
         self.measure(
-            "SURF refined",
-            [(s.refine_steps, CELLS, s.window)],
-            lambda: refine(
-                tiny.velocity(s.cfg, s.window), enlarge(shown, CELLS), s.sigma_start,
-                s.refine_steps, noise,
+            "SURF refined", self.refiner,
+            [leg(s.refine_steps, LARGE, s.window, s.refine_cfg != 1)],
+            lambda: self.refiner(
+                shown, seeds, steps=s.refine_steps, cfg=s.refine_cfg, window=s.window
             ),
-            after=self.rows[-1],
+            after,
+        )  # fmt: skip
+        self.measure(
+            "SURF refined, training-free", self.untrained,
+            [leg(s.refine_steps, CELLS, s.window)],
+            lambda: self.untrained(
+                shown, seeds, cells=CELLS, steps=s.refine_steps, cfg=s.cfg, window=s.window,
+                sigma_start=s.sigma_start,
+            ),
+            after,
         )  # fmt: skip
 
     def report(self) -> dict:
@@ -178,6 +205,15 @@ class Run:
             "videos": len(self.seeds),
             "rows": [asdict(row) for row in self.rows],
         }
+
+
+def leg(steps: int, cells: int, window: int = 0, guided: bool = True) -> Stage:
+    """So many evaluations of a tiny model at a size in latent cells."""
+    side = cells * codec.CELL
+    return Stage(
+        shape=TINY, steps=steps, frames=FRAMES, height=side, width=side, window=window,
+        guided=guided,
+    )  # fmt: skip
 
 
 def table(rows: list[Row]) -> str:

@@ -16,6 +16,8 @@ from .prompt import encode_prompt
 WEIGHTS = Path(__file__).parent / "weights" / "tiny_t2v.safetensors"
 REFINER = WEIGHTS.with_name("tiny_refiner.safetensors")
 """The refiner that belongs to it: previews of half its size, four times enlarged."""
+MASK = WEIGHTS.with_name("tiny_mask.safetensors")
+"""The predictor of the tokens that this refiner should refine."""
 FRAMES = 4
 """Latent frames the model was trained on."""
 CELLS = 16

@@ -1,16 +1,21 @@
 """The embedded default: codec, prompts, weights, and the demo's own claims."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from safetensors import safe_open
+from surf.surf_core import checkpoint
 from surf.surf_core.flow import euler
+from surf.surf_core.refiner import RefinerConfig, SurfRefinerDiT
 from surf.surf_core.schedule import flow_sigmas
+from surf.surf_core.skip import predict_mask
 from surf.surf_core.tiny import codec, demo
 from surf.surf_core.tiny.model import CELLS, FRAMES, WEIGHTS, TinyT2V
 from surf.surf_core.tiny.pictures import contact_sheet, write_mp4
 from surf.surf_core.tiny.prompt import encode_prompt
+from surf.surf_core.tiny.refiner import LARGE, TinyRefiner, enlarge
 from surf.surf_core.training.tiny.scenes import render
 
 
@@ -84,11 +89,54 @@ def test_model_paints_the_colour_it_is_asked_for():
         assert share[index] > 0.02
 
 
-def test_demo_counts_evaluations_and_keeps_more_layout_than_direct_low_resolution(tmp_path):
-    run = demo.Run(list(demo.PROMPTS), demo.Settings(steps=16, switch_step=4, refine_steps=4))
+@pytest.fixture(scope="module")
+def refiner(tmp_path_factory):
+    """A refiner of one layer, fresh but for a head that predicts something."""
+    config = replace(
+        RefinerConfig.tiny(2), layers=1, time="t", sigma_start=0.2, start_range=(0.0, 0.4)
+    )
+    model, generator = SurfRefinerDiT(config), torch.Generator().manual_seed(0)
+    model.initialise(generator)
+    weights = model.state_dict()
+    weights["head.head.weight"] = 0.02 * torch.randn(64, 128, generator=generator)
+    path = tmp_path_factory.mktemp("refiner") / "refiner.safetensors"
+    checkpoint.save(path, weights, config, {}, torch.float32)
+    return path
+
+
+def test_refiner_counts_evaluations_and_obeys_noise_window_guidance_and_size(refiner, scenes):
+    tiny = TinyRefiner(scenes.prompts[:2], refiner)
+    shown = codec.encode(scenes.video[:2, ..., ::2, ::2])
+    plain = tiny(shown, [1, 2], steps=2)
+    assert plain.shape == (2, 16, FRAMES, LARGE, LARGE)
+    assert tiny.evaluations == 2
+    assert torch.equal(plain, tiny(shown, [1, 2], steps=2, sigma_start=0.2, window=2))
+    for changed in ({"sigma_start": 0.1}, {"window": 0}, {"cfg": 3.0}, {"steps": 3}):
+        assert not torch.equal(plain, tiny(shown, [1, 2], **{"steps": 2, **changed}))
+    assert tiny(shown, [1, 2], steps=1, cells=CELLS).shape[-1] == CELLS
+    with pytest.raises(ValueError, match="trained for these only"):
+        tiny(shown, [1, 2], sigma_start=0.8)
+
+
+def test_refiner_leaves_skipped_tokens_to_the_enlarged_preview(refiner, scenes):
+    tiny = TinyRefiner(scenes.prompts[:1], refiner)
+    shown = codec.encode(scenes.video[:1, ..., ::2, ::2])
+    mask = predict_mask(enlarge(shown), keep=0.5)
+    refined = tiny(shown, [1], steps=2, mask=mask)
+    skipped = ~mask.tokens.repeat_interleave(2, 1).repeat_interleave(2, 2)
+    assert torch.equal(refined[..., skipped], enlarge(shown)[..., skipped])
+    assert not torch.equal(refined[..., ~skipped], enlarge(shown)[..., ~skipped])
+
+
+def test_demo_counts_evaluations_and_keeps_more_layout_than_direct_low_resolution(
+    refiner, tmp_path
+):
+    settings = demo.Settings(steps=16, switch_step=4, refine_steps=4)
+    run = demo.Run(list(demo.PROMPTS), settings, refiner=refiner)
     run()
     rows = {row.name: row for row in run.rows}
-    assert [row.evaluations for row in run.rows] == [16, 16, 16, 20]
+    assert [row.evaluations for row in run.rows] == [16, 16, 16, 20, 20]
+    assert [row.pixels for row in run.rows] == [64, 32, 32, 128, 64]
     assert rows["baseline"].layout_distance == 0
     assert rows["SURF preview"].layout_distance < rows["direct low resolution"].layout_distance
     assert rows["SURF preview"].gflops < rows["baseline"].gflops

@@ -1,0 +1,77 @@
+"""The embedded refiner: a preview of 32 pixels a side becomes a video of 128.
+
+Dims: B batch, T frames, H, W latent cells; T, h, w tokens.
+"""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..flow import refine_with
+from ..resample import resize
+from ..skip import Mask, refine_skipping
+from . import codec
+from .model import CELLS, REFINER, Prompted
+
+LARGE = 2 * CELLS
+"""Latent cells along a side of what the refiner was trained to make: 128 pixels."""
+
+
+def enlarge(latent: Tensor, cells: int = LARGE) -> Tensor:
+    """Upsample a latent through pixels: decode, bicubic, encode."""
+    size = (cells * codec.CELL, cells * codec.CELL)
+    return codec.encode(resize(codec.decode(latent), size, "bicubic"))
+
+
+class TinyRefiner(Prompted):
+    """A trained refiner with its prompts; with the weights of `TinyT2V`, a training-free one."""
+
+    def __init__(self, prompts: list[str], weights: Path = REFINER):
+        super().__init__(prompts, weights)
+
+    @torch.inference_mode()
+    def __call__(
+        self,
+        shown: Tensor,
+        seeds: list[int],
+        *,
+        cells: int = LARGE,
+        steps: int = 10,
+        sigma_start: float | None = None,
+        cfg: float = 1.0,
+        window: int | None = None,
+        mask: Mask | None = None,
+        seam: int = 0,
+    ) -> Tensor:
+        """Enlarge a preview and refine it.
+
+        Args:
+            shown: [B, 16, T, H, W], clean, one for each prompt.
+            seeds: one per video, of the noise on the start.
+            cells: H and W of the result.
+            steps: evaluations.
+            sigma_start: noise of the start; None for the file's.
+            cfg: guidance; 1 runs the model once a step, without a negative prompt.
+            window: latent frames that self-attention sees at once, 0 for all; None for the file's.
+            mask: tokens to refine, one for all videos; the others are the enlarged preview.
+            seam: see `surf_core.skip.refine_skipping`.
+
+        Returns:
+            [B, 16, T, cells, cells].
+
+        Raises:
+            ValueError: a noise that the file was not trained for, or a mask of another clip.
+        """
+        start = enlarge(shown, cells)
+        self.model.window = self.model.config.window if window is None else window
+        options = dict(
+            steps=steps, noise=self.noise(seeds, cells), sigma_start=sigma_start,
+            negative=torch.zeros_like(self.context), cfg=cfg, on_step=self._count,
+        )  # fmt: skip
+        if mask is None:
+            return refine_with(self.model, start, self.context, **options)
+        return refine_skipping(self.model, start, self.context, mask, seam=seam, **options)
+
+    def _count(self, step: int, seen: Tensor, clean: Tensor) -> None:
+        self.evaluations += 1
