@@ -16,6 +16,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from benchmarks.held_out import scenes, seeds
+from benchmarks.measures import mean_and_error
 from benchmarks.provenance import provenance
 from surf_core.colour import METHODS, match_colour
 from surf_core.flow import euler, refine
@@ -23,9 +25,9 @@ from surf_core.lowband import wavelet_match
 from surf_core.reshift import DEFAULT_NOISE, DEFAULT_SIGMA, preview
 from surf_core.schedule import flow_sigmas
 from surf_core.signature import colour_distance, detail, layout_distance
-from surf_core.tiny.demo import Settings, enlarge, to_pixels
+from surf_core.tiny.demo import Settings, to_pixels
 from surf_core.tiny.model import CELLS, TinyT2V
-from surf_core.training.tiny.scenes import render
+from surf_core.tiny.refiner import enlarge
 
 SIGMAS = (0.65, 0.8)
 """Starts of the refiner: its default, and one that invents more."""
@@ -68,10 +70,10 @@ def measures(video: Tensor, shown: Tensor, baseline: Tensor) -> dict[str, Tensor
     }
 
 
-def collect(tiny: TinyT2V, seeds: list[int]) -> dict[float, dict[str, dict[str, Tensor]]]:
+def collect(tiny: TinyT2V, drawn: list[int]) -> dict[float, dict[str, dict[str, Tensor]]]:
     """Sample everything: sigma_start -> match -> measure -> [pairs]."""
     s, found = Settings(), {}
-    sigmas, full = flow_sigmas(s.steps, s.shift), tiny.noise(seeds)
+    sigmas, full = flow_sigmas(s.steps, s.shift), tiny.noise(drawn)
     baseline = to_pixels(euler(tiny.velocity(s.cfg), full, sigmas))
     low = preview(
         tiny.velocity(s.cfg), full, sigmas, s.switch_step, (CELLS // 2, CELLS // 2),
@@ -79,17 +81,13 @@ def collect(tiny: TinyT2V, seeds: list[int]) -> dict[float, dict[str, dict[str, 
         sigma_policy=DEFAULT_SIGMA, noise_policy=DEFAULT_NOISE,
     )  # fmt: skip
     start, shown = enlarge(low, CELLS), to_pixels(low)
-    noise = tiny.noise([seed + 20_000 for seed in seeds])
+    noise = tiny.noise([seed + 20_000 for seed in drawn])
     for sigma in SIGMAS:
         out = refine(tiny.velocity(s.cfg, s.window), start, sigma, s.refine_steps, noise)
         found[sigma] = {
             name: measures(video, shown, baseline) for name, video in matched(out, start, shown)
         }
     return found
-
-
-def mean_and_error(values: Tensor) -> str:
-    return f"{values.mean():.2f} +- {values.std() / len(values) ** 0.5:.2f}"
 
 
 def table(rows: dict[str, dict[str, Tensor]], sigma: float) -> list[str]:
@@ -115,11 +113,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="a Markdown file to append the tables to")
     args = parser.parse_args()
     began, count = time.time(), args.pairs
-    generator = torch.Generator().manual_seed(999_983 + args.first)
-    tiny = TinyT2V(render(count, 1, 8, generator).prompts)
-    seeds = [1_000_000 * (1 + args.first) + index for index in range(count)]
+    numbers = list(range(args.first * count, (args.first + 1) * count))
+    tiny = TinyT2V(scenes(count, 8, numbers[0], frames=1).prompts)
+
     lines = []
-    for sigma, rows in collect(tiny, seeds).items():
+    for sigma, rows in collect(tiny, seeds(numbers)).items():
         lines += table(rows, sigma)
     s = Settings()
     lines += [

@@ -11,11 +11,13 @@ paired by prompt and seed.
 import argparse
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
+from benchmarks.held_out import LOW, scenes, seeds
+from benchmarks.measures import mean_and_error
 from benchmarks.provenance import provenance
 from surf_core.flow import euler
 from surf_core.resample import resize
@@ -28,11 +30,10 @@ from surf_core.reshift import (
 from surf_core.schedule import SIGMA_POLICIES, flow_sigmas, switch
 from surf_core.signature import layout_distance
 from surf_core.tiny.demo import to_pixels
-from surf_core.tiny.model import CELLS, TinyT2V
-from surf_core.training.tiny.scenes import render
+from surf_core.tiny.model import TinyT2V
 
 STEPS, SHIFT, CFG, CFG_LOW = 40, 3.0, 4.0, 3.0
-LOW = CELLS // 2
+
 DIRECT = "direct, the same noise averaged down"
 """The control: the stronger of the two direct ways."""
 
@@ -68,9 +69,8 @@ def methods(tiny: TinyT2V, seeds: list[int]) -> Iterator[tuple[str, Tensor]]:
         yield f"k={k} eq. 2 as printed", literal(tiny, full, fresh, sigmas, k)
 
 
-def mean_and_error(values: Tensor) -> str:
-    """Mean and standard error in percent of the pixel range."""
-    return f"{100 * values.mean():.2f} +- {100 * values.std() / len(values) ** 0.5:.2f}"
+percent = partial(mean_and_error, scale=100.0)
+"""Mean and standard error in percent of the pixel range."""
 
 
 def table(distances: dict[str, Tensor]) -> list[str]:
@@ -81,9 +81,9 @@ def table(distances: dict[str, Tensor]) -> list[str]:
     ]
     for name, values in distances.items():
         paper = distances.get(name.split()[0] + " fresh same")
-        gain = mean_and_error(distances[DIRECT] - values)
-        over = mean_and_error(paper - values) if paper is not None else "-"
-        lines.append(f"| {name} | {mean_and_error(values)} | {gain} | {over} |")
+        gain = percent(distances[DIRECT] - values)
+        over = percent(paper - values) if paper is not None else "-"
+        lines.append(f"| {name} | {percent(values)} | {gain} | {over} |")
     return lines
 
 
@@ -92,14 +92,14 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=64)
     parser.add_argument("--out", type=Path, help="a Markdown file to write the table to")
     args = parser.parse_args()
-    prompts = render(args.pairs, 1, 8, torch.Generator().manual_seed(999_983)).prompts
+    prompts = scenes(args.pairs, 8, frames=1).prompts
     tiny = TinyT2V(prompts)
     began, distances, baseline = time.time(), {}, None
-    for name, latent in methods(tiny, [1_000_000 + index for index in range(args.pairs)]):
+    for name, latent in methods(tiny, seeds(list(range(args.pairs)))):
         video = to_pixels(latent)
         baseline = video if baseline is None else baseline
         distances[name] = layout_distance(video, baseline)
-        print(f"{time.time() - began:6.0f} s  {name}: {mean_and_error(distances[name])}")
+        print(f"{time.time() - began:6.0f} s  {name}: {percent(distances[name])}")
     how = (
         f"{args.pairs} prompt and seed pairs, {STEPS} steps, shift {SHIFT}, cfg {CFG} / {CFG_LOW}, "
         f"Euler; mean +- standard error; {time.time() - began:.0f} s. {provenance()}"

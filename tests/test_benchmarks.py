@@ -1,11 +1,17 @@
-"""Benchmarks that wait for a GPU run at toy size, so that they run when there is one."""
+"""Benchmarks run at toy size, so that they run when there is a GPU, or an hour, for them."""
 
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from surf.surf_core import checkpoint
+from surf.surf_core.refiner import RefinerConfig, SurfRefinerDiT
+from surf.surf_core.skip import MaskPredictor, PredictorConfig
+from surf.surf_core.skip import predictor as masks
 
 ROOT = Path(__file__).parents[1]
 
@@ -31,3 +37,79 @@ def test_the_flow_is_measured_stage_by_stage_and_its_operations_are_those_of_cos
         assert float(faster) == pytest.approx(float(plain) / float(ours), rel=0.01)
         assert float(fewer) > 2
     assert "TOY SIZE" in done.stdout or re.search(r"NVIDIA|AMD", done.stdout)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """Fresh weights of one thin layer: options of the command line, by what they are for."""
+    folder = tmp_path_factory.mktemp("models")
+    plain = replace(RefinerConfig.tiny(), layers=1, ffn_dim=128)
+    trained = replace(plain, time="t", window=2, sigma_start=0.2, start_range=(0.0, 0.4))
+    without = replace(trained, sigma_start=0.0, start_range=None)
+    for name, config in {"weights": plain, "refiner": trained, "without-noise": without}.items():
+        model = SurfRefinerDiT(config)
+        model.initialise(torch.Generator().manual_seed(0))
+        checkpoint.save(folder / name, model.state_dict(), config, {})
+    predictor = MaskPredictor(PredictorConfig(width=8, depth=1))
+    predictor.initialise(torch.Generator().manual_seed(0))
+    predictor.head.weight.data.fill_(0.1)
+    masks.save(folder / "predictor", predictor.state_dict(), predictor.config, 1.0, {})
+    return {path.name: f"--{path.name}={path}" for path in folder.iterdir()}
+
+
+def measured(name, out, *options):
+    """Run a benchmark of the tiny models: first cell of each row -> other cells."""
+    command = [sys.executable, "-m", f"benchmarks.{name}", f"--out={out}", *options]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=550)
+    assert done.returncode == 0, done.stderr[-2000:]
+    text = out.read_text(encoding="utf-8")
+    assert text in done.stdout
+    assert re.search(r"Commit .*torch \d", text)
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    return {row[0]: row[1:] for row in rows if row[0] != "---"}
+
+
+@pytest.mark.slow
+def test_what_a_prompt_asks_for_is_found_in_rendered_scenes(models, tmp_path):
+    options = ["--pairs=2", models["weights"], models["refiner"]]
+    for objects in (1, 2):
+        rows = measured("prompts", tmp_path / "a.md", f"--objects={objects}", *options)
+        assert all(float(cell.split()[0]) > 99 for cell in rows["rendered, 64 pixels"])
+        assert float(rows["full resolution, 64 pixels"][-1].split()[0]) < 60
+        assert len(rows) == 6
+
+
+@pytest.mark.slow
+def test_the_signature_ends_in_the_baseline_and_begins_with_direct_low_resolution(models, tmp_path):
+    rows = measured("tiny_signature", tmp_path / "a.md", "--pairs=3", models["weights"])
+    assert rows["preview, k = 40"][:3] == ["0.00 +- 0.00"] * 3
+    assert rows["preview, k = 0"][0] == rows["direct, 32 pixels"][0]
+    assert float(rows["preview, k = 0"][-2]) < float(rows["preview, k = 40"][-2])
+
+
+@pytest.mark.slow
+def test_the_refiner_and_its_noise_are_measured_beside_interpolation(models, tmp_path):
+    options = ["--pairs=2", "--batch=2", models["refiner"], models["weights"]]
+    rows = measured("tiny_refiner", tmp_path / "a.md", *options)
+    assert float(rows["the scene through the codec"][0].split()[0]) > 30
+    assert {"clean", "degraded", "previews", "bicubic"} <= rows.keys()
+    rows = measured("tiny_noise", tmp_path / "b.md", models["without-noise"], *options)
+    assert [name for name in rows if name.startswith("trained")] == [
+        "trained without, run at 0", "trained with, run at 0", "trained with, run at 0.2",
+        "trained with, run at 0.4",
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_skipping_is_measured_for_every_source_of_masks(models, tmp_path):
+    options = ["--pairs=2", models["refiner"], models["predictor"]]
+    rows = measured("skip", tmp_path / "a.md", *options)
+    names, kept = list(rows), rows["tokens"].index("kept")
+    assert names[2:] == [
+        f"{keep} %, {source}"
+        for source in ("oracle", "predictor", "detail", "random")
+        for keep in (75, 50, 25)
+    ]
+    for name in names[2:]:
+        share = float(rows[name][kept].split()[0])
+        assert share == pytest.approx(float(name.split()[0]) / 100, abs=0.05)

@@ -44,7 +44,7 @@ def _texture(kind: Tensor, axes: tuple[Tensor, Tensor], draw) -> Tensor:
     return draw(0.35, 0.65)[:, None] + 0.1 * pattern
 
 
-def _distance(shape: Tensor, dx: Tensor, dy: Tensor) -> Tensor:
+def distance(shape: Tensor, dx: Tensor, dy: Tensor) -> Tensor:
     """Signed distance, in radii, to circle, square or triangle; negative is inside."""
     circle = (dx**2 + dy**2).sqrt() - 1
     square = torch.maximum(dx.abs(), dy.abs()) - 0.9
@@ -93,7 +93,7 @@ def render(batch: int, frames: int, size: int, generator: torch.Generator) -> Sc
         for frame in range(frames):
             centre = middle + travel * (frame / max(frames - 1, 1) - 0.5)
             dx, dy = ((axis - c) / radius for axis, c in zip(axes, centre.unbind(1), strict=True))
-            inside = (0.5 - _distance(shape, dx, dy) * radius * size).clamp(0, 1)
+            inside = (0.5 - distance(shape, dx, dy) * radius * size).clamp(0, 1)
             inside = inside[:, None] * present.view(-1, 1, 1, 1)
             video[:, :, frame].lerp_(
                 PALETTE[colour].view(-1, 3, 1, 1).expand(-1, -1, size, size), inside

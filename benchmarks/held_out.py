@@ -1,0 +1,77 @@
+"""What no training has seen: scenes, prompts and noise of the tests, and the stages made of them.
+
+Dims: B batch, T frames, S pixels along a side.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from surf_core.reshift import DEFAULT_NOISE, DEFAULT_SIGMA, preview
+from surf_core.schedule import flow_sigmas
+from surf_core.tiny.demo import Settings
+from surf_core.tiny.model import CELLS, FRAMES, TinyT2V
+from surf_core.training.tiny.scenes import Scenes, render
+
+STREAM = 3_000_000_000
+"""Seed of the first held-out scene. Trainings draw from seed * 1_000_003 + step, so those with a
+seed below 2900 stay far below it. The generators keep 32 bits of a seed, so it is below 2**32."""
+NOISE = STREAM + 500_000_000
+"""Seed of the first video's noise; fresh and other noise follow at OTHER and FRESH beyond it."""
+OTHER, FRESH, REFINE = 10_000_000, 20_000_000, 30_000_000
+LOW = CELLS // 2
+"""Latent cells along a side of a preview."""
+
+
+def scenes(count: int, size: int, first: int = 0, frames: int = FRAMES) -> Scenes:
+    """Render held-out scenes `first` to `first` + `count`; each depends on its number alone."""
+    found = [
+        render(1, frames, size, torch.Generator().manual_seed(STREAM + index))
+        for index in range(first, first + count)
+    ]
+    return Scenes(
+        prompts=[scene.prompts[0] for scene in found],
+        video=torch.cat([scene.video for scene in found]),
+    )
+
+
+def numbers_with(objects: int, count: int) -> list[int]:
+    """The first `count` held-out scenes with so many objects."""
+    numbers, index = [], 0
+    while len(numbers) < count:
+        if scenes(1, 8, index, frames=1).prompts[0].count("moving") == objects:
+            numbers.append(index)
+        index += 1
+    return numbers
+
+
+def batches(numbers: list[int], size: int) -> Iterator[list[int]]:
+    """Cut into runs of `size` at most."""
+    for start in range(0, len(numbers), size):
+        yield numbers[start : start + size]
+
+
+def seeds(numbers: list[int], of: int = 0) -> list[int]:
+    """Seeds of noise of held-out videos; `of` is 0, OTHER, FRESH or REFINE."""
+    return [NOISE + of + number for number in numbers]
+
+
+def schedule(steps: int = Settings().steps) -> Tensor:
+    """Sigmas of the tiny model: [steps + 1]."""
+    return flow_sigmas(steps, Settings().shift)
+
+
+def shown(tiny: TinyT2V, numbers: list[int], switch: int = Settings().switch_step) -> Tensor:
+    """Make SURF previews, latents [B, 16, T, LOW, LOW], the way the demo does."""
+    s = Settings()
+    return preview(
+        tiny.velocity(s.cfg), tiny.noise(seeds(numbers)), schedule(), switch, (LOW, LOW),
+        noise=tiny.noise(seeds(numbers, FRESH), LOW), velocity_low=tiny.velocity(s.cfg_low),
+        sigma_policy=DEFAULT_SIGMA, noise_policy=DEFAULT_NOISE,
+    )  # fmt: skip
+
+
+def pixels(video: Tensor) -> Tensor:
+    """Map -1..1 to 0..1."""
+    return (video + 1) / 2

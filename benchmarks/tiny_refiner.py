@@ -1,0 +1,153 @@
+"""What does the embedded refiner add to a preview of a quarter of the size, and how true is it?
+
+    python -m benchmarks.tiny_refiner --pairs 128
+
+Held-out scenes at 128 pixels are made four times smaller, by averaging and by the training's
+degradation, encoded, and brought back by interpolation, by the untrained text-to-video model
+(SDEdit: at 128 pixels, and at the 64 of its training with bicubic beyond) and by the trained
+refiner in 1 to 12 steps, with windows and without. Then real previews, for which no truth exists:
+their sharpness is that of the mean scene, their fidelity the low band.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from benchmarks.held_out import REFINE, batches, pixels, scenes, seeds, shown
+from benchmarks.measures import Rows, against_truth, arguments, low_band, publish
+from benchmarks.provenance import provenance
+from surf_core.degrade import degrade, draw
+from surf_core.resample import resize
+from surf_core.signature import detail
+from surf_core.tiny import codec
+from surf_core.tiny.demo import Settings, to_pixels
+from surf_core.tiny.model import CELLS, TinyT2V
+from surf_core.tiny.refiner import LARGE, TinyRefiner
+
+SIDE = LARGE * codec.CELL
+RATIO = 4
+STEPS = (1, 4, 8, 10, 12)
+"""Of the paper's Tab. 5."""
+BICUBIC = "bicubic"
+TEN = "refiner, 10 steps"
+STARTS = ("clean", "degraded")
+PSNR, SHARP = "PSNR, dB", "sharpness"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Case:
+    """Some previews, and what they are measured against."""
+
+    prompts: list[str]
+    """One per video."""
+    seeds: list[int]
+    """Of the refiner's noise."""
+    shown: Tensor
+    """Latents [B, 16, T, h, w]."""
+    truth: Tensor | None
+    """[B, 3, T, SIDE, SIDE] in 0..1, or None."""
+    detail: Tensor
+    """Variance of the Laplacian of scenes at SIDE."""
+
+    def measure(self, video: Tensor) -> dict[str, Tensor]:
+        preview = to_pixels(self.shown)
+        if self.truth is not None:
+            return against_truth(video, self.truth, preview)
+        return {
+            SHARP: detail(video) / self.detail.mean(),
+            "low band, dB": low_band(video, preview),
+        }
+
+
+def smaller(video: Tensor, numbers: list[int], kind: str) -> Tensor:
+    """Make scenes [B, 3, T, SIDE, SIDE] in 0..1 `RATIO` times smaller: "clean" or "degraded"."""
+    if kind == "clean":
+        return resize(video, (SIDE // RATIO,) * 2, "area")
+    made = [
+        degrade(clip.transpose(0, 1), draw(0, f"held-out-{number}", scale=RATIO)).transpose(0, 1)
+        for clip, number in zip(video, numbers, strict=True)
+    ]
+    return torch.stack(made)
+
+
+def cases(numbers: list[int], weights: Path) -> Iterator[tuple[str, Case]]:
+    """Yield (kind of preview, case): clean and degraded scenes, then real previews."""
+    drawn = scenes(len(numbers), SIDE, numbers[0])
+    truth, prompts = pixels(drawn.video), drawn.prompts
+    known = dict(prompts=prompts, seeds=seeds(numbers, REFINE), detail=detail(truth))
+    for kind in STARTS:
+        low = smaller(truth, numbers, kind)
+        yield kind, Case(shown=codec.encode(2 * low - 1), truth=truth, **known)
+    yield "previews", Case(shown=shown(TinyT2V(prompts, weights), numbers), truth=None, **known)
+
+
+def interpolated(case: Case, method: str) -> Tensor:
+    """Enlarge in pixels, and nothing else."""
+    return resize(to_pixels(case.shown), (SIDE, SIDE), method).clamp(0, 1)
+
+
+def refined(case: Case, weights: Path, **options) -> Tensor:
+    """Videos of the trained refiner, with the demo's guidance."""
+    refiner = TinyRefiner(case.prompts, weights)
+    options = {"cfg": Settings().refine_cfg, **options}
+    return to_pixels(refiner(case.shown, case.seeds, **options))
+
+
+def untrained(case: Case, weights: Path, cells: int) -> Tensor:
+    """Videos of the text-to-video model as a refiner, with the demo's settings."""
+    s = Settings()
+    video = refined(
+        case, weights, cells=cells, steps=s.refine_steps, sigma_start=s.sigma_start, cfg=s.cfg,
+        window=s.window,
+    )  # fmt: skip
+    return video if cells == LARGE else resize(video, (SIDE, SIDE), BICUBIC).clamp(0, 1)
+
+
+def methods(case: Case, args) -> Iterator[tuple[str, Callable[[], Tensor]]]:
+    """Yield (name, how to make its videos)."""
+    yield "bilinear", lambda: interpolated(case, "bilinear")
+    yield BICUBIC, lambda: interpolated(case, BICUBIC)
+    yield "training-free, 128 pixels", lambda: untrained(case, args.weights, LARGE)
+    yield "training-free, 64 pixels, bicubic", lambda: untrained(case, args.weights, CELLS)
+    for steps in STEPS:
+        yield (
+            f"refiner, {steps} steps",
+            lambda steps=steps: refined(case, args.refiner, steps=steps),
+        )
+    yield f"{TEN}, full attention", lambda: refined(case, args.refiner, steps=10, window=0)
+    if case.truth is not None:
+        yield (
+            "the scene through the codec",
+            lambda: to_pixels(codec.encode(2 * case.truth - 1)),
+        )
+
+
+def main() -> None:
+    args = arguments(__doc__, pairs=128, batch=8).parse_args()
+    began, found = time.time(), {}
+    for part in batches(list(range(args.pairs)), args.batch):
+        for kind, case in cases(part, args.weights):
+            rows = found.setdefault(kind, Rows())
+            for name, make in methods(case, args):
+                rows.add(name, case.measure(make()))
+    lines = []
+    for kind, rows in found.items():
+        name = SHARP if kind == "previews" else PSNR
+        gains = {f"{name} over bicubic": (name, BICUBIC), f"over {TEN}": (name, TEN)}
+        lines += [*rows.table(kind, gains), ""]
+    s = Settings()
+    how = (
+        f"{args.pairs} held-out scenes and previews, 32 to {SIDE} pixels; refiner in windows of "
+        f"its file, at the noise of its file, cfg {s.refine_cfg}; training-free from "
+        f"{s.sigma_start}, {s.refine_steps} steps, window {s.window}, cfg {s.cfg}; changes are "
+        f"paired; mean +- standard error; {time.time() - began:.0f} s. {provenance()}"
+    )
+    publish(lines[:-1], how, args.out)
+
+
+if __name__ == "__main__":
+    main()
