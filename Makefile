@@ -1,9 +1,10 @@
-# Five targets. Each makes .venv from requirements-dev.txt first, when it is missing or out of date.
-#   make demo     the three stages on the embedded model, into demo/
-#   make test     every test that needs neither a GPU, nor ComfyUI, nor a browser
-#   make check    format, lint and the fast tests: green before each commit
-#   make bench    print the tables of the benchmarks, one after the other
-#   make format   rewrite the sources in the house format
+# Six targets. Each makes .venv from requirements-dev.txt first, when it is missing or out of date.
+#   make demo         the three stages on the embedded model, into demo/
+#   make test         every test that needs neither a GPU, nor ComfyUI, nor a browser
+#   make check        format, lint and the fast tests: green before each commit
+#   make train-tiny   the whole training at toy scale, a few minutes, into runs/tiny
+#   make bench        print the tables of the benchmarks, one after the other
+#   make format       rewrite the sources in the house format
 #
 # torch from PyPI is the CUDA build. On a machine without a GPU the smaller CPU build will do:
 #   PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make demo
@@ -13,7 +14,7 @@ BIN := .venv/bin
 STAMP := .venv/requirements.stamp
 CPU_TESTS := not gpu and not host and not web
 
-.PHONY: demo test check bench format
+.PHONY: demo test check bench format train-tiny
 
 demo: $(STAMP)
 	$(BIN)/python -m surf_core.tiny --out demo
@@ -25,6 +26,9 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pytest -m "$(CPU_TESTS) and not slow"
+
+train-tiny: $(STAMP)
+	$(BIN)/python -m surf_core.training.tiny --form short --out runs/tiny
 
 bench: $(STAMP)
 	@for script in benchmarks/*.py; do \

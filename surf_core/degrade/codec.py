@@ -69,7 +69,8 @@ def _encode(frames: Tensor, name: str, quality: int) -> io.BytesIO:
     av = _pyav()
     level = str(quality)
     options = {
-        "libx264": {"crf": level, "preset": "veryfast"},
+        # The encoder's macroblock tree is not the same twice on every processor.
+        "libx264": {"crf": level, "preset": "veryfast", "x264-params": "mbtree=0"},
         "mpeg4": {"qmin": level, "qmax": level},
     }
     file = io.BytesIO()

@@ -170,7 +170,7 @@ def mask(
     weights: Path | None = None,
     seed: int = 0,
     *,
-    steps: int = 2000,
+    steps: int = 800,
     decode: Callable[[Tensor], Tensor] | None = None,
     cell: tuple[int, int] = LATENT,
 ) -> Job:
@@ -187,10 +187,10 @@ def mask(
     """
     if weights is not None:
         raise ValueError(f"expected no weights, got {weights}; the predictor begins from nothing.")
-    task = MaskTask(clips=clips, batch_size=16, seed=seed, decode=decode, cell=cell)
+    task = MaskTask(clips=clips, batch_size=8, seed=seed, decode=decode, cell=cell)
     recipe = Recipe(
-        name="mask", steps=steps, batch=16, lr=2e-3, betas=(0.9, 0.99), cooldown=0.3, ema=0.99,
-        precision="fp32", seed=seed, held_out_every=500, log_every=50,
+        name="mask", steps=steps, batch=8, lr=2e-3, betas=(0.9, 0.99), cooldown=0.3, ema=0.99,
+        precision="fp32", seed=seed, held_out_every=200, log_every=50,
     )  # fmt: skip
     return Job(task=task, recipe=recipe)
 

@@ -1,6 +1,5 @@
 """The refiner one segment at a time: the same numbers, less memory; and its training mode."""
 
-
 import pytest
 import torch
 from surf.surf_core.refiner import RefinerConfig, SurfRefinerDiT
