@@ -46,7 +46,7 @@ class Recipe:
     """Latent frames of a video."""
     image_steps: int = 3000
     """Steps on single frames, which cost a quarter and teach shape, colour and layout."""
-    video_steps: int = 7000
+    video_steps: int = 6600
     """Steps on videos, which add motion."""
     image_batch: int = 32
     """Images a step."""
