@@ -4,6 +4,9 @@ import json
 import re
 from pathlib import Path
 
+import pytest
+from surf.surf_core.training.recipes import RECIPES
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -42,6 +45,22 @@ def test_refiner_table_is_from_the_committed_benchmarks():
         assert [full, windows] == [flops[size, "full"][3], flops[size, "4"][3]]
         assert ratio == flops[size, "4"][-1]
         assert memory == f"{peaks[f'{size}, meta', '4'][6]} MiB"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["surf_1b", "wan_1_3b"])
+def test_price_of_training_is_what_the_dry_run_says(name):
+    class NoClips:
+        held_out = ()
+
+        def buckets(self):
+            return {}
+
+    price = RECIPES[name](NoClips()).dry_run(gpus=24, shard=8)
+    shown = README[README.index("price:begin") : README.index("price:end")]
+    work = price.flops * price.samples * 24 / 1e15
+    cells = f"{price.parameters / 1e9:.4f} B | {price.memory / 2**30:.1f} GiB | {work:.2f} PFLOPs"
+    assert f"| {name} | {cells} |" in shown
 
 
 def test_every_picture_and_file_that_is_linked_exists():
