@@ -187,7 +187,7 @@ def mask(
     """
     if weights is not None:
         raise ValueError(f"expected no weights, got {weights}; the predictor begins from nothing.")
-    # Calibrated for more than the wanted 0.98: on clips that it was not calibrated on, it finds less.
+    # More than the wanted 0.98, because on clips that it was not calibrated on it finds less.
     task = MaskTask(clips=clips, batch_size=8, seed=seed, decode=decode, cell=cell, recall=0.99)
     recipe = Recipe(
         name="mask", steps=steps, batch=8, lr=2e-3, betas=(0.9, 0.99), cooldown=0.3, ema=0.99,
