@@ -15,10 +15,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from surf_core.training.live_bytes import LiveBytes
 from benchmarks.provenance import provenance
 from surf_core.cost import ModelShape, activation_bytes, tokens
 from surf_core.refiner import RefinerConfig, SurfRefinerDiT, outline
+from surf_core.training.live_bytes import LiveBytes
 from surf_core.window import sdpa
 
 SIZES = {"720p": (720, 1280), "1080p": (1088, 1920), "1440p": (1440, 2560), "4K": (2160, 3840)}

@@ -21,11 +21,11 @@ import torch
 from torch import Tensor
 
 from benchmarks.clock import seconds
-from surf_core.training.live_bytes import LiveBytes
 from benchmarks.provenance import provenance
 from surf_core.cost import SURF_1B, ModelShape, activation_bytes, forward_flops, weight_bytes
 from surf_core.refiner import RefinerConfig, SurfRefinerDiT, kitchen
 from surf_core.refiner.fused import eager, why_not_kitchen
+from surf_core.training.live_bytes import LiveBytes
 from surf_core.window import BACKENDS, backend, why_not
 
 SIZES = {"small": (96, 160), "480p": (480, 832), "720p": (720, 1280), "1080p": (1088, 1920),
