@@ -18,7 +18,7 @@ def case_embedded_model_is_an_ordinary_wan_checkpoint(host):
     tiny, model = embedded(host)
     z, t = random(2, 16, 4, 16, 16), torch.tensor([900.0, 300.0])
     context = tiny.context.expand(2, -1, -1)
-    same(model.model.diffusion_model.float()(z, t, context), tiny.model(z, t, context), 2e-5)
+    same(model.model.diffusion_model.float()(z, t, context), tiny.model(z, t, context), 5e-5)
 
 
 def case_core_and_node_make_the_same_preview(host):

@@ -40,7 +40,7 @@ PREVIEW = {
 }  # fmt: skip
 REFINE = {
     "seed": 7, "resolution": "by scale", "scale": 4.0, "width": 128, "height": 128,
-    "upsample": "pixel", "sigma_start": 0.6, "steps": 2, "cfg": 4.0, "window": 0,
+    "upsample": "pixel", "sigma_start": 0.2, "steps": 2, "cfg": 4.0, "window": 0,
     "low_band_lock": 0.0, "colour_match": False,
 }  # fmt: skip
 
@@ -151,7 +151,7 @@ def case_the_refiner_makes_128_pixels_of_32_as_the_core_does():
     small = vae.decode(preview()["samples"])[0].movedim(-1, 0)[None]
     large = resize(small, (128, 128), "bicubic").clamp(0, 1)
     start = codec.encode(large * 2 - 1)
-    sigma = REFINE["sigma_start"] if config.sigma_start is None else config.sigma_start
+    sigma = REFINE["sigma_start"]
     eps = comfy.sample.prepare_noise(start, REFINE["seed"])
     expected = flow.refine(velocity, start, sigma, REFINE["steps"], eps, time=config.time)
     same(out["samples"], TinyFormat().process_out(expected), 2e-2)
