@@ -12,17 +12,11 @@ from kornia.metrics import ssim3d
 from torch import Tensor
 
 from surf_core.resample import resize
-from surf_core.signature import detail
+from surf_core.signature import detail, psnr
 from surf_core.tiny.model import REFINER, WEIGHTS
 
 WINDOW = 7
 """Pixels, and frames, along a side of the window of SSIM; 4 frames carry no larger one."""
-
-
-def psnr(video: Tensor, truth: Tensor) -> Tensor:
-    """In dB; 100 at most."""
-    error = (video - truth).square().flatten(1).mean(dim=1)
-    return -10 * torch.log10(error.clamp_min(1e-10))
 
 
 def ssim(video: Tensor, truth: Tensor) -> Tensor:

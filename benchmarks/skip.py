@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from benchmarks.held_out import NOISE
-from benchmarks.measures import Rows, arguments, psnr, publish, ssim
+from benchmarks.measures import Rows, arguments, publish, ssim
 from benchmarks.provenance import provenance
 from benchmarks.tiny_refiner import PSNR, SIDE, Case, cases
 from surf_core.cost import TINY, forward_flops
+from surf_core.signature import psnr
 from surf_core.skip import Mask, choose, oracle_mask, packing, predict_mask
 from surf_core.skip.predictor import load
 from surf_core.tiny import codec

@@ -73,6 +73,12 @@ def detail(video: Tensor) -> Tensor:
     return laplacian.flatten(1).var(dim=1)
 
 
+def psnr(video: Tensor, truth: Tensor) -> Tensor:
+    """Peak signal to noise ratio of videos [B, ...] in 0..1: [B] in dB, 100 at most."""
+    error = (video - truth).square().flatten(1).mean(dim=1)
+    return -10 * torch.log10(error.clamp_min(1e-10))
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Signature:
     """Distances of a batch of videos to their baselines, averaged."""

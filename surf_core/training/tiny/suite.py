@@ -11,11 +11,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from ... import checkpoint
 from ...flow import refine_with
+from ...signature import psnr
 from ...tiny import codec
+from ...tiny.demo import to_pixels
 from ...tiny.pictures import contact_sheet
 from .. import loop
 from ..data import Shards
@@ -145,9 +146,10 @@ class Suite:
         with torch.inference_mode():
             refined = refine_with(model, batch["start"], batch["text"], noise=noise)
         videos = {"start": batch["start"], "refined": refined, "sharp": batch["hr"]}
-        pixels = {name: shown(latent) for name, latent in videos.items()}
+        pixels = {name: to_pixels(latent) for name, latent in videos.items()}
         self.psnr = {
-            name: round(psnr(pixels[name], pixels["sharp"]), 3) for name in ("start", "refined")
+            name: round(psnr(pixels[name], pixels["sharp"]).mean().item(), 3)
+            for name in ("start", "refined")
         }
         titles = [shards.row(key).caption for key in keys]
         contact_sheet(self.out / "refined.png", titles, pixels)
@@ -156,14 +158,3 @@ class Suite:
         lines = (self.out / name / "log.jsonl").read_text().splitlines()
         found = [line["loss"] for line in map(json.loads, lines) if "loss" in line]
         return found[0], found[-1]
-
-
-def shown(latent: Tensor) -> Tensor:
-    """Decode to pixels [B, 3, T, H, W] in 0..1."""
-    return codec.decode(latent).add(1).div(2).clamp(0, 1)
-
-
-def psnr(video: Tensor, truth: Tensor) -> float:
-    """Mean over videos [B, ...] in 0..1 of each one's peak signal to noise ratio, decibels."""
-    errors = (video - truth).square().flatten(1).mean(1)
-    return (-10 * errors.clamp_min(1e-10).log10()).mean().item()
