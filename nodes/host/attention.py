@@ -56,17 +56,17 @@ def windowed(model, window: int, who: str = "Surf Refiner"):
     options = dict(clone.model_options.get("transformer_options", {}))
     state, earlier = threading.local(), options.get(OVERRIDE)
     override = make_override(state, window, getattr(earlier, REPLACED, earlier))
-    options[OVERRIDE] = _outside_graphs(override, recursive=True)
+    options[OVERRIDE] = outside_graphs(override, recursive=True)
     clone.model_options = {**clone.model_options, "transformer_options": options}
     # An earlier override of ours that another node has chained cannot be taken out, but without
     # its wrapper it knows of no call and lets everything pass.
     clone.remove_wrappers_with_key(kind, WRAPPER_KEY)
-    wrapper = _outside_graphs(make_wrapper(state, who), recursive=False)
+    wrapper = outside_graphs(make_wrapper(state, who), recursive=False)
     clone.add_wrapper_with_key(kind, WRAPPER_KEY, wrapper)
     return clone
 
 
-def _outside_graphs(function: Callable, *, recursive: bool) -> Callable:
+def outside_graphs(function: Callable, *, recursive: bool) -> Callable:
     """Keep a function out of torch.compile, which would bake the grid of its first call in.
 
     Every host we know has loaded dynamo by then; without it nothing is compiled, and its import
@@ -119,8 +119,7 @@ def make_override(state: threading.local, window: int, inner: Callable | None) -
         cuts = segments(call.frames, window, bool(depth % 2))
         if len(cuts) == 1:
             return attend(q, k, v, mask)
-        start, step = call.find_video(q.shape[axis]), call.per_frame
-        runs = [slice(start + first * step, start + stop * step) for first, stop in cuts]
+        runs = call.runs(call.find_video(q.shape[axis]), cuts)
         out_axis = 2 if kwargs.get("skip_output_reshape") else 1
         return attend_runs(attend, q, k, v, mask, runs, axis=axis, out_axis=out_axis)
 

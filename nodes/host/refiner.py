@@ -23,6 +23,7 @@ from ...surf_core.refiner.fused import eager
 from ...surf_core.resample import cell_pixels
 from ...surf_core.window import backend, grouped
 from .dense import HostDense
+from .tokens import kept_tokens
 
 WHO = "Surf Refiner"
 ATTENTION_KEY = "surf_attention"
@@ -97,7 +98,8 @@ class HostRefinerDiT(SurfRefinerDiT):
         try:
             s = transformer_options.get(START_KEY)
             start = None if s is None else torch.full_like(timestep, s)
-            out = super().forward(padded, timestep, context, start)
+            keep = kept_tokens(x, transformer_options, self.patch_size, WHO)
+            out = super().forward(padded, timestep, context, start, keep)
         finally:
             self.attention.options = {}
         return out[..., : x.shape[-3], : x.shape[-2], : x.shape[-1]]

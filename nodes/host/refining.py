@@ -20,12 +20,15 @@ from torch import Tensor
 from ...surf_core.checks import check_choice, check_range
 from ...surf_core.flow import interpolate
 from ...surf_core.lowband import lock_low_band, wavelet_match
+from ...surf_core.skip import compose
 from ...surf_core.window import segments
 from .attention import windowed
 from .conditioning import Conditioning, Step, carry, references_are_bound
 from .latents import close_latent, open_latent, to_intermediate
+from .masking import SkipMask
 from .models import cell_side, check_flow, target_cells
 from .refiner import START_KEY, check_text
+from .skipping import cell_weight, check_mask, skipping
 from .tiling import tiled
 from .upsample import UPSAMPLE_METHODS, check_vae, upsample_latent
 
@@ -109,6 +112,8 @@ def refine(
     *,
     upsample: str,
     vae: Any = None,
+    mask: SkipMask | None = None,
+    seam: int = 0,
     **wanted: Any,
 ) -> tuple[dict, tuple[int, int]]:
     """Turn a preview LATENT into one of the target size.
@@ -119,6 +124,9 @@ def refine(
         latent: the preview, in the latent space of `model`; not changed.
         settings: how to sample; a trained refiner's own sigma_start and window come first.
         upsample: "pixel" (through `vae`) or "latent".
+        mask: what to refine; the rest comes out as the enlarged preview, bit for bit. None, or one
+            with nothing to skip: all of it.
+        seam: latent cells over which refined parts blend into the rest.
         wanted: resolution, scale, width and height, as in `target_cells`.
 
     Returns:
@@ -136,14 +144,23 @@ def refine(
     _check_text(traits, conds, settings.cfg)
     size, asked = target_cells(model, samples, who=WHO, **wanted)
     check_choice(upsample, f"{WHO}: upsample", UPSAMPLE_METHODS)
-    if upsample == "pixel":
+    # By its shape alone, so that what does not fit is refused before the VAE works.
+    shape = torch.empty((*samples.shape[:-2], *size), device="meta")
+    start = None
+    if mask is not None:
+        check_mask(mask.mask, model, shape, seam, WHO)
+        start = _start_of(mask, samples, shape, upsample)
+        mask = None if mask.mask.tokens.all() else mask
+        _check_areas(mask, conds)
+    if start is None and upsample == "pixel":
         check_vae(vae, samples)
     sampled = _told(traits, model, settings) if traits else windowed(model, settings.window)
-    # By its shape alone, so that a tile that does not fit is refused before the VAE works.
-    shape = torch.empty((*samples.shape[:-2], *size), device="meta")
     sampled = tiled(sampled, shape, settings.tile, WHO)
-    start = upsample_latent(samples, size, upsample, vae)
+    if start is None:
+        start = upsample_latent(samples, size, upsample, vae)
     sampled = _with_locked_low_band(sampled, start, settings, _ratio(samples, start))
+    if mask is not None:
+        sampled = skipping(sampled, start, mask.mask, seam=seam, who=WHO)
     step = Step(
         source=_made_for(conds) or tuple(samples.shape[-2:]),
         target=size,
@@ -153,6 +170,8 @@ def refine(
     out = _sample(sampled, carry(conds, step), latent, start, settings)
     if settings.colour_match:
         out = wavelet_match(out, start.to(out))
+    if mask is not None:
+        out = compose(out, start, cell_weight(mask.mask, model, start))
     return close_latent(latent, to_intermediate(out)), asked
 
 
@@ -189,6 +208,26 @@ def _told(traits: RefinerTraits, model: Any, settings: RefineSettings) -> Any:
     options = clone.model_options.get("transformer_options", {})
     clone.model_options["transformer_options"] = {**options, START_KEY: settings.sigma_start}
     return clone
+
+
+def _start_of(mask: SkipMask, samples: Tensor, shape: Tensor, upsample: str) -> Tensor | None:
+    """The enlarged preview that came with a mask, if it is this one, made in this way."""
+    start = mask.start
+    if start is None or mask.upsample != upsample or start.shape != shape.shape:
+        return None
+    same = mask.samples.shape == samples.shape and torch.equal(mask.samples.to(samples), samples)
+    return start if same else None
+
+
+def _check_areas(mask: SkipMask | None, conds: dict[str, Conditioning]) -> None:
+    """Refuse areas beside a mask: for one, the model is called with a part of the picture."""
+    if mask is None:
+        return
+    if any(entry[1].get("area") is not None for cond in conds.values() for entry in cond):
+        raise ValueError(
+            f"{WHO}: a prompt with an area and a mask do not go together, got both; confine the "
+            "prompt with Conditioning (Set Mask), or disconnect the mask."
+        )
 
 
 def _check_text(traits: RefinerTraits | None, conds: dict[str, Conditioning], cfg: float) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor
 from ...surf_core.tiles import Box, in_tiles
 from .models import STEP_CACHES
 from .tile_plan import Size, TilePlan
+from .tokens import KEEP_KEY
 
 log = logging.getLogger(__name__)
 
@@ -117,6 +118,13 @@ def _evaluate_once(
 
     def call(part: Tensor, box: Box) -> Tensor:
         mine = {name: crop(value, box, size, name, plan) for name, value in conditioning.items()}
+        options = mine.get("transformer_options", {})
+        if KEEP_KEY in options:
+            keep = options[KEEP_KEY][(..., *box)]
+            if not keep.any():
+                # Anything will do: where a mask skips, `skipping` puts the start.
+                return part
+            mine["transformer_options"] = {**options, KEEP_KEY: keep}
         return apply_model(part, t, **mine)
 
     return in_tiles(call, x, tile, plan.overlap, plan.patch)

@@ -1,4 +1,4 @@
-"""Where a host model keeps the tokens of the video: the facts that windowed attention rests on.
+"""Where a host model keeps the tokens of the video: what windowed attention and masks rest on.
 
 Wan: [reference image | video | appended frames | context videos]. HunyuanVideo joins the text:
 [reference | video | text], and in later hosts [text | reference | video].
@@ -12,11 +12,17 @@ from dataclasses import dataclass, field
 from math import ceil, prod
 
 from torch import Tensor
+from torch.nn import functional as F
 
 from ...surf_core.refiner import SurfRefinerDiT
+from ...surf_core.skip import Packing, packing
+from ...surf_core.window import token_bounds
 
 WAN_MODELS = ("WanModel", "VaceWanModel", "CameraWanModel")
 JOINT_MODELS = ("HunyuanVideo",)
+KEEP_KEY = "surf_keep"
+"""Where transformer_options carry the cells that are refined: [T, H, W] bool on the CPU, of the
+picture, or of the tile, that the model is called with. Without it all are."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -31,6 +37,12 @@ class ModelCall:
     """Video tokens of one frame."""
     find_video: Callable[[int], int | None]
     """Length of a sequence -> its first video token; None if no block has such a sequence."""
+    before: int = 0
+    """Tokens ahead of the video's; of Wan only."""
+    length: int = 0
+    """Tokens of the whole sequence, skipped ones included; of Wan only."""
+    kept: Packing | None = None
+    """The video tokens that a mask leaves, on the CPU; None for all of them."""
     cross_lengths: frozenset[int] = frozenset()
     """Lengths that the cross-attention of a block brings, for the rare tie with its own."""
     single_after: int = 0
@@ -76,6 +88,17 @@ class ModelCall:
             return self.control_order.get(block[1], block[1])
         return block[1] + (self.single_after if block[0] == "single" else 0)
 
+    def runs(self, first: int, cuts: list[tuple[int, int]]) -> list[slice]:
+        """Tokens of a sequence that belong to each range of frames; no empty ones.
+
+        Args:
+            first: the first video token.
+            cuts: ranges of latent frames, in order.
+        """
+        counts = self.per_frame if self.kept is None else self.kept.counts
+        bounds = token_bounds(counts, cuts)
+        return [slice(first + start, first + stop) for start, stop in bounds if stop > start]
+
     def check_windowed(self) -> None:
         """Refuse to go on when every sequence was longer than expected.
 
@@ -101,7 +124,7 @@ def check_tokens_known(module, who: str) -> None:
         ValueError: neither Wan (T2V, I2V, VACE, camera control) nor HunyuanVideo; or a refiner of
             ours, which cuts its windows itself.
     """
-    network = _uncompiled(module)
+    network = uncompiled(module)
     if isinstance(network, SurfRefinerDiT):
         raise ValueError(
             f"{who}: expected a model without windows of its own, got a Surf refiner, whose file "
@@ -126,12 +149,39 @@ def read_call(executor, args: tuple, kwargs: dict, who: str) -> ModelCall:
     """
     named = inspect.signature(executor.original).bind(*args, **kwargs).arguments
     named = {**named, **named.get("kwargs", {})}
-    network = _uncompiled(executor.class_obj)
+    network = uncompiled(executor.class_obj)
     joint = type(network).__name__ in JOINT_MODELS
     return (_joint_call if joint else _wan_call)(network, named, who)
 
 
-def _uncompiled(module):
+def kept_tokens(x: Tensor, options: dict, patch: tuple[int, int, int], who: str) -> Tensor | None:
+    """Which tokens of a call a mask keeps: those with a cell that is refined.
+
+    Args:
+        x: [B, C, T, H, W], what the model is called with.
+        options: its transformer_options.
+        patch: latent cells of a token.
+        who: the node that asked, for errors.
+
+    Returns:
+        [T, h, w] bool on the CPU, partial tokens counted; None where nothing is skipped.
+
+    Raises:
+        ValueError: a call with a part of the picture that the mask does not know of.
+    """
+    cells = options.get(KEEP_KEY)
+    if cells is None or cells.all():
+        return None
+    if cells.shape != x.shape[2:]:
+        raise ValueError(
+            f"{who}: expected the model to be called with the mask's {tuple(cells.shape)} latent "
+            f"cells, got {tuple(x.shape[2:])}; an area prompt or a context window computes a part "
+            "of the picture: take it out, or take the mask out."
+        )
+    return F.max_pool3d(cells[None].float(), patch, ceil_mode=True)[0] > 0
+
+
+def uncompiled(module):
     """The model inside a torch.compile wrapper."""
     return getattr(module, "_orig_mod", module)
 
@@ -150,13 +200,21 @@ def _wan_call(network, named: dict, who: str) -> ModelCall:
     before = _tokens(named.get("reference_latent"), patch) if has_reference else 0
     after = _tokens(named.get("time_dim_concat"), patch)
     after += sum(_tokens(latent, patch) for latent in named.get("context_latents") or ())
-    length = before + _tokens(x, patch) + after
+    video, keep = (
+        _tokens(x, patch),
+        kept_tokens(x, named.get("transformer_options") or {}, patch, who),
+    )
+    kept = None if keep is None else packing(keep)
+    length = before + (video if kept is None else len(kept.places)) + after
     clip = named.get("clip_fea")
     return ModelCall(
         who=who,
         frames=x.shape[2],
         per_frame=_tokens(x[:, :, 0], patch),
         find_video=lambda queries: before if queries == length else None,
+        before=before,
+        length=before + video + after,
+        kept=kept,
         cross_lengths=frozenset(t.shape[-2] for t in (named["context"], clip) if t is not None),
         control_order=getattr(network, "vace_layers_mapping", {}),
     )
