@@ -1,6 +1,10 @@
 """The tiny suite from drawn clips to refined ones, as short as it goes."""
 
 import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +14,16 @@ from surf.surf_core.signature import psnr
 from surf.surf_core.training.tiny import suite
 from surf.surf_core.training.tiny.__main__ import say
 
+ROOT = Path(__file__).parents[2]
+BESIDE = """
+import sys
+from pathlib import Path
+from surf_core.training.tiny import suite
+
+suite.HELD_OUT = 0.3
+form = suite.Form(image_steps=1, video_steps=1, clips=40, refiner_steps=2, mask_steps=2, shown=2)
+suite.Suite(form, Path(sys.argv[1]), jobs=2)()
+"""
 BRIEF = suite.Form(image_steps=1, video_steps=1, clips=40, refiner_steps=2, mask_steps=2, shown=2)
 
 
@@ -36,6 +50,29 @@ def test_the_suite_runs_from_clips_to_a_report_and_goes_on_where_it_was(tmp_path
         again = load_file(path)
         assert again.keys() == tensors.keys()
         assert all(torch.equal(again[name], tensors[name]) for name in tensors)
+
+
+@pytest.mark.slow
+def test_the_text_to_video_model_trains_beside_the_rest_and_its_failure_is_the_suites(tmp_path):
+    def run():
+        command = [sys.executable, "-c", BESIDE, str(tmp_path)]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+    done = run()
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert set(report["losses"]) == {"t2v", "refiner", "mask"}
+    assert "text to video" not in report["seconds"]
+    shutil.rmtree(tmp_path / "t2v")
+    (tmp_path / "t2v").write_text("in the way")
+    failed = run()
+    assert failed.returncode != 0
+    assert "exit code 1" in failed.stderr and "FileExistsError" in failed.stderr
+
+
+def test_the_suite_rejects_a_number_of_jobs_that_it_has_not(tmp_path):
+    with pytest.raises(ValueError, match="1 or 2 jobs, got jobs=3"):
+        suite.Suite(BRIEF, tmp_path, jobs=3)
 
 
 def test_psnr_is_that_of_each_video():

@@ -87,10 +87,11 @@ def _join(queue, stop) -> None:
     global _link
     _link = queue, stop
     queue.cancel_join_thread()
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
+    """Wait for the parent of this process to end, however, and end too; for a thread."""
     connection.wait([parent_process().sentinel])
     os._exit(1)
 

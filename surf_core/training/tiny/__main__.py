@@ -22,13 +22,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--form", choices=FORMS, default="short")
     parser.add_argument("--out", type=Path, default=Path("runs/tiny"))
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=2, help="of all jobs together")
+    parser.add_argument(
+        "--jobs", type=int, choices=(1, 2), default=1, help="2: text to video beside the rest"
+    )
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    torch.set_num_threads(args.threads)
+    torch.set_num_threads(max(1, args.threads // args.jobs))
     args.out.mkdir(parents=True, exist_ok=True)
-    outcome = Suite(FORMS[args.form], args.out, args.precision)()
+    outcome = Suite(FORMS[args.form], args.out, args.precision, args.jobs)()
     print("\n".join(say(outcome)))
 
 

@@ -5,9 +5,12 @@ Dims: B clips, T frames.
 
 import json
 import logging
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -22,6 +25,7 @@ from .. import loop
 from ..data import Shards
 from ..prepare import local
 from ..prepare.job import Job, prepare
+from ..prepare.local import end_with_parent
 from ..prepare.options import tiny as tiny_options
 from ..recipes import mask, tiny
 from ..task import Recipe
@@ -74,10 +78,20 @@ class Outcome:
 
 
 class Suite:
-    """One run of the path in a folder; called again, it goes on where it was."""
+    """One run of the path in a folder; called again, it goes on where it was.
 
-    def __init__(self, form: Form, out: Path, precision: str = "fp32"):
-        self.form, self.out, self.precision = form, out, precision
+    Args:
+        form: how much of it.
+        out: the folder.
+        precision: of both large models, "fp32" or "bf16".
+        jobs: 1, or 2 to train the text-to-video model in a process of its own beside the rest, with
+            as many threads as the rest has.
+    """
+
+    def __init__(self, form: Form, out: Path, precision: str = "fp32", jobs: int = 1):
+        if jobs not in (1, 2):
+            raise ValueError(f"expected 1 or 2 jobs, got {jobs=}; the suite has two halves.")
+        self.form, self.out, self.precision, self.jobs = form, out, precision, jobs
         self.seconds: dict[str, float] = {}
 
     def timed(self, name: str, stage: Callable[[], object]) -> None:
@@ -88,11 +102,13 @@ class Suite:
         self.seconds[name] = round(time.monotonic() - began, 1)
 
     def __call__(self) -> Outcome:
-        self.timed("text to video", self._text_to_video)
-        self.timed("clips", self._clips)
-        self.timed("refiner", self._refiner)
-        self.timed("mask", self._mask)
+        began = time.monotonic()
+        with self._text_to_video_beside() if self.jobs == 2 else self._text_to_video_first():
+            self.timed("clips", self._clips)
+            self.timed("refiner", self._refiner)
+            self.timed("mask", self._mask)
         self.timed("report", self._refine)
+        self.seconds["all"] = round(time.monotonic() - began, 1)
         outcome = Outcome(
             losses={name: self._losses(name) for name in ("t2v", "refiner", "mask")},
             psnr=self.psnr,
@@ -102,7 +118,31 @@ class Suite:
         (self.out / "report.json").write_text(json.dumps(asdict(outcome), indent=2) + "\n")
         return outcome
 
-    def _text_to_video(self) -> None:
+    @contextmanager
+    def _text_to_video_first(self) -> Iterator[None]:
+        self.timed("text to video", self.text_to_video)
+        yield
+
+    @contextmanager
+    def _text_to_video_beside(self) -> Iterator[None]:
+        """Train it in another process, and wait for that at the end."""
+        arguments = self, torch.get_num_threads()
+        other = get_context("spawn").Process(target=_alone, args=arguments, daemon=True)
+        other.start()
+        try:
+            yield
+            self.timed("text to video, after the others", other.join)
+        finally:
+            other.terminate()
+            other.join()
+        if other.exitcode:
+            raise RuntimeError(
+                f"expected a trained text-to-video model, got exit code {other.exitcode} from the "
+                "process that trains it; its own message is above."
+            )
+
+    def text_to_video(self) -> None:
+        """Train the text-to-video model."""
         form = self.form
         recipe = t2v.Recipe(
             image_steps=form.image_steps, video_steps=form.video_steps, precision=self.precision
@@ -158,3 +198,11 @@ class Suite:
         lines = (self.out / name / "log.jsonl").read_text().splitlines()
         found = [line["loss"] for line in map(json.loads, lines) if "loss" in line]
         return found[0], found[-1]
+
+
+def _alone(suite: Suite, threads: int) -> None:
+    """Train the text-to-video model of a suite in this process, and end when its parent does."""
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    logging.basicConfig(level=logging.INFO, format="text to video: %(message)s")
+    torch.set_num_threads(threads)
+    suite.text_to_video()
