@@ -67,7 +67,8 @@ def test_the_text_to_video_model_trains_beside_the_rest_and_its_failure_is_the_s
     (tmp_path / "t2v").write_text("in the way")
     failed = run()
     assert failed.returncode != 0
-    assert "exit code 1" in failed.stderr and "FileExistsError" in failed.stderr
+    assert "exit code 1" in failed.stderr
+    assert "FileExistsError" in failed.stderr
 
 
 def test_the_suite_rejects_a_number_of_jobs_that_it_has_not(tmp_path):
