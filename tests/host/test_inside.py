@@ -23,6 +23,7 @@ SCRIPTS = {
     "loader_cases.py": ("loader_cases.py",),
     "trained_cases.py": ("trained_cases.py",),
     "tiny_cases.py": ("tiny_cases.py",),
+    "skip_cases.py": ("skip_cases.py",),
 }
 """Script -> the files that hold its cases."""
 CASES = [
