@@ -6,6 +6,7 @@ from .colour import SurfColourMatch
 from .loader import SurfRefinerLoader
 from .preview import SurfLatentDownscale, SurfReshiftGuider, SurfReshiftKSampler
 from .refine import SurfRefiner
+from .skip import SurfSkipMask
 from .tiny import SurfTinyModels, SurfTinyPrompt
 from .windows import SurfWindowedAttention
 
@@ -24,4 +25,5 @@ class SurfExtension(ComfyExtension):
             SurfColourMatch,
             SurfTinyModels,
             SurfTinyPrompt,
+            SurfSkipMask,
         ]

@@ -2,10 +2,9 @@
 
 from comfy_api.latest import io
 
-from .host.models import TARGETS
 from .host.refining import RefineSettings, refine
 from .host.schema import declare
-from .host.upsample import UPSAMPLE_METHODS
+from .refine_inputs import target_inputs
 
 WINDOW_TIP = (
     "Temporal self-attention window in latent frames, shifted by half on every second block; "
@@ -93,29 +92,7 @@ def _inputs() -> list:
             io.Int.Input, "seed", default=0, min=0, max=2**64 - 1, control_after_generate=True,
             tooltip="Seed of the noise that is added to the upsampled preview.",
         ),
-        declare(
-            io.Combo.Input, "resolution", options=list(TARGETS), default="1080p",
-            tooltip="Target size: a bucket in the preview's shape, a multiple of its sides, or "
-            "width and height. What the model needs more, the outputs width and height cut off.",
-        ),
-        declare(
-            io.Float.Input, "scale", default=2.0, min=1.0, max=8.0, step=0.05,
-            tooltip="Factor per side, for 'by scale'.",
-        ),
-        declare(
-            io.Int.Input, "width", default=1920, min=16, max=16384, step=8,
-            tooltip="Pixels, for 'by size': a multiple of 16, of 32 for Wan 2.2 5B; of 8 for Wan "
-            "2.1 and refiners of this project.",
-        ),
-        declare(
-            io.Int.Input, "height", default=1088, min=16, max=16384, step=8,
-            tooltip="Pixels, for 'by size': as width.",
-        ),
-        declare(
-            io.Combo.Input, "upsample", options=list(UPSAMPLE_METHODS), default="pixel",
-            tooltip="pixel: decode, resize the frames, encode; needs the VAE, keeps more detail. "
-            "latent: linear in the latent, free; take a sigma_start of 0.7 or more.",
-        ),
+        *target_inputs(),
         declare(
             io.Float.Input, "sigma_start", default=0.65, min=0.01, max=1.0, step=0.01,
             tooltip="Share of noise at the start, a sigma and not a denoise: 0.45 stays close to "

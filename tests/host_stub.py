@@ -96,6 +96,8 @@ class Interrupted(BaseException):
 class Wan21:
     """Statistics of one number in place of sixteen."""
 
+    latent_channels, latent_dimensions = 16, 3
+
     def process_in(self, latent):
         return (latent - 0.25) * 2
 
@@ -341,7 +343,8 @@ def install():
     sampled = lambda name: SimpleNamespace(sampler_function=FUNCTIONS[name])  # noqa: E731
     io = SimpleNamespace(
         Schema=Schema, NodeOutput=NodeOutput, ComfyNode=object, Input=Input, Output=Output,
-        Custom=socket, **{name: socket(io_type) for name, io_type in types.items()},
+        Custom=socket, FolderType=SimpleNamespace(temp="temp"),
+        **{name: socket(io_type) for name, io_type in types.items()},
     )  # fmt: skip
     cpu = lambda: torch.device("cpu")  # noqa: E731
     contents = {
@@ -375,6 +378,7 @@ def install():
         "latent_preview": {"prepare_callback": prepare_callback},
     }
     models = load_beside("host_stub_models.py", "host_stub_models")
+    contents["comfy_api.latest"]["ui"] = load_beside("host_stub_ui.py", "host_stub_ui")
     for name, members in models.contents(FORMATS).items():
         contents[name] = contents.get(name, {}) | members
     for name, members in contents.items():

@@ -59,6 +59,12 @@ class BaseModel(nn.Module):
     def get_dtype(self):
         return self.diffusion_model.dtype
 
+    def process_latent_in(self, latent):
+        return self.latent_format.process_in(latent)
+
+    def process_latent_out(self, latent):
+        return self.latent_format.process_out(latent)
+
     def extra_conds(self, **kwargs):
         return {"c_crossattn": "repeated to a common length"}
 

@@ -36,6 +36,11 @@ FROZEN = {
     "SurfColourMatch": ("image reference method strength", "image"),
     "SurfTinyModels": ("", "model refiner vae latent"),
     "SurfTinyPrompt": ("text", "conditioning"),
+    "SurfSkipMask": (
+        "model latent predictor choose keep tau resolution scale width height upsample dilate vae "
+        "image",
+        "mask keep_ratio image report",
+    ),
 }
 # The host's nodes that the workflows use: inputs (? optional), output types, widgets.
 CORE = {

@@ -8,7 +8,7 @@ Dims: B batch, C latent channels, T latent frames, H, W latent cells, F pixel fr
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from ...surf_core.tiles import Box, blend
 
 log = logging.getLogger(__name__)
 
+WHO = "Surf Refiner"
 UPSAMPLE_METHODS = ("pixel", "latent")
 PIECES = (1536, 1024, 768, 512, 256)
 """Pixels per side of a piece, where the whole does not fit."""
@@ -32,7 +33,7 @@ Size = tuple[int, int]
 """Height and width in pixels."""
 
 
-def check_vae(vae, samples: Tensor) -> None:
+def check_vae(vae, samples: Tensor, who: str = WHO) -> None:
     """Refuse a pixel round trip that cannot give the preview's kind of latent back.
 
     Raises:
@@ -40,17 +41,19 @@ def check_vae(vae, samples: Tensor) -> None:
     """
     if vae is None:
         raise ValueError(
-            "Surf Refiner: upsample is pixel, which needs a VAE, got none; connect the VAE of the "
+            f"{who}: upsample is pixel, which needs a VAE, got none; connect the VAE of the "
             "preview's model, or set upsample to latent."
         )
     if vae.latent_channels != samples.shape[1]:
         raise ValueError(
-            f"Surf Refiner: expected a VAE with the preview's {samples.shape[1]} latent channels, "
+            f"{who}: expected a VAE with the preview's {samples.shape[1]} latent channels, "
             f"got one with {vae.latent_channels}; connect the VAE that belongs to the model."
         )
 
 
-def upsample_latent(samples: Tensor, size: tuple[int, int], method: str, vae=None) -> Tensor:
+def upsample_latent(
+    samples: Tensor, size: tuple[int, int], method: str, vae=None, who: str = WHO
+) -> Tensor:
     """Enlarge a clean latent in space.
 
     Args:
@@ -59,6 +62,7 @@ def upsample_latent(samples: Tensor, size: tuple[int, int], method: str, vae=Non
         method: "pixel" decodes, resizes the frames and encodes, item by item; "latent" is linear
             (what the paper describes, at the price of grid artefacts).
         vae: host VAE, for "pixel".
+        who: the node, for errors.
 
     Returns:
         A new latent with the same batch, channels and frames; fp32 for "pixel".
@@ -69,28 +73,48 @@ def upsample_latent(samples: Tensor, size: tuple[int, int], method: str, vae=Non
     """
     if method == "latent":
         return resize(samples, size, "bilinear")
-    check_vae(vae, samples)
+    check_vae(vae, samples, who)
+    frames = (decode_frames(vae, item, who) for item in samples.split(1))
+    return encode_frames(vae, frames, samples, size, who)
+
+
+def encode_frames(
+    vae, frames: Iterable[Tensor], samples: Tensor, size: tuple[int, int], who: str = WHO
+) -> Tensor:
+    """Enlarge frames and encode them, item by item.
+
+    Args:
+        frames: for each item [F, 3, height, width] in 0..1.
+        samples: [B, C, (T,) H, W], the preview, which says what must come out.
+        size: rows and columns, latent cells.
+
+    Returns:
+        [B, C, (T,) *size], fp32.
+
+    Raises:
+        ValueError: a VAE that gives another shape back, or too little main memory.
+    """
     expected = (*samples.shape[1:-2], *size)
     items = []
-    for item in samples.split(1):
-        encoded = _encode(vae, _decode(vae, item), size)
+    for some in frames:
+        encoded = _encode(vae, some, size, who)
         if encoded.shape[1:] != expected:
             raise ValueError(
-                f"Surf Refiner: expected the VAE to give a latent {expected} back, got "
+                f"{who}: expected the VAE to give a latent {expected} back, got "
                 f"{tuple(encoded.shape[1:])}; connect the VAE of the preview's model."
             )
         items.append(encoded)
     return torch.cat(items).to(dtype=torch.float32, device=samples.device)
 
 
-def _decode(vae, item: Tensor) -> Tensor:
+def decode_frames(vae, item: Tensor, who: str = WHO) -> Tensor:
     """Decode one latent [1, C, ...] into frames [F, 3, height, width] between 0 and 1."""
     cell = vae.spacial_compression_decode()
     size = (item.shape[-2] * cell, item.shape[-1] * cell)
     frames = 1
     if item.ndim == 5:
         frames += (item.shape[2] - 1) * (vae.temporal_compression_decode() or 1)
-    _check_main_memory(2 * frames * size[0] * size[1] * PIXEL_BYTES, "the preview's frames")
+    _check_main_memory(2 * frames * size[0] * size[1] * PIXEL_BYTES, "the preview's frames", who)
 
     def on_device(piece: Size) -> float:
         shape = (*item.shape[:-2], piece[0] // cell, piece[1] // cell)
@@ -101,11 +125,11 @@ def _decode(vae, item: Tensor) -> Tensor:
         decoded = vae.decode(item[(..., *cells)])
         return decoded.reshape(-1, *decoded.shape[-3:]).movedim(-1, 1)
 
-    piece = _largest_piece(vae, size, on_device, lambda piece: 0, "decode")
+    piece = _largest_piece(vae, size, on_device, lambda piece: 0, "decode", who)
     return blend(decode, size, piece, PIECE_OVERLAP, cell)
 
 
-def _encode(vae, frames: Tensor, size: tuple[int, int]) -> Tensor:
+def _encode(vae, frames: Tensor, size: tuple[int, int], who: str) -> Tensor:
     """Encode frames [F, 3, height, width], enlarged to `size` cells, as one latent [1, C, ...]."""
     cell = vae.spacial_compression_encode()
     pixels = (size[0] * cell, size[1] * cell)
@@ -122,7 +146,7 @@ def _encode(vae, frames: Tensor, size: tuple[int, int]) -> Tensor:
         where = tuple(slice(part.start * cell, part.stop * cell) for part in box)
         return vae.encode(_enlarge(frames, pixels, where))
 
-    piece = _largest_piece(vae, pixels, on_device, in_memory, "encode")
+    piece = _largest_piece(vae, pixels, on_device, in_memory, "encode", who)
     cells = (piece[0] // cell, piece[1] // cell)
     return blend(encode, size, cells, PIECE_OVERLAP // cell)
 
@@ -149,6 +173,7 @@ def _largest_piece(
     on_device: Callable[[Size], float],
     in_memory: Callable[[Size], float],
     task: str,
+    who: str = WHO,
 ) -> Size:
     """Find the whole picture, or the largest piece of it, that the VAE can do at a time.
 
@@ -174,20 +199,21 @@ def _largest_piece(
     pieces = [size, *((min(side, size[0]), min(side, size[1])) for side in PIECES)]
     piece = next((piece for piece in pieces if fits(piece)), pieces[-1])
     log.info(
-        "Surf Refiner: VAE %s %s (needs %.1f GB of %.1f GB)",
-        task, "in one piece" if piece == size else f"in pieces of {piece[1]} x {piece[0]} pixels",
+        "%s: VAE %s %s (needs %.1f GB of %.1f GB)",
+        who, task,
+        "in one piece" if piece == size else f"in pieces of {piece[1]} x {piece[0]} pixels",
         on_device(piece) / 2**30, total / 2**30,
     )  # fmt: skip
-    _check_main_memory(in_memory(piece), "a piece of the target's frames")
+    _check_main_memory(in_memory(piece), "a piece of the target's frames", who)
     return piece
 
 
-def _check_main_memory(needed: float, what: str) -> None:
+def _check_main_memory(needed: float, what: str, who: str) -> None:
     import comfy.model_management
 
     free = comfy.model_management.get_free_memory(torch.device("cpu"))
     if needed > free:
         raise ValueError(
-            f"Surf Refiner: {what} need {needed / 2**30:.1f} GB of main memory, {free / 2**30:.1f} "
+            f"{who}: {what} need {needed / 2**30:.1f} GB of main memory, {free / 2**30:.1f} "
             "GB are free; set upsample to latent, or refine fewer frames at a time."
         )

@@ -167,13 +167,14 @@ def load(path: Path) -> tuple[MaskPredictor, dict]:
         raise FileNotFoundError(f"expected a predictor at {path}, found nothing; restore the file.")
     try:
         with safe_open(path, "pt") as file:
+            # First, so that a large file of another kind is refused without being read.
             metadata = file.metadata() or {}
+            config, calibration = _read(metadata, path)
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(
             f"expected a .safetensors file, {path} is not one: {error}; download it again."
         ) from error
-    config, calibration = _read(metadata, path)
     model = MaskPredictor(config, calibration)
     try:
         model.load_state_dict(weights)

@@ -1,0 +1,206 @@
+"""The work of Surf Skip Mask: enlarge the preview, score its tokens, choose those to refine.
+
+Dims: B batch, C latent channels, T latent frames, H, W latent cells, F pixel frames.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import folder_paths
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...surf_core.checks import check_choice, check_range
+from ...surf_core.skip import MaskPredictor, predict_mask
+from ...surf_core.skip.predictor import load
+from ...surf_core.tiny.model import MASK
+from .latents import open_latent
+from .loading import FOLDER
+from .masking import SkipMask
+from .models import patch_side, target_cells
+from .tiny import TinyFormat
+from .upsample import UPSAMPLE_METHODS, check_vae, decode_frames, encode_frames, upsample_latent
+
+WHO = "Surf Skip Mask"
+BUILT_IN = ("detail", "tiny")
+"""Predictors that need no file of the user's; a saved workflow knows their names."""
+CHOICES = ("keep ratio", "tau")
+LEAST_KEEP = 0.05
+MOST_TAU = 255.0
+MOST_DILATE = 8
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Choice:
+    """How tokens are scored, and how many are refined."""
+
+    predictor: str
+    """"detail", "tiny", or a file of the folder of diffusion models."""
+    choose: str
+    """One of CHOICES: which of the next two counts."""
+    keep: float
+    """Wanted share of refined tokens."""
+    tau: float
+    """Score from which on a token is refined, see surf_core.skip.oracle."""
+    dilate: int = 0
+    """Tokens to every side of a refined one that are refined too."""
+
+    def __post_init__(self):
+        check_choice(self.choose, f"{WHO}: choose", CHOICES)
+        check_range(self.keep, f"{WHO}: keep", LEAST_KEEP, 1.0, "use 0.5 for half of the tokens")
+        check_range(self.tau, f"{WHO}: tau", 0.0, MOST_TAU, "use 3, or 0 to refine everything")
+        check_range(self.dilate, f"{WHO}: dilate", 0, MOST_DILATE, "use 0 or 1")
+
+    def criterion(self) -> dict[str, float]:
+        """The one that counts, as `surf_core.skip.choose` takes it."""
+        return {"keep": self.keep} if self.choose == "keep ratio" else {"tau": self.tau}
+
+
+def make_mask(
+    model: Any,
+    latent: dict,
+    choice: Choice,
+    *,
+    upsample: str,
+    vae: Any = None,
+    image: Tensor | None = None,
+    **wanted: Any,
+) -> tuple[SkipMask, Tensor | None]:
+    """Choose which tokens of a preview are worth refining.
+
+    Args:
+        model: the MODEL that will refine; not changed and not run.
+        latent: the preview, in the latent space of `model`; not changed.
+        upsample: "pixel" (through `vae`) or "latent".
+        image: [F, height, width, 3] in 0..1, frames of the target size that take the place of the
+            enlarged preview, encoded by `vae`.
+        wanted: resolution, scale, width and height, as in `target_cells`.
+
+    Returns:
+        The mask, and the preview's frames [B * F, 3, height, width] where there is a VAE.
+
+    Raises:
+        ValueError: anything that does not fit, or a tau that nothing reaches.
+    """
+    samples = open_latent(model, latent, f"{WHO}: latent")
+    if samples.ndim != 5:
+        raise ValueError(
+            f"{WHO}: expected a video latent [B, C, T, H, W], got {tuple(samples.shape)}; connect "
+            "a video model and its preview."
+        )
+    size, _ = target_cells(model, samples, who=WHO, **wanted)
+    check_choice(upsample, f"{WHO}: upsample", UPSAMPLE_METHODS)
+    if upsample == "pixel" or vae is not None:
+        check_vae(vae, samples, WHO)
+    if image is not None:
+        check_image(image, samples, size, upsample, vae)
+    predictor = find_predictor(model, choice.predictor)
+    frames = None if vae is None else [decode_frames(vae, x, WHO) for x in samples.split(1)]
+    start = _start(samples, size, upsample, vae, frames, image)
+    side = patch_side(model)
+    tokens = F.pad(model.model.process_latent_in(start.float()), _rest(size, side), "replicate")
+    try:
+        mask = predict_mask(
+            tokens, predictor, patch=(1, side, side), dilate=choice.dilate, **choice.criterion()
+        )
+    except ValueError as error:
+        raise ValueError(f"{WHO}: {error}") from error
+    if not mask.tokens.any():
+        raise ValueError(
+            f"{WHO}: expected a tau that some token reaches, got {choice.tau} where the highest "
+            f"score is {mask.scores.max():.3g}; take a lower tau, or choose by keep ratio."
+        )
+    made = SkipMask(mask=mask, size=size, start=start, upsample=upsample, samples=samples)
+    return made, None if frames is None else torch.cat(frames)
+
+
+def _start(
+    samples: Tensor,
+    size: tuple[int, int],
+    upsample: str,
+    vae: Any,
+    frames: Sequence[Tensor] | None,
+    image: Tensor | None,
+) -> Tensor:
+    """The enlarged preview, or what was given in its place."""
+    if upsample == "latent":
+        return upsample_latent(samples, size, upsample)
+    if image is not None:
+        frames = image.movedim(-1, 1).chunk(len(samples))
+    return encode_frames(vae, frames, samples, size, WHO)
+
+
+def _rest(size: tuple[int, int], side: int) -> tuple[int, ...]:
+    """Cells that are missing to whole tokens, as F.pad takes them: right and below, as models do.
+
+    Scores come from the picture's edge repeated; models that pad do it with other content, which
+    is cut off again.
+    """
+    return (0, -size[1] % side, 0, -size[0] % side, 0, 0)
+
+
+def check_image(
+    image: Tensor, samples: Tensor, size: tuple[int, int], upsample: str, vae: Any
+) -> None:
+    """Refuse frames that cannot take the place of the enlarged preview.
+
+    Raises:
+        ValueError: not encoded but "latent", no RGB frames, or of another number or size.
+    """
+    if upsample != "pixel":
+        raise ValueError(
+            f"{WHO}: an image is encoded by the VAE, so upsample must be pixel, got {upsample!r}; "
+            "set it to pixel here and in Surf Refiner, or take the image out."
+        )
+    if image.ndim != 4 or image.shape[-1] != 3 or not torch.isfinite(image).all():
+        raise ValueError(
+            f"{WHO}: expected an image [frames, height, width, 3] without NaN, got "
+            f"{tuple(image.shape)}; pass the frames of an upscaler, without their alpha."
+        )
+    step = vae.temporal_compression_decode() or 1
+    count = len(samples) * (1 + (samples.shape[2] - 1) * step)
+    if len(image) != count:
+        raise ValueError(
+            f"{WHO}: expected an image of {count} frames, those of the preview, got {len(image)}; "
+            "enlarge the decoded preview as it is, all of its frames and no other."
+        )
+    rows, columns = (side * vae.spacial_compression_encode() for side in size)
+    if tuple(image.shape[1:3]) != (rows, columns):
+        raise ValueError(
+            f"{WHO}: expected an image of the target size, {columns} x {rows} pixels, got "
+            f"{image.shape[2]} x {image.shape[1]}; scale it to that, or choose another resolution."
+        )
+
+
+def find_predictor(model: Any, name: str) -> MaskPredictor | None:
+    """Load a predictor by its name; "detail" is none.
+
+    Raises:
+        ValueError: one of another latent space, or a file that is no predictor of ours.
+    """
+    if name == "detail":
+        return None
+    own = model.get_model_object("latent_format")
+    if name == "tiny" and not isinstance(own, TinyFormat):
+        raise ValueError(
+            f"{WHO}: the predictor tiny knows the latents of Surf Tiny Models alone, got a model "
+            f"with those of {type(own).__name__}; take detail, or a predictor that was trained "
+            "with this model's latents."
+        )
+    path = str(MASK) if name == "tiny" else folder_paths.get_full_path_or_raise(FOLDER, name)
+    try:
+        predictor, _ = load(path)
+    except ValueError as error:
+        raise ValueError(
+            f"{WHO}: {name} cannot be used as a predictor: {error} Take detail, which needs none."
+        ) from error
+    channels = predictor.config.latent_channels
+    if channels != own.latent_channels:
+        raise ValueError(
+            f"{WHO}: expected a predictor for {own.latent_channels} latent channels, got one for "
+            f"{channels} in {name}; take detail, or the predictor that was trained with this "
+            "model's latents."
+        )
+    return predictor

@@ -1,0 +1,128 @@
+"""What a mask looks like over its preview, and what it saves: shown before anything is refined.
+
+Dims: B batch, C latent channels, T latent frames, H, W latent cells, F pixel frames.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...surf_core import cost
+from ...surf_core.skip import packing, weight
+from .masking import SkipMask
+from .models import cell_side, patch_side
+from .refiner import HostRefinerDiT
+from .refining import TRAITS_KEY
+from .tiny import TinyFormat
+
+DIMMED = 0.35
+"""Brightness of what is skipped."""
+TINT = (1.0, 0.55, 0.1)
+TINTED = 0.25
+"""How much of the tint is over what is refined."""
+WINDOWS = (4, 0)
+"""Priced for a model whose window is chosen later: the default of Surf Refiner, and none."""
+TEXT_TOKENS = 512
+UNITS = ((1e15, "PFLOPs"), (1e12, "TFLOPs"), (1e9, "GFLOPs"))
+
+
+def picture(model: Any, made: SkipMask, frames: Tensor | None) -> Tensor:
+    """Draw the mask over the preview: what is refined is tinted, what is skipped is dark.
+
+    Args:
+        frames: [B * F, 3, height, width] in 0..1, or None: then in the rough colours that the host
+            shows while it samples, a frame for each latent frame.
+
+    Returns:
+        IMAGE [B * F, height, width, 3].
+    """
+    shown = rough(model, made.samples) if frames is None else frames
+    batch, steps = made.samples.shape[0], made.samples.shape[2]
+    side, (rows, columns) = patch_side(model), made.size
+    kept = weight(made.mask.tokens, (1, side, side))[:, :rows, :columns]
+    kept = F.interpolate(kept[None], shown.shape[-2:], mode="nearest-exact")[0]
+    count = len(shown) // batch
+    # The first latent frame holds one frame, each other one as many as its step.
+    step = max(1, (count - 1) // max(1, steps - 1))
+    place = ((torch.arange(count) + step - 1) // step).clamp(max=steps - 1)
+    kept = kept[place].repeat(batch, 1, 1)[:, None].to(shown)
+    tint = shown.new_tensor(TINT).view(3, 1, 1)
+    out = shown * (DIMMED + (1 - DIMMED) * kept)
+    return torch.lerp(out, tint, TINTED * kept).movedim(1, -1).contiguous()
+
+
+def rough(model: Any, samples: Tensor) -> Tensor:
+    """Colour latents [B, C, T, H, W] without a VAE: [B * T, 3, height, width]; grey if unknown."""
+    known = model.get_model_object("latent_format")
+    factors = getattr(known, "latent_rgb_factors", None)
+    clean = model.model.process_latent_in(samples.float())
+    if factors is None or len(factors) != samples.shape[1]:
+        colours = torch.full_like(clean[:, :3], 0.5)
+    else:
+        colours = torch.einsum("bcthw,cr->brthw", clean, clean.new_tensor(factors))
+        bias = getattr(known, "latent_rgb_factors_bias", None)
+        colours = colours if bias is None else colours + clean.new_tensor(bias).view(3, 1, 1, 1)
+        colours = colours.add(1).div(2).clamp(0, 1)
+    return F.interpolate(colours.transpose(1, 2).flatten(0, 1), scale_factor=cell_side(model))
+
+
+def report(model: Any, made: SkipMask) -> str:
+    """Say in a few lines what is kept, why, and what a forward of the model costs with it."""
+    mask, (steps, rows, columns) = made.mask, made.mask.grid
+    kept = int(mask.tokens.sum())
+    lines = [
+        f"refined: {mask.keep_ratio:.1%} of the tokens, {kept} of {mask.tokens.numel()} "
+        f"({steps} x {rows} x {columns})",
+        f"changes from one latent frame to the next: {mask.flip_rate:.1%} of the tokens",
+        f"source: {mask.source}, tau {mask.tau:.4g}",
+    ]
+    shape = shape_of(model)
+    if shape is None:
+        network = type(model.get_model_object("diffusion_model")).__name__
+        return "\n".join([*lines, f"cost: not known for a {network}"])
+    return "\n".join([*lines, *(_saving(shape, made, w) for w in windows_of(model))])
+
+
+def _saving(shape: cost.ModelShape, made: SkipMask, window: int) -> str:
+    clip = (made.mask.grid[0], *made.size)
+    counts = packing(made.mask.tokens).counts
+    full = cost.forward_flops(shape, *clip, window)
+    less = cost.forward_flops(shape, *clip, window, counts)
+    how = f"windows of {window}" if window else "full attention"
+    return (
+        f"cost of an evaluation, {how}: {_flops(less)} instead of {_flops(full)}, "
+        f"{1 - less / full:.1%} saved"
+    )
+
+
+def _flops(count: int) -> str:
+    size, unit = next((pair for pair in UNITS if count >= pair[0]), UNITS[-1])
+    return f"{count / size:.3g} {unit}"
+
+
+def windows_of(model: Any) -> tuple[int, ...]:
+    """The attention windows that will run, or those to choose from."""
+    traits = model.get_attachment(TRAITS_KEY)
+    return WINDOWS if traits is None else (traits.window,)
+
+
+def shape_of(model: Any) -> cost.ModelShape | None:
+    """What `surf_core.cost` needs of a MODEL, counted in latent cells; None for unknown networks.
+
+    Known are our refiners and Wan models that add no tokens and no layers of their own.
+    """
+    network = model.get_model_object("diffusion_model")
+    network = getattr(network, "_orig_mod", network)
+    own = model.get_model_object("latent_format")
+    text = cost.TINY.text_tokens if isinstance(own, TinyFormat) else TEXT_TOKENS
+    if isinstance(network, HostRefinerDiT):
+        return cost.ModelShape.of(network.config, text_tokens=text, cell_pixels=1, cell_frames=1)
+    if type(network).__name__ != "WanModel" or network.ref_conv is not None:
+        return None
+    return cost.ModelShape(
+        name="Wan", dim=network.dim, layers=network.num_layers, heads=network.num_heads,
+        ffn_dim=network.ffn_dim, text_tokens=text, patch=tuple(network.patch_size), cell_pixels=1,
+        cell_frames=1,
+    )  # fmt: skip

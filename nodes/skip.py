@@ -1,0 +1,130 @@
+"""Which parts of a preview are worth refining, seen and priced before anything is refined."""
+
+from comfy_api.latest import io, ui
+
+from .host.choosing import BUILT_IN, CHOICES, Choice, make_mask
+from .host.loading import refiner_names
+from .host.mask_report import picture, report
+from .host.schema import declare
+from .refine_inputs import target_inputs
+from .types import SurfMask
+
+FPS = 16
+"""Of the moving picture in the node; a latent does not say how fast its video runs."""
+
+
+class SurfSkipMask(io.ComfyNode):
+    """Score the tokens of the enlarged preview and choose those to refine."""
+
+    @classmethod
+    def define_schema(cls):
+        return declare(
+            io.Schema,
+            node_id="SurfSkipMask",
+            display_name="Surf Skip Mask",
+            category="SURF",
+            description=(
+                "Choose which parts of a preview Surf Refiner refines; the others are enlarged as "
+                "they are. Shows them over the preview, and what that saves, before it runs."
+            ),
+            search_aliases=["token skipping", "skip", "sparse", "faster refiner", "mask"],
+            inputs=_inputs(),
+            outputs=_outputs(),
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(
+        cls, model, latent, predictor, choose, keep, tau, resolution, scale, width, height,
+        upsample, dilate, vae=None, image=None,
+    ) -> io.NodeOutput:  # fmt: skip
+        choice = Choice(predictor=predictor, choose=choose, keep=keep, tau=tau, dilate=dilate)
+        wanted = {"resolution": resolution, "scale": scale, "width": width, "height": height}
+        made, frames = make_mask(
+            model, latent, choice, upsample=upsample, vae=vae, image=image, **wanted
+        )
+        shown = picture(model, made, frames)
+        ratio, text = made.mask.keep_ratio, report(model, made)
+        return io.NodeOutput(made, ratio, shown, text, ui=_in_the_node(shown))
+
+
+def _in_the_node(shown) -> ui.SavedImages:
+    """Write frames as one moving picture where the host keeps what it shows for a moment."""
+    saved = ui.ImageSaveHelper.save_animated_webp(
+        shown, "surf_skip_mask", io.FolderType.temp, cls=None, fps=FPS, lossless=False, quality=80,
+        method=0,
+    )  # fmt: skip
+    return ui.SavedImages([saved], is_animated=len(shown) > 1)
+
+
+def _inputs() -> list:
+    """The inputs in the order that saved workflows rely on."""
+    return [
+        declare(
+            io.Model.Input, "model",
+            tooltip="The model that Surf Refiner will run; it says what a token is and costs. It "
+            "is not run here.",
+        ),
+        declare(
+            io.Latent.Input, "latent",
+            tooltip="The finished low-resolution preview, the one that goes to Surf Refiner.",
+        ),
+        declare(
+            io.Combo.Input, "predictor", options=[*BUILT_IN, *refiner_names()], default="detail",
+            tooltip="What scores the tokens. detail: the preview's own detail, any model. tiny: a "
+            "trained network, for Surf Tiny Models alone. Else a file in models/diffusion_models "
+            "that surf-train mask wrote; others are refused.",
+        ),
+        declare(
+            io.Combo.Input, "choose", options=list(CHOICES), default="keep ratio",
+            tooltip="keep ratio: refine the share of tokens that keep says. tau: refine those that "
+            "score tau or more, so that a plain video costs less than a busy one.",
+        ),
+        declare(
+            io.Float.Input, "keep", default=0.5, min=0.05, max=1.0, step=0.05,
+            tooltip="Share of the tokens to refine, the highest scores first; for 'keep ratio'.",
+        ),
+        declare(
+            io.Float.Input, "tau", default=3.0, min=0.0, max=255.0, step=0.1,
+            tooltip="Least change that is worth refining, for 'tau': for a trained predictor in "
+            "1/255 of the range of a pixel, for detail in a scale of its own. 0 refines all.",
+        ),
+        *target_inputs(),
+        declare(
+            io.Int.Input, "dilate", default=0, min=0, max=8, advanced=True,
+            tooltip="Tokens around each refined one that are refined too. keep counts them in.",
+        ),
+        declare(
+            io.Vae.Input, "vae", optional=True,
+            tooltip="The VAE of the model; needed to upsample through pixels and for an image. "
+            "Without it, the picture has rough colours.",
+        ),
+        declare(
+            io.Image.Input, "image", optional=True,
+            tooltip="The decoded preview, enlarged to the target size by another upscaler: tokens "
+            "that are skipped show it, and Surf Refiner starts from it. Empty: resized frames.",
+        ),
+    ]  # fmt: skip
+
+
+def _outputs() -> list:
+    """The outputs in the order that saved workflows rely on."""
+    return [
+        declare(
+            SurfMask.Output, "mask",
+            tooltip="For Surf Refiner, with the same preview, size and upsample as here.",
+        ),
+        declare(
+            io.Float.Output, "keep_ratio",
+            tooltip="Share of the tokens that are refined, 0 to 1.",
+        ),
+        declare(
+            io.Image.Output, "image",
+            tooltip="The preview: tinted what is refined, dark what is skipped.",
+        ),
+        declare(
+            io.String.Output, "report",
+            tooltip="What is refined, how steady that is from frame to frame, and what an "
+            "evaluation of the model costs with the mask and without.",
+        ),
+    ]  # fmt: skip

@@ -1,0 +1,418 @@
+"""Surf Skip Mask on the stub host: its choice, what it shows and tells, and what it refuses."""
+
+import sys
+from types import SimpleNamespace
+
+import host_stub
+import host_stub_ui
+import pytest
+import torch
+from surf.nodes.host.mask_report import DIMMED, TINT, TINTED, picture
+from surf.nodes.host.models import TARGETS
+from surf.nodes.host.tiny import CHANNELS, TinyFormat
+from surf.nodes.refine import SurfRefiner
+from surf.nodes.skip import SurfSkipMask
+from surf.nodes.tiny import SurfTinyModels
+from surf.nodes.types import SkipMask, SurfMask
+from surf.surf_core import cost
+from surf.surf_core.resample import resize
+from surf.surf_core.skip import MaskPredictor, PredictorConfig, packing, predict_mask
+from surf.surf_core.skip import predictor as files
+from surf.surf_core.tiny import codec
+from surf.surf_core.tiny.model import MASK, REFINER
+
+DEFAULTS = {
+    "predictor": "detail", "choose": "keep ratio", "keep": 0.5, "tau": 3.0,
+    "resolution": "by scale", "scale": 2.0, "width": 64, "height": 64, "upsample": "latent",
+    "dilate": 0,
+}  # fmt: skip
+FULL_SIZE = {"predictor": "tiny", "upsample": "pixel", "scale": 4.0}
+
+
+class WanModel(SimpleNamespace):
+    """What the price of a Wan model is told by."""
+
+    def __init__(self, **changes):
+        super().__init__(
+            **{
+                "patch_size": (1, 2, 2), "ref_conv": None, "dim": 1536, "num_layers": 30,
+                "num_heads": 12, "ffn_dim": 8960, **changes,
+            }
+        )  # fmt: skip
+
+
+class Sound(WanModel):
+    """A network that nobody priced."""
+
+
+class Vae:
+    """Repeats cells as pixels, four frames of each latent frame but the first."""
+
+    latent_dim, device, vae_dtype = 3, torch.device("cpu"), torch.float32
+
+    def __init__(self, channels=16, broken=False):
+        self.latent_channels, self.broken, self.calls = channels, broken, []
+
+    def spacial_compression_decode(self):
+        return 8
+
+    spacial_compression_encode = spacial_compression_decode
+
+    def temporal_compression_decode(self):
+        return 4
+
+    def memory_used_decode(self, shape, dtype):
+        return 0
+
+    memory_used_encode = memory_used_decode
+
+    def decode(self, samples):
+        self.calls.append("decode")
+        grey = samples[:, :3].repeat_interleave(8, -1).repeat_interleave(8, -2)
+        first, rest = grey[:, :, :1], grey[:, :, 1:].repeat_interleave(4, 2)
+        return torch.cat([first, rest], 2).movedim(1, -1)
+
+    def encode(self, frames):
+        self.calls.append("encode")
+        size = [side // 8 for side in frames.shape[1:3]]
+        cells = resize(frames.movedim(-1, 1), size, "area")[::4]
+        made = cells[:, :1].movedim(0, 1).expand(self.latent_channels, -1, -1, -1)[None].clone()
+        return made * float("nan") if self.broken else made
+
+
+def wan(channels=16, network=None):
+    model = host_stub.Patcher(channels)
+    model.model.diffusion_model = network or WanModel()
+    return model
+
+
+def latent(*shape, seed=0, **more):
+    generator = torch.Generator().manual_seed(seed)
+    return {"samples": torch.rand(*(shape or (1, 16, 3, 4, 6)), generator=generator), **more}
+
+
+def run(model=None, preview=None, **changes):
+    """Outputs of the node: mask, keep_ratio, image, report."""
+    widgets = {**DEFAULTS, **changes}
+    return SurfSkipMask.execute(model=model or wan(), latent=preview or latent(), **widgets).args
+
+
+@pytest.fixture(scope="module")
+def given():
+    return SurfTinyModels.execute().args
+
+
+def shown(frames=4):
+    """A preview of the tiny models: half of it flat, half of it busy."""
+    video = torch.zeros(1, 3, frames, 32, 32)
+    generator = torch.Generator().manual_seed(0)
+    video[..., 16:] = torch.rand(1, 3, frames, 32, 16, generator=generator) * 1.6 - 0.8
+    return {"samples": TinyFormat().process_out(codec.encode(video))}
+
+
+def test_the_mask_is_the_cores_choice_from_the_enlarged_preview(given, tolerance):
+    _, refiner, vae, _ = given
+    made, ratio, _, _ = run(refiner, preview := shown(), vae=vae, **FULL_SIZE)
+    assert isinstance(made, SkipMask)
+    assert (made.size, made.upsample, made.mask.grid) == ((32, 32), "pixel", (4, 16, 16))
+    assert torch.equal(made.samples, preview["samples"])
+    pixels = codec.decode(TinyFormat().process_in(preview["samples"])).add(1).div(2).clamp(0, 1)
+    large = resize(pixels, (128, 128), "bicubic").clamp(0, 1)
+    start = codec.encode(large * 2 - 1)
+    expected = TinyFormat().process_out(start)
+    torch.testing.assert_close(made.start, expected, atol=10 * tolerance[torch.float32], rtol=0)
+    mask = predict_mask(TinyFormat().process_in(made.start), files.load(MASK)[0], keep=0.5)
+    assert torch.equal(made.mask.tokens, mask.tokens)
+    assert ratio == made.mask.keep_ratio
+    assert 0.5 <= ratio < 0.6
+    assert made.mask.source == "predictor"
+
+
+def test_without_weights_detail_finds_the_busy_half(given):
+    tokens = run(given[1], shown(), vae=given[2], scale=4.0)[0].mask.tokens
+    assert tokens[..., 8:].float().mean() > 0.9
+    assert tokens[..., :7].float().mean() < 0.1
+
+
+@pytest.mark.parametrize("predictor", ["detail", "tiny"])
+def test_tau_refines_fewer_the_higher_it_is(given, predictor):
+    _, refiner, vae, _ = given
+    wanted = FULL_SIZE | {"predictor": predictor, "choose": "tau"}
+    ratios = [run(refiner, shown(), vae=vae, **wanted, tau=tau)[1] for tau in (0.0, 6.0, 20.0)]
+    assert ratios[0] == 1
+    assert ratios[0] > ratios[1] > ratios[2] > 0
+
+
+def test_only_the_number_that_is_chosen_counts():
+    assert run(keep=0.5, tau=255.0)[1] >= 0.5
+    assert run(choose="tau", keep=0.05, tau=0.0)[1] == 1
+
+
+def test_dilation_refines_whats_around_and_keep_counts_it_in(given):
+    _, refiner, vae, _ = given
+    wanted = FULL_SIZE | {"predictor": "detail", "choose": "tau", "tau": 20.0}
+    plain, wide = (
+        run(refiner, shown(), vae=vae, **wanted | {"dilate": d})[0].mask.tokens for d in (0, 2)
+    )
+    assert (wide | plain).equal(wide)
+    assert wide.sum() > plain.sum()
+    assert run(refiner, shown(), vae=vae, dilate=1, scale=4.0, keep=0.4)[1] < 0.7
+
+
+@pytest.mark.parametrize(
+    ("frames", "size", "grid"),
+    [(1, (8, 12), (1, 4, 6)), (3, (7, 9), (3, 4, 5)), (5, (8, 9), (5, 4, 5))],
+)
+def test_sizes_that_a_model_pads_get_whole_tokens(frames, size, grid):
+    wanted = {"resolution": "by size", "height": 8 * size[0], "width": 8 * size[1]}
+    made, _, image, _ = run(preview=latent(1, 16, frames, 4, 6), **wanted)
+    assert made.size == tuple(made.start.shape[-2:]) == size
+    assert made.mask.grid == grid
+    assert image.shape == (frames, 32, 48, 3)
+
+
+def test_inputs_stay_as_they_are_and_a_second_run_gives_the_same():
+    preview = latent(noise_mask=torch.ones(1, 3, 4, 6), batch_index=[0])
+    image = torch.rand(9, 64, 96, 3, generator=torch.Generator().manual_seed(1))
+    before, given = {k: v for k, v in preview.items()}, image.clone()
+    samples = preview["samples"].clone()
+    first, second = (
+        run(preview=preview, upsample="pixel", vae=Vae(), image=image) for _ in range(2)
+    )
+    assert preview == before
+    assert torch.equal(preview["samples"], samples)
+    assert torch.equal(image, given)
+    assert torch.equal(first[0].mask.tokens, second[0].mask.tokens)
+    assert torch.equal(first[2], second[2])
+
+
+def test_the_model_is_neither_run_nor_changed():
+    model = wan()
+    run(model)
+    assert not model.seen
+    assert not model.model_options
+    assert not model.wrappers
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_an_image_takes_the_place_of_the_enlarged_preview(batch):
+    image = torch.rand(batch * 9, 64, 96, 3, generator=torch.Generator().manual_seed(1))
+    preview, vae = latent(batch, 16, 3, 4, 6), Vae()
+    made = run(preview=preview, upsample="pixel", vae=vae, image=image)[0]
+    expected = torch.cat([Vae().encode(part) for part in image.split(9)])
+    torch.testing.assert_close(made.start, expected)
+    assert made.upsample == "pixel"
+    plain = run(preview=preview, upsample="pixel", vae=vae)[0]
+    assert not torch.equal(made.mask.tokens, plain.mask.tokens)
+
+
+def test_the_picture_is_dark_where_the_refiner_does_nothing():
+    preview, vae = latent(1, 16, 3, 4, 6), Vae()
+    made, _, image, _ = run(preview=preview, upsample="pixel", vae=vae, keep=0.3)
+    frames = vae.decode(preview["samples"]).reshape(9, 32, 48, 3)
+    assert image.shape == frames.shape
+    # A token of the target is 16 of its pixels, 8 of the preview's; frames 1 to 4 are latent 1.
+    kept = made.mask.tokens.repeat_interleave(8, 1).repeat_interleave(8, 2)
+    kept = kept[[0, 1, 1, 1, 1, 2, 2, 2, 2]]
+    torch.testing.assert_close(image[~kept], DIMMED * frames[~kept])
+    tinted = frames[kept] + TINTED * (torch.tensor(TINT) - frames[kept])
+    torch.testing.assert_close(image[kept], tinted)
+    assert 0 <= image.min() <= image.max() <= 1
+
+
+def test_a_batch_shares_a_mask_and_shows_every_video():
+    preview = latent(2, 16, 3, 4, 6)
+    made, _, image, _ = run(preview=preview, vae=Vae())
+    assert made.mask.grid == (3, 4, 6)
+    assert made.start.shape == (2, 16, 3, 8, 12)
+    alone = picture(wan(), SkipMask(
+        mask=made.mask, size=made.size, start=None, upsample="latent",
+        samples=preview["samples"][1:],
+    ), None)  # fmt: skip
+    assert image.shape == (18, 32, 48, 3)
+    assert alone.shape == (3, 32, 48, 3)
+
+
+def test_without_a_vae_the_picture_has_the_hosts_rough_colours(given):
+    _, refiner, vae, _ = given
+    made, _, image, _ = run(refiner, shown(), scale=4.0, choose="tau", tau=0.0)
+    exact = vae.decode(shown()["samples"])[0]
+    means = resize(exact.movedim(-1, 1), (8, 8), "area").repeat_interleave(4, -1)
+    expected = means.repeat_interleave(4, -2).movedim(1, -1)
+    tinted = expected + TINTED * (torch.tensor(TINT) - expected)
+    torch.testing.assert_close(image, tinted, atol=1e-3, rtol=0)
+    grey = run(keep=1.0, choose="keep ratio")[2]
+    torch.testing.assert_close(grey[0, 0, 0], 0.5 + TINTED * (torch.tensor(TINT) - 0.5))
+
+
+def test_the_node_shows_the_picture_as_a_moving_one():
+    host_stub_ui.SAVED.clear()
+    out = SurfSkipMask.execute(model=wan(), latent=latent(), **DEFAULTS)
+    [(folder, frames)] = host_stub_ui.SAVED
+    assert folder == "temp"
+    assert torch.equal(frames, out.args[2])
+    assert out.ui.is_animated
+    still = SurfSkipMask.execute(model=wan(), latent=latent(1, 16, 1, 4, 6), **DEFAULTS)
+    assert not still.ui.is_animated
+
+
+def test_the_report_prices_the_refiner_with_its_own_windows(given):
+    _, refiner, vae, _ = given
+    made, ratio, _, report = run(refiner, shown(), vae=vae, **FULL_SIZE)
+    window = refiner.model.diffusion_model.config.window
+    shape = cost.ModelShape.of(
+        refiner.model.diffusion_model.config, text_tokens=3, cell_pixels=4, cell_frames=1
+    )
+    counts = packing(made.mask.tokens).counts
+    full, less = (cost.forward_flops(shape, 4, 128, 128, window, kept) for kept in (None, counts))
+    assert f"{less / 1e9:.3g} GFLOPs instead of {full / 1e9:.3g} GFLOPs" in report
+    assert f"{1 - less / full:.1%} saved" in report
+    assert f"windows of {window}" in report
+    assert f"{ratio:.1%} of the tokens, {sum(counts)} of 1024 (4 x 16 x 16)" in report
+    assert "predictor" in report
+    assert f"{made.mask.flip_rate:.1%}" in report
+    assert f"tau {made.mask.tau:.4g}" in report
+
+
+def test_the_report_prices_wan_for_the_windows_that_it_may_get():
+    made, _, _, report = run(preview=latent(1, 16, 5, 45, 80))
+    counts = packing(made.mask.tokens).counts
+    for window, said in ((4, "windows of 4"), (0, "full attention")):
+        full, less = (
+            cost.forward_flops(cost.WAN_1_3B, 17, 720, 1280, window, kept)
+            for kept in (None, counts)
+        )
+        assert f"{said}: {less / 1e12:.3g} TFLOPs instead of {full / 1e12:.3g} TFLOPs" in report
+
+
+@pytest.mark.parametrize("network", [Sound(), WanModel(ref_conv="a convolution")])
+def test_the_report_says_what_it_cannot_price(network):
+    report = run(wan(network=network))[3]
+    assert f"cost: not known for a {type(network).__name__}" in report
+
+
+def test_size_inputs_are_those_of_the_refiner():
+    names = ["resolution", "scale", "width", "height", "upsample"]
+    mine, theirs = (
+        {item.id: vars(item) for item in node.define_schema().inputs if item.id in names}
+        for node in (SurfSkipMask, SurfRefiner)
+    )
+    assert list(mine) == list(theirs) == names
+    assert mine == theirs
+    assert mine["resolution"]["options"] == list(TARGETS)
+
+
+def test_the_mask_goes_into_a_socket_of_its_own():
+    [socket] = [out for out in SurfSkipMask.define_schema().outputs if out.display_name == "mask"]
+    assert socket.get_io_type() == SurfMask.Input("mask").get_io_type() == "SURF_MASK"
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The host's folder of diffusion models, with files of several kinds."""
+    host = sys.modules["folder_paths"]
+    monkeypatch.setattr(host, "get_full_path_or_raise", lambda kind, name: str(tmp_path / name))
+    for channels in (16, 48):
+        config = PredictorConfig(latent_channels=channels, width=8, depth=1)
+        model = MaskPredictor(config)
+        model.initialise(torch.Generator().manual_seed(0))
+        path = tmp_path / f"mask{channels}.safetensors"
+        files.save(path, model.state_dict(), config, 1.0, {})
+    (tmp_path / "refiner.safetensors").write_bytes(REFINER.read_bytes())
+    (tmp_path / "words.safetensors").write_text("no tensors here")
+    return tmp_path
+
+
+def test_a_trained_file_of_the_folder_scores(folder):
+    made = run(predictor="mask16.safetensors")[0]
+    model = wan().model
+    predictor = files.load(folder / "mask16.safetensors")[0]
+    expected = predictor.scores(model.process_latent_in(made.start))[0]
+    torch.testing.assert_close(made.mask.scores, expected)
+    assert made.mask.source == "predictor"
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("refiner.safetensors", "refiner.safetensors cannot be used .*no mask predictor.* detail"),
+        ("words.safetensors", "words.safetensors cannot be used .*not one"),
+        ("mask48.safetensors", "16 latent channels, got one for 48 in mask48.safetensors"),
+    ],
+)
+def test_another_file_is_refused_by_name_before_the_vae_works(folder, name, said):
+    vae = Vae()
+    with pytest.raises(ValueError, match=f"Surf Skip Mask: .*{said}"):
+        run(predictor=name, upsample="pixel", vae=vae)
+    assert not vae.calls
+
+
+def test_a_file_of_another_kind_is_refused_unread(folder, monkeypatch):
+    class Opened:
+        metadata = dict
+        keys = staticmethod(lambda: pytest.fail("the weights were read"))
+        __enter__ = __exit__ = lambda self, *error: self if not error else None
+
+    monkeypatch.setattr(files, "safe_open", lambda path, kind: Opened())
+    with pytest.raises(ValueError, match="no mask predictor"):
+        run(predictor="refiner.safetensors")
+
+
+def image(*shape):
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(1))
+
+
+BAD = {
+    "keep of nothing": ({"keep": 0.0}, "keep must lie within 0.05"),
+    "keep above all": ({"keep": 1.5}, "keep must lie within"),
+    "keep that is no number": ({"keep": float("nan")}, "keep must lie within"),
+    "a negative tau": ({"tau": -1.0}, "tau must lie within 0"),
+    "a tau above all pixels": ({"tau": 256.0}, "tau must lie within"),
+    "a tau that is no number": ({"tau": float("nan")}, "tau must lie within"),
+    "a tau that skips everything": (
+        {"choose": "tau", "tau": 255.0}, "got 255.0 where the highest score is .* keep ratio"),
+    "an unknown choice": ({"choose": "both"}, "choose must be one of keep ratio, tau"),
+    "dilation of the whole picture": ({"dilate": 9}, "dilate must lie within"),
+    "the tiny predictor for another model": (
+        {"predictor": "tiny"}, "latents of Surf Tiny Models alone, got .*Wan21; take detail"),
+    "too few channels": ({"preview": latent(1, 4, 3, 4, 6)}, "16 channels"),
+    "a latent of the 5B model": ({"preview": latent(1, 48, 3, 4, 6)}, "16 channels"),
+    "NaN": ({"preview": {"samples": torch.full((1, 16, 3, 4, 6), float("nan"))}}, "finite"),
+    "a VAE that gives NaN": ({"upsample": "pixel", "vae": Vae(broken=True)}, "finite"),
+    "pixels without a VAE": ({"upsample": "pixel"}, "needs a VAE, got none; connect the VAE"),
+    "a VAE of another model": ({"upsample": "pixel", "vae": Vae(48)}, "got one with 48"),
+    "a VAE of another model, for the picture": ({"vae": Vae(48)}, "got one with 48"),
+    "an unknown way to upsample": ({"upsample": "lanczos"}, "upsample"),
+    "an unknown resolution": ({"resolution": "4K"}, "resolution"),
+    "a target below the preview": ({"scale": 0.5}, "below the preview"),
+    "a width between multiples": (
+        {"resolution": "by size", "width": 100, "height": 64}, "96 or 104"),
+    "an image without a VAE": (
+        {"upsample": "pixel", "image": image(9, 64, 96, 3)}, "needs a VAE"),
+    "an image that would not be encoded": (
+        {"image": image(9, 64, 96, 3), "vae": Vae()}, "set it to pixel here and in Surf Refiner"),
+    "too few frames": (
+        {"upsample": "pixel", "vae": Vae(), "image": image(3, 64, 96, 3)}, "9 frames.* got 3"),
+    "another size": (
+        {"upsample": "pixel", "vae": Vae(), "image": image(9, 32, 48, 3)},
+        "96 x 64 pixels, got 48 x 32; scale it"),
+    "an image with alpha": (
+        {"upsample": "pixel", "vae": Vae(), "image": image(9, 64, 96, 4)}, "without their alpha"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_the_node_rejects(case):
+    changes, message = BAD[case]
+    with pytest.raises(ValueError, match=message) as error:
+        run(**changes)
+    assert str(error.value).startswith("Surf Skip Mask: ")
+
+
+def test_a_still_model_is_refused(monkeypatch):
+    model = wan()
+    monkeypatch.setattr(
+        sys.modules["comfy.sample"], "fix_empty_latent_channels", lambda model, latent: latent
+    )
+    with pytest.raises(ValueError, match=r"video latent .*got \(1, 16, 4, 6\)"):
+        run(model, latent(1, CHANNELS, 4, 6))
