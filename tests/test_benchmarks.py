@@ -116,3 +116,17 @@ def test_skipping_is_measured_for_every_source_of_masks(models, tmp_path):
     for name in names[2:]:
         share = float(rows[name][kept].split()[0])
         assert share == pytest.approx(float(name.split()[0]) / 100, abs=0.05)
+
+
+@pytest.mark.slow
+def test_the_time_of_skipping_is_measured_beside_its_operations(tmp_path):
+    command = [sys.executable, "-m", "benchmarks.skip_time", "--layers=1", "--reps=1",
+               "--keep", "100", "50", f"--out={tmp_path / 'a.md'}"]  # fmt: skip
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows = [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if "| sdpa" in line]
+    assert [row[3] for row in rows] == ["no mask", "100.0", "50.0"]
+    assert [row[5] for row in rows[:2]] == ["100", "100.0"]
+    assert 50 < float(rows[2][5]) < 60
+    for *_, operations, spent, kept in rows:
+        assert float(kept) == pytest.approx(float(operations) / float(spent), rel=0.01)

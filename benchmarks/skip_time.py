@@ -1,0 +1,114 @@
+"""How much time do skipped tokens save, of what their operations promise?
+
+    python -m benchmarks.skip_time
+    python -m benchmarks.skip_time --size 720p 1080p --keep 100 75 50 25
+
+One forward of surf_1b with random weights, on masks that look like those of videos: blobs that
+drift. Without a mask, with one that keeps everything, and with smaller ones, all in turns, on
+every attention that runs here; the median is shown. On a GPU kept counts are rounded up to whole
+tiles. On a CPU the model has few layers.
+
+Dims: T, h, w tokens of the clip along time, rows and columns.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+
+import torch
+from torch import Tensor
+
+from benchmarks.clock import seconds
+from benchmarks.provenance import provenance
+from benchmarks.refiner_step import FRAMES, LATENT_FRAMES, SIZES, WARM_UPS, build, inputs
+from surf_core.cost import ModelShape, forward_flops
+from surf_core.refiner import SurfRefinerDiT
+from surf_core.skip import MULTIPLE, choose, packing, round_up
+from surf_core.window import BACKENDS, backend, why_not
+
+HEAD = "| size | W_t | attention | kept, % | step, ms | operations, % | time, % | promise kept |"
+
+LEGEND = """Operations (of `surf_core.cost`) and time are relative to the run without a mask, in the
+same turns. `promise kept` is the one over the other: 1 where time falls as operations do. The row
+of 100 % has a mask that keeps everything; what it adds to 100 % of the time is the overhead."""
+
+
+def blobs(grid: tuple[int, int, int], keep: float, multiple: int, window: int) -> Tensor:
+    """Draw a mask [T, h, w] of bool: smooth noise, coarse in space and time, above a threshold."""
+    coarse = [max(2, size // step) for size, step in zip(grid, (6, 8, 8), strict=True)]
+    noise = torch.rand(1, 1, *coarse, generator=torch.Generator().manual_seed(0))
+    smooth = torch.nn.functional.interpolate(noise, size=grid, mode="trilinear")[0, 0]
+    mask = choose(smooth, source="drawn", keep=keep, hold=1.0)
+    return round_up(mask, window, multiple).tokens
+
+
+def measure(
+    model: SurfRefinerDiT, size: str, window: int, name: str, keeps: list[float], reps: int
+) -> Iterator[str]:
+    """Yield a line for every share that is kept."""
+    like = model.patch_embedding.weight.new_zeros(())
+    given, side = inputs(LATENT_FRAMES, SIZES[size], like), SIZES[size]
+    model.window, model.packed = window, backend(name)
+    shape = replace(ModelShape.of(model.config), layers=len(model.blocks))
+    sizes = zip(given[0].shape[2:], model.config.patch, strict=True)
+    grid = tuple(cells // step for cells, step in sizes)
+    masks = [blobs(grid, keep, MULTIPLE if like.is_cuda else 1, window) for keep in keeps]
+    times: list[list[float]] = [[] for _ in range(len(masks) + 1)]
+    for _ in range(WARM_UPS + reps):
+        for keep, spent in zip([None, *masks], times, strict=True):
+            call = lambda: model(*given, keep=keep)  # noqa: B023, E731
+            spent.append(1000 * seconds(call, like.is_cuda))
+    whole, *parts = (median(spent[WARM_UPS:]) for spent in times)
+    full = forward_flops(shape, FRAMES, *side, window)
+    yield f"{name} | no mask | {whole:.4g} | 100 | 100 | 1"
+    for tokens, took in zip(masks, parts, strict=True):
+        flops = forward_flops(shape, FRAMES, *side, window, packing(tokens).counts) / full
+        share = tokens.float().mean().item()
+        yield (
+            f"{name} | {100 * share:.1f} | {took:.4g} | {100 * flops:.1f} | "
+            f"{100 * took / whole:.1f} | {flops * whole / took:.3f}"
+        )
+
+
+def main() -> None:
+    cuda = torch.cuda.is_available()
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--size", nargs="+", default=["720p" if cuda else "small"], choices=SIZES)
+    parser.add_argument("--window", nargs="+", type=int, default=[4])
+    parser.add_argument("--keep", nargs="+", type=float, default=[100, 75, 50, 25], help="in %%")
+    parser.add_argument("--layers", type=int, default=40 if cuda else 2)
+    parser.add_argument("--reps", type=int, default=5 if cuda else 9)
+    parser.add_argument("--out", type=Path, help="a Markdown file to write the table to")
+    args = parser.parse_args()
+    like = torch.zeros((), dtype=torch.bfloat16 if cuda else torch.float32)
+    like = like.to("cuda" if cuda else "cpu")
+    model, lines = build(args.layers, like), [HEAD, "| --- " * (HEAD.count("|") - 1) + "|"]
+    probe = like.expand(1, 1, model.config.heads, model.config.dim // model.config.heads)
+    reasons = {name: why_not(name, probe) for name in BACKENDS}
+    keeps = [share / 100 for share in args.keep]
+    for size in args.size:
+        for window in args.window:
+            for name in (name for name, reason in reasons.items() if reason is None):
+                with torch.inference_mode():
+                    for line in measure(model, size, window, name, keeps, args.reps):
+                        lines.append(f"| {size} | {window} | {line} |")
+                        print(lines[-1], file=sys.stderr, flush=True)
+    lines += ["", *(f"- {name}: not run: {why}" for name, why in reasons.items() if why), ""]
+    device = f"{torch.cuda.get_device_name()}, " if cuda else ""
+    lines.append(
+        f"surf_1b, {args.layers} layers, {FRAMES} frames, {like.dtype}, {device}batch 1, median of "
+        f"{args.reps} interleaved calls. {provenance()}"
+    )
+    command = " ".join(["python -m benchmarks.skip_time", *sys.argv[1:]])
+    title = "# What skipped tokens save of the time of a refiner's step"
+    text = "\n".join([title, "", f"    {command}", "", LEGEND, "", *lines, ""])
+    if args.out:
+        args.out.write_text(text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
