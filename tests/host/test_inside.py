@@ -24,6 +24,7 @@ SCRIPTS = {
     "trained_cases.py": ("trained_cases.py",),
     "tiny_cases.py": ("tiny_cases.py",),
     "skip_cases.py": ("skip_cases.py",),
+    "skip_run_cases.py": ("skip_run_cases.py",),
 }
 """Script -> the files that hold its cases."""
 CASES = [
