@@ -5,6 +5,7 @@ from comfy_api.latest import io
 from .host.refining import RefineSettings, refine
 from .host.schema import declare
 from .refine_inputs import target_inputs
+from .types import SurfMask
 
 WINDOW_TIP = (
     "Temporal self-attention window in latent frames, shifted by half on every second block; "
@@ -54,7 +55,8 @@ class SurfRefiner(io.ComfyNode):
     @classmethod
     def execute(
         cls, model, positive, negative, latent, seed, resolution, scale, width, height, upsample,
-        sigma_start, steps, cfg, window, low_band_lock, colour_match, vae=None, tile=0,
+        sigma_start, steps, cfg, window, low_band_lock, colour_match, vae=None, tile=0, mask=None,
+        seam=0,
     ) -> io.NodeOutput:  # fmt: skip
         settings = RefineSettings(
             seed=seed, sigma_start=sigma_start, steps=steps, cfg=cfg, window=window,
@@ -62,8 +64,9 @@ class SurfRefiner(io.ComfyNode):
         )  # fmt: skip
         wanted = {"resolution": resolution, "scale": scale, "width": width, "height": height}
         out, (height, width) = refine(
-            model, positive, negative, latent, settings, upsample=upsample, vae=vae, **wanted
-        )
+            model, positive, negative, latent, settings, upsample=upsample, vae=vae, mask=mask,
+            seam=seam, **wanted,
+        )  # fmt: skip
         return io.NodeOutput(out, width, height)
 
 
@@ -127,5 +130,15 @@ def _inputs() -> list:
             advanced=True,
             tooltip="Pixels along the side of a tile, blended with its neighbours. 0 = tiles only "
             "where the whole picture does not fit the memory.",
+        ),
+        declare(
+            SurfMask.Input, "mask", optional=True,
+            tooltip="From Surf Skip Mask: what to refine; the rest comes out as the enlarged "
+            "preview. For refiners of this project and Wan (T2V, I2V, camera). Empty: everything.",
+        ),
+        declare(
+            io.Int.Input, "seam", optional=True, default=0, min=0, max=16, advanced=True,
+            tooltip="Latent cells over which a refined part blends into what was skipped, inside "
+            "of the refined part; 0 = a hard edge.",
         ),
     ]  # fmt: skip

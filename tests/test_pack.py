@@ -28,7 +28,7 @@ FROZEN = {
     "SurfLatentDownscale": ("samples resolution scale width height method", "latent"),
     "SurfRefiner": (
         "model positive negative latent seed resolution scale width height upsample sigma_start "
-        "steps cfg window low_band_lock colour_match vae tile",
+        "steps cfg window low_band_lock colour_match vae tile mask seam",
         "latent width height",
     ),
     "SurfRefinerLoader": ("refiner_name weight_dtype attention", "model"),
@@ -40,6 +40,10 @@ FROZEN = {
         "model latent predictor choose keep tau resolution scale width height upsample dilate vae "
         "image",
         "mask keep_ratio image report",
+    ),
+    "SurfSeedVR2Skip": (
+        "model conditioning choose keep tau dilate seam",
+        "model keep_ratio report",
     ),
 }
 # The host's nodes that the workflows use: inputs (? optional), output types, widgets.

@@ -1,113 +1,28 @@
-"""Surf Skip Mask on the stub host: its choice, what it shows and tells, and what it refuses."""
+"""Surf Skip Mask on the stub host: its choice, what it shows and what it tells."""
 
-import sys
-from types import SimpleNamespace
-
-import host_stub
 import host_stub_ui
 import pytest
 import torch
 from surf.nodes.host.mask_report import DIMMED, TINT, TINTED, picture
 from surf.nodes.host.models import TARGETS
-from surf.nodes.host.tiny import CHANNELS, TinyFormat
+from surf.nodes.host.tiny import TinyFormat
 from surf.nodes.refine import SurfRefiner
 from surf.nodes.skip import SurfSkipMask
 from surf.nodes.tiny import SurfTinyModels
 from surf.nodes.types import SkipMask, SurfMask
 from surf.surf_core import cost
 from surf.surf_core.resample import resize
-from surf.surf_core.skip import MaskPredictor, PredictorConfig, packing, predict_mask
+from surf.surf_core.skip import packing, predict_mask
 from surf.surf_core.skip import predictor as files
 from surf.surf_core.tiny import codec
-from surf.surf_core.tiny.model import MASK, REFINER
+from surf.surf_core.tiny.model import MASK
 
-DEFAULTS = {
-    "predictor": "detail", "choose": "keep ratio", "keep": 0.5, "tau": 3.0,
-    "resolution": "by scale", "scale": 2.0, "width": 64, "height": 64, "upsample": "latent",
-    "dilate": 0,
-}  # fmt: skip
-FULL_SIZE = {"predictor": "tiny", "upsample": "pixel", "scale": 4.0}
-
-
-class WanModel(SimpleNamespace):
-    """What the price of a Wan model is told by."""
-
-    def __init__(self, **changes):
-        super().__init__(
-            **{
-                "patch_size": (1, 2, 2), "ref_conv": None, "dim": 1536, "num_layers": 30,
-                "num_heads": 12, "ffn_dim": 8960, **changes,
-            }
-        )  # fmt: skip
-
-
-class Sound(WanModel):
-    """A network that nobody priced."""
-
-
-class Vae:
-    """Repeats cells as pixels, four frames of each latent frame but the first."""
-
-    latent_dim, device, vae_dtype = 3, torch.device("cpu"), torch.float32
-
-    def __init__(self, channels=16, broken=False):
-        self.latent_channels, self.broken, self.calls = channels, broken, []
-
-    def spacial_compression_decode(self):
-        return 8
-
-    spacial_compression_encode = spacial_compression_decode
-
-    def temporal_compression_decode(self):
-        return 4
-
-    def memory_used_decode(self, shape, dtype):
-        return 0
-
-    memory_used_encode = memory_used_decode
-
-    def decode(self, samples):
-        self.calls.append("decode")
-        grey = samples[:, :3].repeat_interleave(8, -1).repeat_interleave(8, -2)
-        first, rest = grey[:, :, :1], grey[:, :, 1:].repeat_interleave(4, 2)
-        return torch.cat([first, rest], 2).movedim(1, -1)
-
-    def encode(self, frames):
-        self.calls.append("encode")
-        size = [side // 8 for side in frames.shape[1:3]]
-        cells = resize(frames.movedim(-1, 1), size, "area")[::4]
-        made = cells[:, :1].movedim(0, 1).expand(self.latent_channels, -1, -1, -1)[None].clone()
-        return made * float("nan") if self.broken else made
-
-
-def wan(channels=16, network=None):
-    model = host_stub.Patcher(channels)
-    model.model.diffusion_model = network or WanModel()
-    return model
-
-
-def latent(*shape, seed=0, **more):
-    generator = torch.Generator().manual_seed(seed)
-    return {"samples": torch.rand(*(shape or (1, 16, 3, 4, 6)), generator=generator), **more}
-
-
-def run(model=None, preview=None, **changes):
-    """Outputs of the node: mask, keep_ratio, image, report."""
-    widgets = {**DEFAULTS, **changes}
-    return SurfSkipMask.execute(model=model or wan(), latent=preview or latent(), **widgets).args
+from .skip_node import DEFAULTS, FULL_SIZE, Sound, Vae, WanModel, latent, run, shown, wan
 
 
 @pytest.fixture(scope="module")
 def given():
     return SurfTinyModels.execute().args
-
-
-def shown(frames=4):
-    """A preview of the tiny models: half of it flat, half of it busy."""
-    video = torch.zeros(1, 3, frames, 32, 32)
-    generator = torch.Generator().manual_seed(0)
-    video[..., 16:] = torch.rand(1, 3, frames, 32, 16, generator=generator) * 1.6 - 0.8
-    return {"samples": TinyFormat().process_out(codec.encode(video))}
 
 
 def test_the_mask_is_the_cores_choice_from_the_enlarged_preview(given, tolerance):
@@ -291,6 +206,43 @@ def test_the_report_says_what_it_cannot_price(network):
     assert f"cost: not known for a {type(network).__name__}" in report
 
 
+REFINE = {
+    "seed": 7, "resolution": "by scale", "scale": 2.0, "width": 64, "height": 64,
+    "upsample": "latent", "sigma_start": 0.65, "steps": 2, "cfg": 4.5, "window": 0,
+    "low_band_lock": 0.0, "colour_match": False,
+}  # fmt: skip
+
+
+def refined(preview, **changes):
+    text = [[torch.zeros(1, 4, 8), {}]]
+    return SurfRefiner.execute(
+        model=wan(), positive=text, negative=text, latent=preview, **REFINE | changes
+    ).args[0]["samples"]
+
+
+def test_the_refiner_takes_a_mask_that_skips_nothing_as_none():
+    preview = latent()
+    mask = run(preview=preview, keep=1.0)[0]
+    assert torch.equal(refined(preview, mask=mask), refined(preview))
+
+
+def test_the_refiner_starts_from_the_image_that_came_with_the_mask():
+    preview, vae = latent(), Vae()
+    image = torch.rand(9, 64, 96, 3, generator=torch.Generator().manual_seed(1))
+    wanted = {"upsample": "pixel", "vae": vae}
+    mask = run(preview=preview, image=image, keep=1.0, **wanted)[0]
+    vae.calls.clear()
+    assert not torch.equal(refined(preview, mask=mask, **wanted), refined(preview, **wanted))
+    assert vae.calls == ["decode", "encode"]
+
+
+def test_the_refiner_refuses_a_mask_for_another_size():
+    preview = latent()
+    mask = run(preview=preview, scale=1.5)[0]
+    with pytest.raises(ValueError, match="Surf Refiner: .*another resolution"):
+        refined(preview, mask=mask)
+
+
 def test_size_inputs_are_those_of_the_refiner():
     names = ["resolution", "scale", "width", "height", "upsample"]
     mine, theirs = (
@@ -305,114 +257,3 @@ def test_size_inputs_are_those_of_the_refiner():
 def test_the_mask_goes_into_a_socket_of_its_own():
     [socket] = [out for out in SurfSkipMask.define_schema().outputs if out.display_name == "mask"]
     assert socket.get_io_type() == SurfMask.Input("mask").get_io_type() == "SURF_MASK"
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """The host's folder of diffusion models, with files of several kinds."""
-    host = sys.modules["folder_paths"]
-    monkeypatch.setattr(host, "get_full_path_or_raise", lambda kind, name: str(tmp_path / name))
-    for channels in (16, 48):
-        config = PredictorConfig(latent_channels=channels, width=8, depth=1)
-        model = MaskPredictor(config)
-        model.initialise(torch.Generator().manual_seed(0))
-        path = tmp_path / f"mask{channels}.safetensors"
-        files.save(path, model.state_dict(), config, 1.0, {})
-    (tmp_path / "refiner.safetensors").write_bytes(REFINER.read_bytes())
-    (tmp_path / "words.safetensors").write_text("no tensors here")
-    return tmp_path
-
-
-def test_a_trained_file_of_the_folder_scores(folder):
-    made = run(predictor="mask16.safetensors")[0]
-    model = wan().model
-    predictor = files.load(folder / "mask16.safetensors")[0]
-    expected = predictor.scores(model.process_latent_in(made.start))[0]
-    torch.testing.assert_close(made.mask.scores, expected)
-    assert made.mask.source == "predictor"
-
-
-@pytest.mark.parametrize(
-    ("name", "said"),
-    [
-        ("refiner.safetensors", "refiner.safetensors cannot be used .*no mask predictor.* detail"),
-        ("words.safetensors", "words.safetensors cannot be used .*not one"),
-        ("mask48.safetensors", "16 latent channels, got one for 48 in mask48.safetensors"),
-    ],
-)
-def test_another_file_is_refused_by_name_before_the_vae_works(folder, name, said):
-    vae = Vae()
-    with pytest.raises(ValueError, match=f"Surf Skip Mask: .*{said}"):
-        run(predictor=name, upsample="pixel", vae=vae)
-    assert not vae.calls
-
-
-def test_a_file_of_another_kind_is_refused_unread(folder, monkeypatch):
-    class Opened:
-        metadata = dict
-        keys = staticmethod(lambda: pytest.fail("the weights were read"))
-        __enter__ = __exit__ = lambda self, *error: self if not error else None
-
-    monkeypatch.setattr(files, "safe_open", lambda path, kind: Opened())
-    with pytest.raises(ValueError, match="no mask predictor"):
-        run(predictor="refiner.safetensors")
-
-
-def image(*shape):
-    return torch.rand(*shape, generator=torch.Generator().manual_seed(1))
-
-
-BAD = {
-    "keep of nothing": ({"keep": 0.0}, "keep must lie within 0.05"),
-    "keep above all": ({"keep": 1.5}, "keep must lie within"),
-    "keep that is no number": ({"keep": float("nan")}, "keep must lie within"),
-    "a negative tau": ({"tau": -1.0}, "tau must lie within 0"),
-    "a tau above all pixels": ({"tau": 256.0}, "tau must lie within"),
-    "a tau that is no number": ({"tau": float("nan")}, "tau must lie within"),
-    "a tau that skips everything": (
-        {"choose": "tau", "tau": 255.0}, "got 255.0 where the highest score is .* keep ratio"),
-    "an unknown choice": ({"choose": "both"}, "choose must be one of keep ratio, tau"),
-    "dilation of the whole picture": ({"dilate": 9}, "dilate must lie within"),
-    "the tiny predictor for another model": (
-        {"predictor": "tiny"}, "latents of Surf Tiny Models alone, got .*Wan21; take detail"),
-    "too few channels": ({"preview": latent(1, 4, 3, 4, 6)}, "16 channels"),
-    "a latent of the 5B model": ({"preview": latent(1, 48, 3, 4, 6)}, "16 channels"),
-    "NaN": ({"preview": {"samples": torch.full((1, 16, 3, 4, 6), float("nan"))}}, "finite"),
-    "a VAE that gives NaN": ({"upsample": "pixel", "vae": Vae(broken=True)}, "finite"),
-    "pixels without a VAE": ({"upsample": "pixel"}, "needs a VAE, got none; connect the VAE"),
-    "a VAE of another model": ({"upsample": "pixel", "vae": Vae(48)}, "got one with 48"),
-    "a VAE of another model, for the picture": ({"vae": Vae(48)}, "got one with 48"),
-    "an unknown way to upsample": ({"upsample": "lanczos"}, "upsample"),
-    "an unknown resolution": ({"resolution": "4K"}, "resolution"),
-    "a target below the preview": ({"scale": 0.5}, "below the preview"),
-    "a width between multiples": (
-        {"resolution": "by size", "width": 100, "height": 64}, "96 or 104"),
-    "an image without a VAE": (
-        {"upsample": "pixel", "image": image(9, 64, 96, 3)}, "needs a VAE"),
-    "an image that would not be encoded": (
-        {"image": image(9, 64, 96, 3), "vae": Vae()}, "set it to pixel here and in Surf Refiner"),
-    "too few frames": (
-        {"upsample": "pixel", "vae": Vae(), "image": image(3, 64, 96, 3)}, "9 frames.* got 3"),
-    "another size": (
-        {"upsample": "pixel", "vae": Vae(), "image": image(9, 32, 48, 3)},
-        "96 x 64 pixels, got 48 x 32; scale it"),
-    "an image with alpha": (
-        {"upsample": "pixel", "vae": Vae(), "image": image(9, 64, 96, 4)}, "without their alpha"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("case", BAD)
-def test_the_node_rejects(case):
-    changes, message = BAD[case]
-    with pytest.raises(ValueError, match=message) as error:
-        run(**changes)
-    assert str(error.value).startswith("Surf Skip Mask: ")
-
-
-def test_a_still_model_is_refused(monkeypatch):
-    model = wan()
-    monkeypatch.setattr(
-        sys.modules["comfy.sample"], "fix_empty_latent_channels", lambda model, latent: latent
-    )
-    with pytest.raises(ValueError, match=r"video latent .*got \(1, 16, 4, 6\)"):
-        run(model, latent(1, CHANNELS, 4, 6))
