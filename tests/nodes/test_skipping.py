@@ -132,6 +132,11 @@ def test_wrappers_of_other_nodes_stay_inside():
     model.set_model_unet_function_wrapper(theirs)
     run(mask, model)
     assert len(seen) == 2 * 4
+    clone = skipping.skipping(model, start_of(), mask, who=WHO)
+    args = {"input": random(1, 16, 3, 8, 12), "timestep": torch.ones(1), "c": {}}
+    out = clone.model_options["model_function_wrapper"](lambda x, t: x, args)
+    clean = model.model.process_latent_in(start_of())
+    assert torch.equal(out, torch.where(cells(mask), args["input"], clean))
 
 
 def test_inputs_stay_as_they_are():
