@@ -119,7 +119,7 @@ def shape_of(model: Any) -> cost.ModelShape | None:
     text = cost.TINY.text_tokens if isinstance(own, TinyFormat) else TEXT_TOKENS
     if isinstance(network, HostRefinerDiT):
         return cost.ModelShape.of(network.config, text_tokens=text, cell_pixels=1, cell_frames=1)
-    if type(network).__name__ != "WanModel" or network.ref_conv is not None:
+    if type(network).__name__ != "WanModel" or getattr(network, "ref_conv", None) is not None:
         return None
     return cost.ModelShape(
         name="Wan", dim=network.dim, layers=network.num_layers, heads=network.num_heads,

@@ -25,6 +25,7 @@ SCRIPTS = {
     "tiny_cases.py": ("tiny_cases.py",),
     "skip_cases.py": ("skip_cases.py",),
     "skip_run_cases.py": ("skip_run_cases.py",),
+    "mask_cases.py": ("mask_cases.py",),
 }
 """Script -> the files that hold its cases."""
 CASES = [

@@ -105,6 +105,20 @@ def test_the_tiny_workflow_makes_its_videos_untouched_within_a_minute(server):
     assert time.monotonic() - began < 60
 
 
+def test_the_tiny_workflow_with_a_mask_shows_it_and_makes_its_videos(server):
+    graph = json.loads((ROOT / "workflows" / f"{EMBEDDED}.json").read_text())
+    prompt = to_api(graph, server.get("/object_info"))
+    [refiner] = [node["inputs"] for node in prompt.values() if node["class_type"] == "SurfRefiner"]
+    shared = ("model", "latent", "vae", "resolution", "scale", "width", "height", "upsample")
+    choice = {"predictor": "tiny", "choose": "keep ratio", "keep": 0.5, "tau": 3.0, "dilate": 0}
+    inputs = {name: refiner[name] for name in shared} | choice
+    prompt["mask"] = {"class_type": "SurfSkipMask", "inputs": inputs}
+    refiner |= {"mask": ["mask", 0], "seam": 1}
+    shown = server.run(prompt)["outputs"]["mask"]
+    assert shown["animated"] == [True]
+    assert (server.base / "temp" / shown["images"][0]["filename"]).is_file()
+
+
 @pytest.mark.parametrize("name", WRITTEN)
 def test_graph_makes_its_video(server, name):
     assert run(server, WRITTEN[name]()) == [(FRAMES, HEIGHT, WIDTH)]

@@ -1,0 +1,260 @@
+"""Surf Skip Mask and what Surf Refiner makes of it, inside a real host: run by test_inside.py.
+
+    cd $COMFYUI_PATH && python tests/host/mask_cases.py RESULTS.json
+
+Every function `case_*` asserts. Nothing here depends on how well the models draw.
+"""
+
+import functools
+import tempfile
+
+import checkpoints
+import inside
+import torch
+from inprocess import refused
+from inside import noise
+
+RESULTS = inside.enter()
+
+import comfy.sd  # noqa: E402
+import folder_paths  # noqa: E402
+import latent_preview  # noqa: E402
+from PIL import Image  # noqa: E402
+from surf.nodes.host.mask_report import rough, shape_of  # noqa: E402
+from surf.nodes.host.tiny import TinyFormat  # noqa: E402
+from surf.nodes.preview import SurfReshiftKSampler  # noqa: E402
+from surf.nodes.refine import SurfRefiner  # noqa: E402
+from surf.nodes.skip import SurfSkipMask  # noqa: E402
+from surf.nodes.tiny import SurfTinyModels, SurfTinyPrompt  # noqa: E402
+from surf.surf_core import cost  # noqa: E402
+from surf.surf_core.skip import packing, predict_mask, weight  # noqa: E402
+from surf.surf_core.skip.predictor import load  # noqa: E402
+from surf.surf_core.tiny.model import MASK  # noqa: E402
+
+import nodes  # noqa: E402
+
+PREVIEW = {
+    "seed": 5, "steps": 6, "switch_step": 2, "cfg": 4.0, "cfg_low": 3.0, "shift": 3.0,
+    "shift_low": 3.0, "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0,
+    "low_resolution": "by scale", "low_scale": 0.5, "low_width": 32, "low_height": 32,
+    "sigma_policy": "snr_equal", "noise_policy": "inherited", "handover": "reuse",
+}  # fmt: skip
+SIZE = {"resolution": "by scale", "scale": 4.0, "width": 128, "height": 128, "upsample": "pixel"}
+CHOICE = {"predictor": "tiny", "choose": "keep ratio", "keep": 0.5, "tau": 3.0, "dilate": 0}
+REFINE = {
+    "seed": 7, "sigma_start": 0.2, "steps": 2, "cfg": 4.0, "window": 0, "low_band_lock": 0.0,
+    "colour_match": False,
+}  # fmt: skip
+WAN_SIZE = SIZE | {"scale": 2.0, "upsample": "latent"}
+WAN_PREVIEW = {"samples": noise(1, 16, 5, 4, 6)}
+folder_paths.set_temp_directory(tempfile.mkdtemp())
+
+
+@functools.cache
+def tiny():
+    """What the node gives: model, refiner, VAE, latent."""
+    return SurfTinyModels.execute().result
+
+
+@functools.cache
+def preview():
+    model, _, _, latent = tiny()
+    return SurfReshiftKSampler.execute(model, *prompts(), latent, **PREVIEW).result[0]
+
+
+def prompts():
+    texts = ("red circle moving right, on stripes", "")
+    return [SurfTinyPrompt.execute(text).result[0] for text in texts]
+
+
+@functools.cache
+def chosen():
+    """What Surf Skip Mask gives for the preview."""
+    _, refiner, vae, _ = tiny()
+    return SurfSkipMask.execute(refiner, preview(), vae=vae, **CHOICE, **SIZE)
+
+
+def wan(name="tiny_wan_t2v"):
+    return comfy.sd.load_diffusion_model_state_dict(checkpoints.diffusion_model(name))
+
+
+def words(seed):
+    return [[noise(1, 8, 4096, seed=seed), {}]]
+
+
+def wan_mask(model, **changes):
+    widgets = CHOICE | {"predictor": "detail"} | WAN_SIZE | changes
+    return SurfSkipMask.execute(model, WAN_PREVIEW, **widgets).result
+
+
+def skipped_cells(made, cells):
+    """Where the start must be: [T, H, W] of bool, of a latent or of pixels `cells` times it."""
+    kept = weight(made.mask.tokens, (1, 2, 2))[:, : made.size[0], : made.size[1]] > 0
+    return ~kept.repeat_interleave(cells, 1).repeat_interleave(cells, 2)
+
+
+def case_the_tiny_graph_refines_what_the_mask_keeps_and_nothing_else():
+    _, refiner, vae, _ = tiny()
+    made, ratio, _, _ = chosen().result
+    assert 0.5 <= ratio < 0.75, ratio
+    out, width, height = SurfRefiner.execute(
+        refiner, *prompts(), preview(), vae=vae, mask=made, **SIZE, **REFINE
+    ).result
+    assert (width, height) == (128, 128)
+    where = skipped_cells(made, 1).expand_as(made.start)
+    got = out["samples"]
+    assert torch.equal(got[where], made.start.to(got)[where])
+    assert not torch.equal(got[~where], made.start.to(got)[~where])
+    shown = nodes.VAEDecode().decode(vae, out)[0]
+    large = nodes.VAEDecode().decode(vae, {"samples": made.start})[0]
+    pixels = skipped_cells(made, 4)
+    assert shown.shape == (4, 128, 128, 3)
+    torch.testing.assert_close(shown[pixels], large[pixels], rtol=0, atol=1e-6)
+    assert (shown - large)[~pixels].abs().max() > 0.01
+
+
+def case_the_mask_is_the_cores():
+    made = chosen().result[0]
+    expected = predict_mask(TinyFormat().process_in(made.start), load(MASK)[0], keep=0.5)
+    assert made.mask.source == "predictor"
+    assert torch.equal(made.mask.tokens, expected.tokens)
+
+
+def case_the_refiner_makes_the_enlarged_preview_itself_when_it_did_not_come_along():
+    _, refiner, vae, _ = tiny()
+    made = chosen().result[0]
+    again = {"samples": preview()["samples"].clone()}
+    outs = [
+        SurfRefiner.execute(
+            refiner, *prompts(), latent, vae=vae, mask=made, seam=seam, **SIZE, **REFINE
+        ).result[0]["samples"]
+        for latent, seam in ((preview(), 0), (again, 0), (preview(), 2))
+    ]
+    assert torch.equal(outs[0], outs[1])
+    where = skipped_cells(made, 1).expand_as(made.start)
+    assert torch.equal(outs[2][where], outs[0][where])
+    assert not torch.equal(outs[2], outs[0])
+
+
+def case_the_picture_is_in_the_node_and_moves():
+    image, said = chosen().result[2], chosen().ui.as_dict()
+    assert image.shape == (4, 32, 32, 3)
+    assert tuple(said["animated"]) == (True,)
+    [entry] = said["images"]
+    assert entry["type"] == "temp"
+    with Image.open(f"{folder_paths.get_temp_directory()}/{entry['filename']}") as file:
+        assert (file.format, file.size, file.n_frames) == ("WEBP", (32, 32), 4)
+
+
+def case_the_report_prices_the_tiny_refiner():
+    made, _, _, report = chosen().result
+    assert shape_of(tiny()[1]).dim == cost.TINY.dim
+    assert shape_of(tiny()[1]).text_tokens == shape_of(tiny()[0]).text_tokens == 3
+    full, less = (
+        cost.forward_flops(cost.TINY, 4, 128, 128, 2, kept)
+        for kept in (None, packing(made.mask.tokens).counts)
+    )
+    assert f"{less / 1e9:.3g} GFLOPs instead of {full / 1e9:.3g} GFLOPs" in report, report
+
+
+def case_wan_refines_what_the_mask_keeps_without_a_vae():
+    model = wan()
+    made, _, image, report = wan_mask(model)
+    assert image.shape == (5, 32, 48, 3)
+    assert "windows of 4" in report
+    assert "full attention" in report
+    sizes = WAN_SIZE | REFINE | {"window": 2, "sigma_start": 0.6}
+    out = SurfRefiner.execute(model, words(1), words(2), WAN_PREVIEW, mask=made, **sizes).result[0]
+    where = skipped_cells(made, 1).expand_as(made.start)
+    got = out["samples"]
+    assert torch.equal(got[where], made.start.to(got)[where])
+    assert not torch.equal(got[~where], made.start.to(got)[~where])
+
+
+def case_sizes_that_wan_pads_are_masked_in_whole_tokens():
+    model = wan()
+    odd = {"resolution": "by size", "height": 56, "width": 72}
+    made = wan_mask(model, **odd)[0]
+    assert (made.size, made.mask.grid) == ((7, 9), (5, 4, 5))
+    sizes = WAN_SIZE | odd | REFINE | {"sigma_start": 0.6}
+    out = SurfRefiner.execute(model, words(1), words(2), WAN_PREVIEW, mask=made, **sizes).result[0]
+    where = skipped_cells(made, 1).expand_as(made.start)
+    assert torch.equal(out["samples"][where], made.start.to(out["samples"])[where])
+
+
+def case_shapes_of_the_hosts_models_are_read_or_not_known():
+    for name in ("tiny_wan_t2v", "tiny_wan_i2v"):
+        shape = shape_of(wan(name))
+        assert (shape.dim, shape.layers, shape.ffn_dim) == (128, 2, 256)
+        assert (shape.text_tokens, shape.patch) == (512, (1, 2, 2))
+    for name in ("tiny_wan_vace", "tiny_wan_ref", "tiny_hunyuan"):
+        assert shape_of(wan(name)) is None, name
+    report = wan_mask(wan("tiny_hunyuan"))[3]
+    assert "cost: not known for a HunyuanVideo" in report, report
+
+
+def case_without_a_vae_colours_are_those_of_a_running_job():
+    model = wan()
+    told = model.model.latent_format
+    previewer = latent_preview.Latent2RGBPreviewer(
+        told.latent_rgb_factors, told.latent_rgb_factors_bias
+    )
+    samples = noise(1, 16, 1, 4, 6) * 0.1
+    shown = previewer.decode_latent_to_preview(model.model.process_latent_in(samples))
+    expected = torch.tensor(list(shown.getdata())).reshape(4, 6, 3) / 255
+    got = rough(model, samples)
+    assert got.shape == (1, 3, 32, 48)
+    torch.testing.assert_close(got[0, :, ::8, ::8].movedim(0, -1), expected, rtol=0, atol=0.01)
+
+
+def case_an_image_is_encoded_by_the_hosts_vae_and_refined_from():
+    model, vae = wan(), comfy.sd.VAE(sd=checkpoints.wan_vae())
+    image = torch.rand(17, 64, 96, 3, generator=torch.Generator().manual_seed(3))
+    before = image.clone()
+    sizes = WAN_SIZE | {"upsample": "pixel"}
+    widgets = CHOICE | {"predictor": "detail"} | sizes
+    out = SurfSkipMask.execute(model, WAN_PREVIEW, vae=vae, image=image, **widgets).result
+    made = out[0]
+    assert torch.equal(image, before)
+    torch.testing.assert_close(made.start.to(image), vae.encode(image.clone()).to(image))
+    assert out[2].shape == (17, 32, 48, 3)
+    run = SurfRefiner.execute(
+        model, words(1), words(2), WAN_PREVIEW, vae=vae, mask=made, **sizes, **REFINE
+    ).result[0]["samples"]
+    where = skipped_cells(made, 1).expand_as(made.start)
+    assert torch.equal(run[where], made.start.to(run)[where])
+    refused(
+        lambda: SurfSkipMask.execute(model, WAN_PREVIEW, vae=vae, image=image[:5], **widgets),
+        "Surf Skip Mask: ", "17 frames", "got 5",
+    )  # fmt: skip
+
+
+def case_what_does_not_fit_is_refused_by_name():
+    model = wan()
+    refused(lambda: wan_mask(model, predictor="tiny"), "Surf Skip Mask: ", "Wan21", "detail")
+    refused(
+        lambda: wan_mask(model, choose="tau", tau=250.0), "Surf Skip Mask: ", "250.0", "keep ratio"
+    )
+    made = wan_mask(model, scale=1.5)[0]
+    refused(
+        lambda: SurfRefiner.execute(
+            model, words(1), words(2), WAN_PREVIEW, mask=made, **WAN_SIZE, **REFINE
+        ),
+        "Surf Refiner: ", "another resolution",
+    )  # fmt: skip
+
+
+def case_the_schema_is_read_by_the_host():
+    """As the host does it for its list of nodes."""
+    info = SurfSkipMask.GET_NODE_INFO_V1()
+    assert info["output"] == ["SURF_MASK", "FLOAT", "IMAGE", "STRING"]
+    assert info["output_node"]
+    inputs = {**info["input"]["required"], **info["input"]["optional"]}
+    assert inputs["predictor"][1]["options"][:2] == ["detail", "tiny"]
+    refiner = SurfRefiner.GET_NODE_INFO_V1()["input"]["optional"]
+    assert list(refiner)[-2:] == ["mask", "seam"]
+    assert refiner["mask"][0] == "SURF_MASK"
+
+
+if __name__ == "__main__":
+    inside.report(RESULTS, dict(globals()))
