@@ -6,6 +6,7 @@ from .colour import SurfColourMatch
 from .loader import SurfRefinerLoader
 from .preview import SurfLatentDownscale, SurfReshiftGuider, SurfReshiftKSampler
 from .refine import SurfRefiner
+from .seedvr2 import SurfSeedVR2Skip
 from .skip import SurfSkipMask
 from .tiny import SurfTinyModels, SurfTinyPrompt
 from .windows import SurfWindowedAttention
@@ -26,4 +27,5 @@ class SurfExtension(ComfyExtension):
             SurfTinyModels,
             SurfTinyPrompt,
             SurfSkipMask,
+            SurfSeedVR2Skip,
         ]

@@ -23,6 +23,8 @@ SCRIPTS = {
     "loader_cases.py": ("loader_cases.py",),
     "trained_cases.py": ("trained_cases.py",),
     "tiny_cases.py": ("tiny_cases.py",),
+    "seedvr2_cases.py": ("seedvr2_cases.py",),
+    "seedvr2_run_cases.py": ("seedvr2_run_cases.py",),
     "skip_cases.py": ("skip_cases.py",),
     "skip_run_cases.py": ("skip_run_cases.py",),
     "mask_cases.py": ("mask_cases.py",),
