@@ -66,6 +66,23 @@ def case_skipped_cells_are_the_conditioning_at_the_end_of_a_run():
             )
 
 
+def case_a_batch_with_guidance_in_one_call_keeps_its_skipped_cells():
+    plain, mask, seen = model("7b"), drawn(), []
+    starts = torch.cat([START, noise(*START.shape, seed=4)])
+    # The host joins both branches where it thinks that they fit the memory.
+    plain.model.memory_required = lambda *args, **kwargs: 0
+    part = plain.model.diffusion_model.vid_in
+    hook = part.register_forward_pre_hook(lambda module, args: seen.append(len(args[1])))
+    for start in (starts, START):
+        condition = conditioned(plain, start)[0][0][1]
+        texts = [[[noise(1, 58, 5120, seed=seed), condition]] for seed in (1, 2)]
+        out = ksampler(skip(plain, texts[0], mask=mask)[0], starts, texts, cfg=2.5)
+        expected = start.expand_as(out)[..., ~cells(mask)]
+        assert torch.equal(out[..., ~cells(mask)], expected)
+    hook.remove()
+    assert seen == [4] * 4, seen
+
+
 def case_every_step_sees_skipped_cells_clean():
     plain, mask = model(), drawn()
     clone, seen = skip(plain, mask=mask)[0], []
