@@ -16,7 +16,7 @@ from surf.surf_core.tiny.model import CELLS, FRAMES, WEIGHTS, TinyT2V
 from surf.surf_core.tiny.pictures import contact_sheet, write_mp4
 from surf.surf_core.tiny.prompt import encode_prompt
 from surf.surf_core.tiny.refiner import LARGE, TinyRefiner, enlarge
-from surf.surf_core.training.tiny.scenes import render
+from surf.surf_core.training.tiny.scenes import STEPS, WAKE, render, wake
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +57,17 @@ def test_scenes_are_deterministic_and_say_what_they_show(scenes):
         encode_prompt(prompt)
         assert prompt.count("moving") in (1, 2)
         assert video.abs().max() <= 1
+
+
+def test_a_wake_trails_behind_its_object_and_fades():
+    far = torch.tensor([-1.2 * WAKE, -0.9 * WAKE, -0.5 * WAKE, -0.1, 0.1, 2.0])
+    for index, (x, y) in enumerate(STEPS):
+        dx, dy = ((far * along).view(1, 1, -1) for along in (x, y))
+        opacity = wake(torch.tensor([index]), dx, dy).flatten()
+        assert (opacity[[0, 4, 5]] == 0).all()
+        assert 0 < opacity[1] < opacity[2] < opacity[3] < 1
+        beside = wake(torch.tensor([index]), dx - y, dy - x).flatten()
+        assert (beside == 0).all()
 
 
 def test_weights_are_small_and_carry_their_recipe():

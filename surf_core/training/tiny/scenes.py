@@ -1,5 +1,7 @@
 """Render the tiny model's world: coloured shapes that move over textured backgrounds.
 
+Each leaves a pale wake, so that a single picture tells where it goes.
+
 Lengths are fractions of the frame, so a scene can be rendered at any size.
 
 Dims: B batch, T frames, S pixels along a side.
@@ -16,6 +18,8 @@ PALETTE = torch.tensor([[0.9, 0.1, 0.1], [0.1, 0.7, 0.2], [0.15, 0.25, 0.95], [0
 """Red, green and blue of each of COLOURS, 0..1."""
 STEPS = torch.tensor([[-1.0, 0], [1, 0], [0, -1], [0, 1]])
 """Unit step (x, y) of each of DIRECTIONS; y points down."""
+WAKE, WIDTH, PALE = 2.6, 0.6, 0.95
+"""Length and half the width of a wake, in radii of its object, and its brightness, 0..1."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,6 +57,14 @@ def distance(shape: Tensor, dx: Tensor, dy: Tensor) -> Tensor:
     return kinds.gather(1, shape[:, None, None, None].expand(-1, 1, *kinds.shape[2:]))[:, 0]
 
 
+def wake(direction: Tensor, dx: Tensor, dy: Tensor) -> Tensor:
+    """Opacity 0..1 of the wake: whole at the object's centre, nothing `WAKE` radii behind it."""
+    x, y = STEPS[direction].view(-1, 2, 1, 1).unbind(1)
+    behind, beside = -(x * dx + y * dy), (y * dx - x * dy).abs()
+    fading = (1 - behind / WAKE).clamp(0, 1) * (behind > 0)
+    return fading * ((WIDTH - beside) * 8 + 0.5).clamp(0, 1)
+
+
 def render(batch: int, frames: int, size: int, generator: torch.Generator) -> Scenes:
     """Draw `batch` random scenes of one or two objects.
 
@@ -80,6 +92,7 @@ def render(batch: int, frames: int, size: int, generator: torch.Generator) -> Sc
     canvas = _texture(background, axes, draw).expand(-1, 3, -1, -1)
     video = canvas[:, :, None].repeat(1, 1, frames, 1, 1)
     phrases: list[list[str]] = [[] for _ in range(batch)]
+    wakes, shapes = [], []
     colour = pick(len(COLOURS))
     for slot in range(2):
         turn = 1 + pick(len(COLOURS) - 1) if slot else 0
@@ -93,17 +106,19 @@ def render(batch: int, frames: int, size: int, generator: torch.Generator) -> Sc
         for frame in range(frames):
             centre = middle + travel * (frame / max(frames - 1, 1) - 0.5)
             dx, dy = ((axis - c) / radius for axis, c in zip(axes, centre.unbind(1), strict=True))
+            seen = present.view(-1, 1, 1, 1)
             inside = (0.5 - distance(shape, dx, dy) * radius * size).clamp(0, 1)
-            inside = inside[:, None] * present.view(-1, 1, 1, 1)
-            video[:, :, frame].lerp_(
-                PALETTE[colour].view(-1, 3, 1, 1).expand(-1, -1, size, size), inside
-            )
+            shapes.append((frame, PALETTE[colour].view(-1, 3, 1, 1), inside[:, None] * seen))
+            wakes.append((frame, torch.tensor(PALE), wake(direction, dx, dy)[:, None] * seen))
         for scene in range(batch):
             if present[scene]:
                 phrases[scene].append(
                     f"{COLOURS[colour[scene]]} {SHAPES[shape[scene]]} "
                     f"moving {DIRECTIONS[direction[scene]]}"
                 )
+    for frame, paint, opacity in wakes + shapes:
+        picture = video[:, :, frame]
+        picture.lerp_(paint.expand_as(picture), opacity)
     for scene, words in enumerate(phrases):
         words.append(f"on {BACKGROUNDS[background[scene]]}")
     return Scenes(prompts=[", ".join(words) for words in phrases], video=video * 2 - 1)

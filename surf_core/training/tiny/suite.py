@@ -58,7 +58,7 @@ class Form:
 
 SHORT = Form(image_steps=60, video_steps=40, clips=160, refiner_steps=80, mask_steps=120)
 """Shows that everything runs and learns; nothing that it makes is worth looking at."""
-FULL = Form(image_steps=3000, video_steps=6600, clips=1500, refiner_steps=1500, mask_steps=800)
+FULL = Form(image_steps=1500, video_steps=5000, clips=1500, refiner_steps=1500, mask_steps=800)
 """What the shipped weights were made with."""
 FORMS = {"short": SHORT, "full": FULL}
 

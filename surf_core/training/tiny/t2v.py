@@ -44,9 +44,9 @@ class Recipe:
     """Pixels along a side: the model's one resolution."""
     frames: int = 4
     """Latent frames of a video."""
-    image_steps: int = 3000
-    """Steps on single frames, which cost a quarter and teach shape, colour and layout."""
-    video_steps: int = 6600
+    image_steps: int = 1500
+    """Steps on single frames, which teach shape, colour and what a direction looks like."""
+    video_steps: int = 5000
     """Steps on videos, which add motion."""
     image_batch: int = 32
     """Images a step."""
