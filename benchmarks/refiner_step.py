@@ -28,8 +28,8 @@ from surf_core.refiner.fused import eager, why_not_kitchen
 from surf_core.training.live_bytes import LiveBytes
 from surf_core.window import BACKENDS, backend, why_not
 
-SIZES = {"small": (96, 160), "480p": (480, 832), "720p": (720, 1280), "1080p": (1088, 1920),
-         "4k": (2160, 3840)}  # fmt: skip
+SIZES = {"small": (96, 160), "240p": (240, 416), "480p": (480, 832), "720p": (720, 1280),
+         "1080p": (1088, 1920), "4k": (2160, 3840)}  # fmt: skip
 FRAMES, LATENT_FRAMES, WARM_UPS = 81, 21, 2
 LARGEST_ERROR = {torch.float32: 1e-4, torch.bfloat16: 6e-2}
 """Relative to the root mean square of the reference; other windows differ by more than this."""
