@@ -25,6 +25,9 @@ FORMAT = 1
 FLOOR = 0.3
 """Added to scores before the logarithm, so that flat tokens are not told apart."""
 
+EDGE = "replicate"
+"""What lies beyond the picture: its edge, for zeros would be detail that is not there."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PredictorConfig:
@@ -58,7 +61,7 @@ class Residual(nn.Module):
     def __init__(self, width: int, groups: int):
         super().__init__()
         self.norm = nn.GroupNorm(groups, width)
-        self.conv = nn.Conv2d(width, width, 3, padding=1)
+        self.conv = nn.Conv2d(width, width, 3, padding=1, padding_mode=EDGE)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.conv(F.silu(self.norm(x)))
@@ -76,8 +79,9 @@ class MaskPredictor(nn.Module):
         self.config, self.calibration = config, calibration
         _, rows, columns = config.patch
         self.stem = nn.Conv2d(
-            config.latent_channels, config.width, (rows + 2, columns + 2), (rows, columns), 1
-        )
+            config.latent_channels, config.width, (rows + 2, columns + 2), (rows, columns), 1,
+            padding_mode=EDGE,
+        )  # fmt: skip
         self.blocks = nn.ModuleList(
             Residual(config.width, config.groups) for _ in range(config.depth)
         )
