@@ -13,21 +13,19 @@ Dims: B batch, T latent frames, H, W latent cells.
 
 import argparse
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.ceilings import ceilings, operations
 from benchmarks.clock import seconds
 from benchmarks.provenance import provenance
-from surf_core.cost import ModelShape, forward_flops, latent_frames, tokens
+from surf_core.cost import ModelShape, latent_frames
 from surf_core.refiner import RefinerConfig, SurfRefinerDiT, kitchen
 from surf_core.refiner.fused import eager
-from surf_core.window import segments
 
 Side = tuple[int, int]
 WAN_14B = RefinerConfig(dim=5120, heads=40, layers=40, ffn_dim=13824)
@@ -68,16 +66,7 @@ class Stage:
 
     def work(self, frames: int) -> tuple[int, int]:
         """Linear operations of a forward, and those of its self-attention."""
-        shape = self.shape()
-        count = latent_frames(shape, frames)
-        frame = tokens(shape, frames, *self.side) // count
-        pairs = [
-            sum(((stop - start) * frame) ** 2 for start, stop in segments(count, window, shifted))
-            for window, shifted in ((self.model.window, False), (self.model.window, True))
-        ]
-        layers = (shape.layers + 1) // 2, shape.layers // 2
-        attention = sum(4 * shape.dim * n * m for n, m in zip(layers, pairs, strict=True))
-        return forward_flops(shape, frames, *self.side, self.model.window) - attention, attention
+        return operations(self.shape(), frames, *self.side, self.model.window)
 
 
 def build(config: RefinerConfig, like: Tensor) -> SurfRefinerDiT:
@@ -101,28 +90,6 @@ def inputs(stage: Stage, frames: int, like: Tensor) -> tuple[Tensor, Tensor, Ten
     made = {"generator": generator, "device": like.device, "dtype": like.dtype}
     z = torch.randn(1, 16, count, rows, columns, **made)
     return z, torch.tensor([500.0], device=like.device), torch.randn(1, 512, 4096, **made)
-
-
-def ceilings(like: Tensor, heads: dict[int, int]) -> tuple[float, dict[int, float]]:
-    """Rates of matrix products, and of dense attention by head width, operations a second.
-
-    Args:
-        heads: head width -> number of heads.
-    """
-    rows, wide = (16384, 5120) if like.is_cuda else (1024, 512)
-
-    def best(run: Callable[[], object]) -> float:
-        return min(seconds(run, like.is_cuda) for _ in range(5))
-
-    a, b = (torch.randn(*size, dtype=like.dtype, device=like.device)
-            for size in ((rows, wide), (wide, wide)))  # fmt: skip
-    rate = 2 * rows * wide**2 / best(lambda: a @ b)
-    attention = {}
-    for width, count in heads.items():
-        q = torch.randn(1, count, rows, width, dtype=like.dtype, device=like.device)
-        took = best(lambda: F.scaled_dot_product_attention(q, q, q))  # noqa: B023
-        attention[width] = 4 * rows**2 * width * count / took
-    return rate, attention
 
 
 def measure(stages: list[Stage], frames: int, like: Tensor, reps: int) -> list[tuple]:

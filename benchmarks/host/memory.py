@@ -1,0 +1,114 @@
+"""Which card the refiner fits: one step under a limit on the allocator.
+
+The host is told of a card of that size, so that it and the refiner plan for it; what does not fit
+all the same raises as it would there, and the refiner goes on in smaller tiles.
+"""
+
+import gc
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+import torch
+
+from surf_core import cost
+
+from .calls import Kit
+from .minutes import GUESS
+from .stages import Machine, Stage
+from .tables import NOT, table
+
+
+@contextmanager
+def small_card(limit: int | None) -> Iterator[None]:
+    """Let the allocator refuse what a card of `limit` bytes would, and the host know its size."""
+    if limit is None:
+        yield
+        return
+    whole = torch.cuda.get_device_properties(0).total_memory
+
+    def told(device=None) -> tuple[int, int]:
+        return max(0, limit - torch.cuda.memory_reserved()), limit
+
+    torch.cuda.set_per_process_memory_fraction(limit / whole)
+    try:
+        with mock.patch.object(torch.cuda, "mem_get_info", told):
+            yield
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+def memory_table(kit: Kit, args: Any, machine: Machine, deadline: float) -> list[str]:
+    """One step of each refiner on cards of each size.
+
+    Args:
+        args: limit_gb, limit_size and cfg of the command line.
+    """
+    if not torch.cuda.is_available():
+        return ["not run: needs CUDA", ""]
+    rows = []
+    for size in args.limit_size:
+        for name, (model, shape, window) in kit.refiners.items():
+            height, width = kit.sides[size]
+            work = cost.Stage(
+                shape=shape, steps=1, frames=kit.frames, height=height, width=width,
+                window=window, guided=args.cfg[0] == "on",
+            )  # fmt: skip
+            stage = Stage(target=size, cfg=args.cfg[0], name=name, work=work)
+            stage.guess = GUESS * machine.floor(stage)
+            network = model.model.diffusion_model
+            for limit, segmentwise in cards(args.limit_gb, hasattr(network, "segmentwise")):
+                if segmentwise is not None:
+                    network.segmentwise = segmentwise
+                blocks = {None: "-", True: "segment-wise", False: "whole"}[segmentwise]
+                card = "no limit" if limit is None else f"{limit:g}"
+                result = on_card(kit, stage, limit, deadline)
+                rows.append([card, size, name, stage.cfg, blocks, *result])
+    return table("card, GiB | size | refiner | guidance | blocks | fitted | peak, GiB | tiles "
+                 "| first evaluation, s", rows)  # fmt: skip
+
+
+def cards(limits: list[float], segments: bool) -> Iterator[tuple[float | None, bool | None]]:
+    """Yield GiB of a card, None for this one, and how the blocks run where that can be chosen."""
+    if segments:
+        yield None, False
+    for limit in (None, *limits):
+        yield limit, True if segments else None
+
+
+def on_card(kit: Kit, stage: Stage, limit: float | None, deadline: float) -> list:
+    """Fitted or why it was not tried, peak, tiles and seconds of one step."""
+    whole = torch.cuda.get_device_properties(0).total_memory / 2**30
+    left = deadline - time.perf_counter()
+    if limit is not None and limit > whole:
+        return [f"{NOT}: this card has {whole:.3g}", "-", "-", "-"]
+    if stage.needs(1) > left:
+        return [f"{NOT}: about {stage.needs(1):.3g} s, {left:.3g} s are left", "-", "-", "-"]
+    return fitting(kit, stage, None if limit is None else int(limit * 2**30))
+
+
+def fitting(kit: Kit, stage: Stage, limit: int | None) -> list:
+    """Refine one step on a card of `limit` bytes: whether it fitted, peak, tiles, seconds."""
+    import comfy.model_management
+
+    comfy.model_management.unload_all_models()
+    gc.collect()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    said = "yes"
+    with small_card(limit):
+        try:
+            kit.refine(stage, upsample="latent")
+        except torch.cuda.OutOfMemoryError:
+            said = "no"
+    peak = torch.cuda.max_memory_allocated() / 2**30
+    if said == "no":
+        return [said, peak, "-", "-"]
+    # Tiles of one size; larger ones before them are of an attempt that ran out of memory.
+    size = kit.watch.evaluations[-1].calls[-1][1:]
+    batches = [batch for batch, *side in kit.watch.evaluations[-1].calls if tuple(side) == size]
+    tiles = sum(batches) // (1 + stage.work.guided)
+    rows, columns = (cells * 8 for cells in size)
+    return [said, peak, f"{tiles} of {columns} x {rows}", stage.alone[-1]]

@@ -1,0 +1,118 @@
+"""What fits the minutes of a run: repetitions go first, then steps, then whole stages."""
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from .calls import Kit
+from .stages import Machine, Stage
+
+LEVELS = (1, 2, 3, 5, 10, 20, 50, 1000)
+"""Evaluations of a call, from level to level."""
+GUESS = 1.5
+"""Times its floor that an evaluation is taken for before one ran."""
+CODING = {"decode": 8.6e6, "encode": 5.1e6}
+"""Operations of the host's Wan VAE for a pixel of a frame; only for the plan."""
+VAE_WIDTH = 96
+"""Channels of that VAE."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Case:
+    """One call, and the stages that it measures."""
+
+    stages: tuple[Stage, ...]
+    run: Callable[[], None]
+
+
+def guess(stages: list[Stage], kit: Kit, machine: Machine) -> None:
+    """Put down what each stage may take, before any of them ran."""
+
+    def code(how: str, side: str) -> float:
+        height, width = kit.sides[side]
+        work = CODING[how] * height * width * kit.frames * (kit.width / VAE_WIDTH) ** 2
+        return 4 * work / machine.matmul
+
+    for stage in stages:
+        if stage.work is None:
+            stage.guess = code("decode", stage.target)
+            continue
+        stage.guess = GUESS * machine.floor(stage)
+        if stage.name in kit.refiners and kit.upsample == "pixel":
+            stage.setup = code("decode", "240p") + code("encode", stage.target)
+
+
+def plan(stages: list[Stage], seconds: float, reps: int, most: int) -> int:
+    """Give each stage the evaluations of a call; level by level, the cheapest first.
+
+    Args:
+        most: evaluations of a call, however much time there is.
+
+    Returns:
+        How often there is time to call all of it, at most `reps`.
+    """
+    left = seconds
+    for stage in stages:
+        stage.planned = 0
+        stage.why_not = f"an evaluation takes about {stage.needs(1):.3g} s, too long for --minutes"
+    for before, level in zip((0, *LEVELS), LEVELS, strict=False):
+        for stage in sorted(stages, key=lambda stage: stage.needs(1)):
+            count = min(level, stage.full, most)
+            spent = stage.needs(stage.planned) if stage.planned else 0.0
+            if (
+                stage.planned == min(before, stage.full, most)
+                and stage.needs(count) - spent <= left
+            ):
+                left -= stage.needs(count) - spent
+                stage.planned = count
+    turn = sum(stage.needs(stage.planned) for stage in stages if stage.planned)
+    return 1 + min(reps - 1, int(left / turn)) if turn else 1
+
+
+def turn(case: Case, deadline: float) -> None:
+    """Call once, if there is time: with fewer evaluations where all of them would not fit."""
+    stages, left = case.stages, deadline - time.perf_counter()
+    if not all(stage.planned for stage in stages):
+        return
+    if sum(stage.needs(stage.planned) for stage in stages) > left:
+        need = sum(stage.needs(1) for stage in stages)
+        if any(stage.calls for stage in stages) or need > left:
+            for stage in stages:
+                stage.why_not = f"it takes about {need:.3g} s, {left:.3g} s were left of --minutes"
+            return
+        for stage in stages:
+            stage.planned = 1
+    try:
+        case.run()
+    except RuntimeError as error:
+        for stage in stages:
+            stage.planned, stage.why_not = 0, reason(error)
+    for stage in stages:
+        said = f"{stage.later:.4g} s, all {stage.total:.4g} s" if stage.calls else stage.why_not
+        name = f"{stage.target} {stage.cfg} {stage.name}"
+        print(f"{name}: an evaluation {said}", file=sys.stderr, flush=True)
+
+
+def reason(error: RuntimeError) -> str:
+    """Why a call failed, on one line of a table."""
+    if isinstance(error, torch.cuda.OutOfMemoryError):
+        return "out of memory"
+    return f"{type(error).__name__}: {str(error).splitlines()[0][:120]}".replace("|", "/")
+
+
+def profile(cases: list[Case], kit: Kit, deadline: float) -> None:
+    """See which kernels one evaluation of each stage runs, cheapest first, as time allows."""
+    ran = [case for case in cases if all(stage.calls for stage in case.stages)]
+    kit.watch.profiling = True
+    for case in sorted(ran, key=lambda case: sum(stage.needs(1) for stage in case.stages)):
+        for stage in case.stages:
+            stage.planned = 1
+        if 1.5 * sum(stage.needs(1) for stage in case.stages) < deadline - time.perf_counter():
+            try:
+                case.run()
+            except RuntimeError as error:
+                print(f"not profiled: {reason(error)}", file=sys.stderr, flush=True)
+    kit.watch.profiling = False

@@ -1,0 +1,172 @@
+"""The stages of the flow in the host: what they took, and what they must take.
+
+Dims: D width.
+"""
+
+from dataclasses import dataclass, field
+from statistics import median
+
+from benchmarks.ceilings import operations
+from surf_core import cost
+
+PLAIN, FIRST, SECOND = "plain run", "first leg, 480p", "second leg, 240p"
+UPSAMPLE, DECODE = "upsample through the VAE", "VAE decode"
+
+
+@dataclass(kw_only=True, slots=True, eq=False)
+class Stage:
+    """Evaluations of one model at one size, or a pass through the VAE; and what they took."""
+
+    target: str
+    """The size of the final video, "-" for both legs of a preview."""
+    cfg: str
+    """Guidance, "on" or "off"."""
+    name: str
+    work: cost.Stage | None
+    """Model, size and evaluations; None for the VAE."""
+    guess: float = 0.0
+    """Seconds of an evaluation, as long as none ran."""
+    setup: float = 0.0
+    """Seconds of a call beside its evaluations, as guessed."""
+    planned: int = 1
+    """Evaluations of a call."""
+    calls: list[tuple[list[float], float]] = field(default_factory=list)
+    """(seconds of each evaluation, the first with all before it; seconds after the last)."""
+    alone: list[float] = field(default_factory=list)
+    """Seconds of the last evaluation of each call, less what came before it."""
+    peak: int = 0
+    """Bytes allocated at most, weights of all models on the device among them; 0 on a CPU."""
+    shares: dict[str, float] | None = None
+    """Class of kernels -> share of the time of a profiled evaluation."""
+    why_not: str = "the minutes were over"
+    """Why it was not measured, if so."""
+
+    @property
+    def full(self) -> int:
+        return self.work.steps if self.work else 1
+
+    @property
+    def first(self) -> float:
+        """Seconds until the first evaluation ever was over."""
+        return self.calls[0][0][0]
+
+    @property
+    def later(self) -> float:
+        """Median of the evaluations after the first; where there is none, of the first, alone."""
+        after = [spent for evaluations, _ in self.calls for spent in evaluations[1:]]
+        return median(after or self.alone)
+
+    @property
+    def rest(self) -> float:
+        """Seconds after the last evaluation."""
+        return median(rest for _, rest in self.calls)
+
+    @property
+    def total(self) -> float:
+        """Seconds of the whole stage: of a call, and of the evaluations that it lacks."""
+        return median(
+            sum(spent) + rest + (self.full - len(spent)) * self.later for spent, rest in self.calls
+        )
+
+    @property
+    def whole(self) -> bool:
+        return all(len(spent) == self.full for spent, _ in self.calls)
+
+    @property
+    def flops(self) -> int:
+        """Operations of all evaluations."""
+        return self.full * sum(self.operations())
+
+    @property
+    def rate(self) -> float:
+        """Operations a second of a later evaluation."""
+        return sum(self.operations()) / self.later
+
+    def operations(self) -> tuple[int, int]:
+        """Linear ones of an evaluation, and those of self-attention."""
+        work = self.work
+        clip = (work.frames, work.height, work.width)
+        once = operations(work.shape, *clip, work.window)
+        return once[0] * (1 + work.guided), once[1] * (1 + work.guided)
+
+    def needs(self, count: int) -> float:
+        """Seconds of a call with this many evaluations."""
+        return self.setup + count * (self.later if self.calls else self.guess)
+
+    def take(self, evaluations: list, began: float, ended: float) -> None:
+        """Keep what a watch saw of a call."""
+        marks = [began, *(each.ended for each in evaluations)]
+        spent = [after - before for before, after in zip(marks[:-1], marks[1:], strict=True)]
+        self.calls.append((spent, ended - marks[-1]))
+        self.alone.append(evaluations[-1].ended - evaluations[-1].began)
+        self.peak = max(self.peak, *(each.peak for each in evaluations))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Machine:
+    """What it did at best in this run, operations and bytes a second."""
+
+    matmul: float
+    attention: dict[int, float]
+    """By head width."""
+    copy: float
+    itemsize: int
+    """Bytes of a weight."""
+
+    def floors(self, stage: Stage) -> tuple[float, float]:
+        """Seconds that an evaluation must take: for its operations, and to read its weights."""
+        shape = stage.work.shape
+        linear, attention = stage.operations()
+        rate = self.attention[shape.dim // shape.heads]
+        weights = joint_weights(shape) * self.itemsize if shape.joint_text else (
+            cost.weight_bytes(shape, self.itemsize)
+        )  # fmt: skip
+        return linear / self.matmul + attention / rate, weights / self.copy
+
+    def floor(self, stage: Stage) -> float:
+        return max(self.floors(stage))
+
+
+def joint_weights(shape: cost.ModelShape) -> int:
+    """Weights of HunyuanVideo's blocks, which cost does not price; a third are two-stream."""
+    double = shape.layers // 3
+    return (36 * double + 15 * (shape.layers - double)) * shape.dim**2
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Flow:
+    """The stages of a plain run and those that take its place."""
+
+    plain: Stage
+    legs: tuple[Stage, Stage]
+    refine: Stage
+    coding: tuple[Stage | None, Stage | None]
+    """Upsampling and the decode of the result; None where there is no VAE."""
+
+    @property
+    def measured(self) -> bool:
+        parts = [self.plain, *self.legs, self.refine, *(each for each in self.coding if each)]
+        return all(each.calls for each in parts)
+
+    @property
+    def sampling(self) -> float:
+        """Seconds in networks."""
+        return sum(each.total for each in (*self.legs, self.refine))
+
+    @property
+    def fewer(self) -> float:
+        """Operations of the plain run over those of this."""
+        return self.plain.flops / sum(each.flops for each in (*self.legs, self.refine))
+
+    @property
+    def faster(self) -> float:
+        return self.plain.total / self.sampling
+
+    def coded(self, index: int) -> float:
+        return self.coding[index].total if self.coding[index] else 0.0
+
+    @property
+    def whole(self) -> tuple[float, float]:
+        """Seconds with the VAE: of the plain run, of this."""
+        upsample, decode = self.coded(0), self.coded(1)
+        return self.plain.total + decode, self.sampling + upsample + decode

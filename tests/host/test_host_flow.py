@@ -1,0 +1,217 @@
+"""The benchmark of the whole flow runs in the host at toy size, and its columns fit each other.
+
+COMFYUI_PATH names the host's folder, COMFYUI_PYTHON its Python (default: this one).
+"""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from surf.surf_core import cost
+
+ROOT = Path(__file__).parents[2]
+HOST = "COMFYUI_PATH"
+WAN = replace(cost.WAN_14B, dim=256, layers=3, heads=2, ffn_dim=512)
+REFINERS = {
+    "surf_1b": replace(cost.SURF_1B, dim=144, layers=2, heads=2, ffn_dim=288),
+    "wan_1_3b": replace(cost.WAN_1_3B, dim=128, layers=2, heads=1, ffn_dim=256),
+}
+SIDES = {"first leg, 480p": (64, 96), "second leg, 240p": (32, 48), "720p": (80, 128)}
+FULL = {"plain run": 4}
+"""Evaluations by stage; 2 of all others."""
+STAGES = [(cfg, name) for cfg in ("on", "off")
+          for name in ("plain run", "first leg, 480p", "second leg, 240p", *REFINERS)]  # fmt: skip
+
+on_a_host = [pytest.mark.host, pytest.mark.skipif(HOST not in os.environ, reason="no host is set")]
+
+
+def run(*options, **changed):
+    command = [os.environ.get("COMFYUI_PYTHON", sys.executable), "-m", "benchmarks.host_flow"]
+    done = subprocess.run(
+        [*command, *options], cwd=ROOT, capture_output=True, text=True, timeout=600,
+        env={key: value for key, value in (os.environ | changed).items() if value is not None},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-4000:]
+    return done.stdout
+
+
+def tables(text):
+    """{heading: [{column: cell, a number where it is one}]}."""
+    found = {}
+    for part in text.split("\n## ")[1:]:
+        heading, *lines = part.splitlines()
+        rows = [line.strip("| ").split(" | ") for line in lines if line.startswith("| ")]
+        found[heading] = [dict(zip(rows[0], map(number, row), strict=True)) for row in rows[2:]]
+    return found
+
+
+def number(cell):
+    try:
+        return float(cell)
+    except ValueError:
+        return cell
+
+
+def about(value):
+    """Four digits on either side."""
+    return pytest.approx(value, rel=2e-3, abs=2e-4)
+
+
+def work(name, cfg, steps):
+    shape = REFINERS.get(name, WAN)
+    height, width = SIDES.get(name, SIDES["720p"])
+    return cost.Stage(shape=shape, steps=steps, frames=9, height=height, width=width,
+                      window=2 if name in REFINERS else 0, guided=cfg == "on")  # fmt: skip
+
+
+@pytest.mark.slow
+def test_without_a_host_it_says_what_it_needs_and_does_not_fail():
+    said = run(COMFYUI_PATH=None, COMFYUI_PYTHON=None)
+    assert said.splitlines() == [
+        "host_flow: not run: set COMFYUI_PATH to a ComfyUI checkout, and use the Python of it."
+    ]
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    """One run of everything, every call twice: two evaluations, of four in the plain run."""
+    out = tmp_path_factory.mktemp("flow") / "page.md"
+    said = run("--toy", "--reps=1", "--most=2", "--limit-gb", "12", f"--out={out}")
+    text = out.read_text(encoding="utf-8")
+    assert text in said
+    return text
+
+
+@pytest.fixture(scope="module")
+def found(page):
+    return tables(page)
+
+
+class TestAtToySize:
+    pytestmark = on_a_host
+
+    def test_the_page_says_that_it_is_a_toy_and_where_it_was_made(self, page, found):
+        assert "TOY SIZE: says nothing about real models" in page
+        assert all("(TOY SIZE)" in name for name in found if name != "The refiner on smaller cards")
+        assert "of ComfyUI 0." in page
+        assert "Ceilings of the same run: matrix products" in page
+        assert "Commit " in page
+
+    @pytest.mark.skipif("CUDA_VISIBLE_DEVICES" in os.environ, reason="may see a GPU")
+    def test_smaller_cards_are_not_made_up_on_a_cpu(self, page):
+        import torch
+
+        if not torch.cuda.is_available():
+            assert "not run: needs CUDA" in page.split("## The refiner on smaller cards")[1]
+            assert "not measured: needs CUDA" in page
+
+    def test_a_stage_is_its_first_evaluation_the_later_ones_and_the_rest(self, found):
+        rows = found["Stages (TOY SIZE)"]
+        networks = {(row["guidance"], row["stage"]): row for row in rows if row["guidance"] != "-"}
+        assert list(networks) == STAGES
+        for (cfg, name), row in networks.items():
+            assert row["evaluations"] == FULL.get(name, 2)
+            assert row["measured"].startswith("1 x 2")
+            assert ("the rest at the median" in row["measured"]) == (name == "plain run")
+            parts = row["first, s"] + (row["evaluations"] - 1) * row["later, s"] + row["rest, s"]
+            assert row["stage, s"] == about(parts)
+            flops = work(name, cfg, 1).flops
+            assert row["TFLOP/s"] == about(flops / row["later, s"] / 1e12)
+        coding = [row["stage"] for row in rows if row["guidance"] == "-"]
+        assert coding == ["VAE decode", "upsample through the VAE"]
+
+    def test_the_flow_is_the_sum_of_its_stages_and_its_operations_are_those_of_cost(self, found):
+        spent = {(row["guidance"], row["stage"]): row["stage, s"]
+                 for row in found["Stages (TOY SIZE)"]}  # fmt: skip
+        rows = found["The whole flow (TOY SIZE)"]
+        assert [(row["guidance"], row["refiner"]) for row in rows] == [
+            (cfg, name) for cfg in ("on", "off") for name in REFINERS
+        ]
+        for row in rows:
+            cfg, name = row["guidance"], row["refiner"]
+            legs = ["first leg, 480p", "second leg, 240p"]
+            networks = sum(spent[cfg, stage] for stage in (*legs, name))
+            assert row["networks, s"] == about(networks)
+            assert row["plain, s"] == spent[cfg, "plain run"]
+            assert row["times faster"] == about(row["plain, s"] / networks)
+            ours = cost.plan_flops(work(stage, cfg, 2) for stage in (*legs, name))
+            assert row["times fewer operations"] == about(work("plain run", cfg, 4).flops / ours)
+            assert row["share"] == about(row["times faster"] / row["times fewer operations"])
+            up, decode = spent["-", "upsample through the VAE"], spent["-", "VAE decode"]
+            assert row["all, s"] == about(networks + up + decode)
+            assert row["plain and VAE, s"] == about(row["plain, s"] + decode)
+            assert row["all, times faster"] == about(row["plain and VAE, s"] / row["all, s"])
+            assert row["VAE in all"] == about((up + decode) / row["all, s"])
+
+    def test_a_gap_is_what_a_stage_takes_beyond_its_floors(self, found):
+        spent = {(row["guidance"], row["stage"]): row["stage, s"]
+                 for row in found["Stages (TOY SIZE)"]}  # fmt: skip
+        rows = found["Floors, largest gap first (TOY SIZE)"]
+        assert {(row["guidance"], row["stage"]) for row in rows} == set(STAGES)
+        for row in rows:
+            floor = max(row["floor of operations, s"], row["floor of bytes, s"])
+            assert row["later / floor"] == about(row["later, s"] / floor)
+            name = row["stage"]
+            gap = spent[row["guidance"], name] - FULL.get(name, 2) * floor
+            assert row["gap of the stage, s"] == about(gap)
+        gaps = [row["gap of the stage, s"] for row in rows]
+        assert gaps == sorted(gaps, reverse=True)
+
+    def test_goals_are_met_by_what_was_measured(self, found):
+        rows = found["Goals (TOY SIZE)"]
+        flows = {(row["guidance"], row["refiner"]): row
+                 for row in found["The whole flow (TOY SIZE)"]}  # fmt: skip
+        rates = {(row["guidance"], row["stage"]): row["TFLOP/s"]
+                 for row in found["Stages (TOY SIZE)"]}  # fmt: skip
+        assert len(rows) == 2 * (2 + 3 * len(REFINERS))
+        for row in rows:
+            sign, wanted = row["wanted"].split()
+            got, key = row["measured"], (row["guidance"], row["stage"])
+            assert (row["met"] == "yes") == (
+                got >= float(wanted) if sign == ">=" else got <= float(wanted)
+            )
+            if row["goal"] == "times faster over times fewer operations":
+                assert (got, wanted) == (flows[key]["share"], "0.9")
+            elif row["goal"] == "times faster, with the VAE":
+                assert (got, wanted) == (flows[key]["all, times faster"], "12.58")
+            elif row["goal"] == "operations a second, over the plain run's":
+                assert got == about(rates[key] / rates[key[0], "plain run"])
+
+    def test_the_kernels_of_a_stage_share_all_of_its_time(self, found):
+        rows = found["One evaluation, by kernels (TOY SIZE)"]
+        assert len(rows) == len(STAGES) + 2
+        kinds = ("attention", "convolution", "GEMM", "elementwise")
+        for row in rows:
+            assert sum(row[kind] for kind in kinds) == about(1.0)
+            if row["guidance"] == "-":
+                assert row["convolution"] > 0.1
+            else:
+                assert min(row["attention"], row["GEMM"]) > 0
+
+
+class TestElsewhere:
+    pytestmark = on_a_host
+
+    def test_hunyuan_video_counts_one_evaluation_for_those_that_did_not_run(self):
+        found = tables(run("--toy", "--base=hunyuan", "--reps=1", "--most=1"))
+        rows = {row["stage"]: row for row in found["Stages (TOY SIZE)"]}
+        assert list(rows) == ["plain run", "first leg, 480p", "second leg, 240p", "hunyuan"]
+        for row in rows.values():
+            assert row["measured"] == "1 x 1, the rest at the median of the later"
+            parts = row["first, s"] + (row["evaluations"] - 1) * row["later, s"] + row["rest, s"]
+            assert row["stage, s"] == about(parts)
+            assert row["later, s"] <= row["first, s"]
+        (flow,) = found["The whole flow (TOY SIZE)"]
+        assert (flow["upsample, s"], flow["decode, s"], flow["VAE in all"]) == ("-", "-", 0)
+
+    def test_what_the_minutes_do_not_allow_is_not_measured(self):
+        said = run("--toy", "--minutes=0.0001")
+        found = tables(said)
+        assert {row["met"] for row in found["Goals (TOY SIZE)"]} == {"-"}
+        for row in found["Stages (TOY SIZE)"]:
+            assert row["measured"].startswith("not measured: ")
+            assert row["stage, s"] == "-"
+        assert found["Floors, largest gap first (TOY SIZE)"] == []
