@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -62,9 +63,10 @@ TFLOP/s count the operations of `surf_core.cost`. A floor is its linear operatio
 rate of matrix products and its self-attention's at that of dense attention of that head width; or
 its weights, read once at the measured rate of a copy. `gap` is the stage less its floors.
 
-`networks` is both legs and the refiner, `share` its gain in time over that in operations. `all` is
-with upsampling and the decode of the result, on both sides. `{UPSAMPLE}` is all
-that Surf Refiner does before its latent is there. Kernels are told by their names."""
+`networks` is both legs and the refiner, `share` its gain in time over that in operations, `at the
+floors` the gain if every evaluation took its floor. `all` is with upsampling and the decode of the
+result, on both sides. `{UPSAMPLE}` is all that Surf Refiner does before its
+latent is there. Kernels are told by their names."""
 
 
 def build(args: argparse.Namespace, like: torch.Tensor) -> Kit:
@@ -129,6 +131,11 @@ def lay_out(kit: Kit, args: argparse.Namespace) -> tuple[list[Case], list[Flow]]
     return cases, flows
 
 
+def weights(model: Any) -> str:
+    """How many a network has, in billions."""
+    return f"{sum(each.numel() for each in model.model.diffusion_model.parameters()) / 1e9:.4g} B"
+
+
 def driver() -> str:
     """Version of the NVIDIA driver, as far as it can be asked."""
     tool = shutil.which("nvidia-smi")
@@ -181,15 +188,18 @@ def measure(kit: Kit, args: argparse.Namespace, machine: Machine, deadline: floa
     coding = [stage for flow in flows for stage in flow.coding if stage and stage not in stages]
     every = stages + list(dict.fromkeys(coding))
     guess(stages, kit, machine)
-    reps = plan(stages, PLANNED * (deadline - time.perf_counter()), args.reps, args.most)
-    for _ in range(reps):
+    now = time.perf_counter()
+    calls_end = now + PLANNED * (deadline - now)
+    for index in range(args.reps):
+        # Each turn is planned with what the earlier ones have shown.
+        plan(stages, calls_end - time.perf_counter(), args.most)
         for case in cases:
-            turn(case, deadline)
+            turn(case, calls_end if index else deadline)
     profile(cases, kit, deadline)
     kinds = [*(name for name, _ in KINDS), ELEMENTWISE]
     tables = {
         "Goals": goal_table(flows, machine),
-        "The whole flow": flow_table(flows),
+        "The whole flow": flow_table(flows, machine),
         "Stages": stage_table(every),
         "Floors, largest gap first": floor_table(every, machine),
         "One evaluation, by kernels": share_table(every, kinds),
@@ -216,7 +226,11 @@ def benchmark(args: argparse.Namespace, command: str, version: str) -> str:
         memory = memory_table(kit, args, machine, deadline)
     from comfy.ldm.modules.attention import optimized_attention
 
-    what = f"{kit.base_shape.name} of ComfyUI {version}, random weights"
+    networks = {kit.base_shape.name: kit.base} | {
+        f"refiner {name}": model for name, (model, *_) in kit.refiners.items()
+    }
+    sizes = ", ".join(f"{name} of {weights(each)} weights" for name, each in networks.items())
+    what = f"ComfyUI {version} with random weights: {sizes}"
     if args.toy:
         what = f"TOY SIZE: says nothing about real models. {what}"
     widths = ", ".join(f"heads of {k}: {rate / 1e12:.3g}" for k, rate in machine.attention.items())

@@ -45,31 +45,26 @@ def guess(stages: list[Stage], kit: Kit, machine: Machine) -> None:
             stage.setup = code("decode", "240p") + code("encode", stage.target)
 
 
-def plan(stages: list[Stage], seconds: float, reps: int, most: int) -> int:
-    """Give each stage the evaluations of a call; level by level, the cheapest first.
+def plan(stages: list[Stage], seconds: float, most: int) -> None:
+    """Give each stage the evaluations of its next call; level by level, the cheapest first.
+
+    The guidance that was named first comes first.
 
     Args:
         most: evaluations of a call, however much time there is.
-
-    Returns:
-        How often there is time to call all of it, at most `reps`.
     """
-    left = seconds
+    left, early = seconds, {stages[0].cfg, "-"}
+    stages = [stage for stage in stages if not stage.failed]
     for stage in stages:
         stage.planned = 0
         stage.why_not = f"an evaluation takes about {stage.needs(1):.3g} s, too long for --minutes"
     for before, level in zip((0, *LEVELS), LEVELS, strict=False):
-        for stage in sorted(stages, key=lambda stage: stage.needs(1)):
-            count = min(level, stage.full, most)
+        for stage in sorted(stages, key=lambda each: (each.cfg not in early, each.needs(1))):
+            count, reached = (min(each, stage.full, most) for each in (level, before))
             spent = stage.needs(stage.planned) if stage.planned else 0.0
-            if (
-                stage.planned == min(before, stage.full, most)
-                and stage.needs(count) - spent <= left
-            ):
+            if stage.planned == reached and stage.needs(count) - spent <= left:
                 left -= stage.needs(count) - spent
                 stage.planned = count
-    turn = sum(stage.needs(stage.planned) for stage in stages if stage.planned)
-    return 1 + min(reps - 1, int(left / turn)) if turn else 1
 
 
 def turn(case: Case, deadline: float) -> None:
@@ -89,7 +84,7 @@ def turn(case: Case, deadline: float) -> None:
         case.run()
     except RuntimeError as error:
         for stage in stages:
-            stage.planned, stage.why_not = 0, reason(error)
+            stage.planned, stage.failed, stage.why_not = 0, True, reason(error)
     for stage in stages:
         said = f"{stage.later:.4g} s, all {stage.total:.4g} s" if stage.calls else stage.why_not
         name = f"{stage.target} {stage.cfg} {stage.name}"

@@ -40,6 +40,8 @@ class Stage:
     """Class of kernels -> share of the time of a profiled evaluation."""
     why_not: str = "the minutes were over"
     """Why it was not measured, if so."""
+    failed: bool = False
+    """A call of it came to no end: it is not tried again."""
 
     @property
     def full(self) -> int:
@@ -161,6 +163,14 @@ class Flow:
     @property
     def faster(self) -> float:
         return self.plain.total / self.sampling
+
+    def faster_at(self, machine: Machine) -> float:
+        """`faster`, if every evaluation took its floor."""
+
+        def floors(*stages: Stage) -> float:
+            return sum(each.full * machine.floor(each) for each in stages)
+
+        return floors(self.plain) / floors(*self.legs, self.refine)
 
     def coded(self, index: int) -> float:
         return self.coding[index].total if self.coding[index] else 0.0

@@ -66,22 +66,22 @@ def share_table(stages: list[Stage], kinds: list[str]) -> list[str]:
     return table(" | ".join(["target", "guidance", "stage", *kinds]), rows)
 
 
-def flow_table(flows: list[Flow]) -> list[str]:
+def flow_table(flows: list[Flow], machine: Machine) -> list[str]:
     """The whole flow against the plain run: the networks alone, and with the VAE."""
     columns = ("target | guidance | refiner | plain, s | first leg, s | second leg, s | refine, s "
-               "| networks, s | times faster | times fewer operations | share | upsample, s "
-               "| decode, s | plain and VAE, s | all, s | all, times faster "
+               "| networks, s | times faster | times fewer operations | share | at the floors "
+               "| upsample, s | decode, s | plain and VAE, s | all, s | all, times faster "
                "| VAE in all")  # fmt: skip
 
     def row(flow: Flow) -> list:
         start = [flow.plain.target, flow.plain.cfg, flow.refine.name]
         if not flow.measured:
-            return [*start, f"{NOT}: a stage of it was not", *["-"] * 13]
+            return [*start, f"{NOT}: a stage of it was not", *["-"] * 14]
         plain, ours = flow.whole
         return [
             *start, flow.plain.total, *(leg.total for leg in flow.legs), flow.refine.total,
             flow.sampling, flow.faster, flow.fewer, flow.faster / flow.fewer,
-            *(each.total if each else "-" for each in flow.coding),
+            flow.faster_at(machine), *(each.total if each else "-" for each in flow.coding),
             plain, ours, plain / ours, 1 - flow.sampling / ours,
         ]  # fmt: skip
 

@@ -3,6 +3,7 @@
 COMFYUI_PATH names the host's folder, COMFYUI_PYTHON its Python (default: this one).
 """
 
+import json
 import os
 import subprocess
 import sys
@@ -24,6 +25,48 @@ FULL = {"plain run": 4}
 """Evaluations by stage; 2 of all others."""
 STAGES = [(cfg, name) for cfg in ("on", "off")
           for name in ("plain run", "first leg, 480p", "second leg, 240p", *REFINERS)]  # fmt: skip
+
+BUILD = """
+import json, sys
+from pathlib import Path
+import torch
+from benchmarks.host import models
+from surf_core import cost
+
+models.enter(Path(sys.argv[1]), ["--cpu"])
+import comfy.model_detection
+
+def on_meta(support, dtype):
+    support.set_inference_dtype(dtype, None)
+    state = support.get_model({}, "", device="meta").diffusion_model.state_dict()
+    found = comfy.model_detection.detect_unet_config(state, "") or {}
+    same = all(support.unet_config[key] == value for key, value in found.items())
+    return sum(weight.numel() for weight in state.values()), bool(found) and same
+
+models.patcher = on_meta
+print(json.dumps({
+    "wan_14b": models.wan(cost.WAN_14B, torch.bfloat16),
+    "wan_1_3b": models.wan(cost.WAN_1_3B, torch.bfloat16),
+    "hunyuan": models.hunyuan(cost.HUNYUAN_VIDEO, torch.bfloat16),
+}))
+"""
+"""Every model at its real size, without memory: (weights, the host finds the same config in it)."""
+
+PLAN = """
+import json, sys
+from benchmarks.host.minutes import plan
+from benchmarks.host.stages import Stage
+from surf_core import cost
+
+work = cost.Stage(shape=cost.WAN_14B, steps=50, frames=81, height=480, width=832)
+stages = [Stage(target="-", cfg=cfg, name="", work=work, guess=guess)
+          for cfg, guess in (("on", 10.0), ("on", 1.0), ("off", 1.0), ("off", 10.0))]
+said = []
+for seconds, most in ((30, 99), (10, 99), (1e6, 99), (1e6, 3), (-1, 99)):
+    plan(stages, seconds, most)
+    said.append([stage.planned for stage in stages])
+print(json.dumps([said, stages[0].why_not]))
+"""
 
 on_a_host = [pytest.mark.host, pytest.mark.skipif(HOST not in os.environ, reason="no host is set")]
 
@@ -75,6 +118,15 @@ def test_without_a_host_it_says_what_it_needs_and_does_not_fail():
     ]
 
 
+@pytest.mark.slow
+def test_minutes_go_to_every_stage_before_they_go_to_more_evaluations():
+    done = subprocess.run([sys.executable, "-c", PLAN], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    planned, why_not = json.loads(done.stdout)
+    assert planned == [[1, 5, 5, 1], [0, 5, 5, 0], [50] * 4, [3] * 4, [0] * 4]
+    assert why_not == "an evaluation takes about 10 s, too long for --minutes"
+
+
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
     """One run of everything, every call twice: two evaluations, of four in the plain run."""
@@ -96,7 +148,7 @@ class TestAtToySize:
     def test_the_page_says_that_it_is_a_toy_and_where_it_was_made(self, page, found):
         assert "TOY SIZE: says nothing about real models" in page
         assert all("(TOY SIZE)" in name for name in found if name != "The refiner on smaller cards")
-        assert "of ComfyUI 0." in page
+        assert "ComfyUI 0." in page
         assert "Ceilings of the same run: matrix products" in page
         assert "Commit " in page
 
@@ -139,6 +191,7 @@ class TestAtToySize:
             assert row["times faster"] == about(row["plain, s"] / networks)
             ours = cost.plan_flops(work(stage, cfg, 2) for stage in (*legs, name))
             assert row["times fewer operations"] == about(work("plain run", cfg, 4).flops / ours)
+            assert row["at the floors"] > 1
             assert row["share"] == about(row["times faster"] / row["times fewer operations"])
             up, decode = spent["-", "upsample through the VAE"], spent["-", "VAE decode"]
             assert row["all, s"] == about(networks + up + decode)
@@ -194,6 +247,16 @@ class TestAtToySize:
 
 class TestElsewhere:
     pytestmark = on_a_host
+
+    def test_real_sizes_are_those_that_the_host_and_cost_know(self):
+        command = [os.environ.get("COMFYUI_PYTHON", sys.executable), "-c", BUILD, os.environ[HOST]]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr[-4000:]
+        found = json.loads(done.stdout.splitlines()[-1])
+        shapes = {"wan_14b": cost.WAN_14B, "wan_1_3b": cost.WAN_1_3B}
+        for name, shape in shapes.items():
+            assert found[name] == [cost.weight_bytes(shape, 1), True]
+        assert found["hunyuan"] == [pytest.approx(12.8e9, rel=0.01), True]
 
     def test_hunyuan_video_counts_one_evaluation_for_those_that_did_not_run(self):
         found = tables(run("--toy", "--base=hunyuan", "--reps=1", "--most=1"))
