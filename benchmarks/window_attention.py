@@ -6,7 +6,7 @@
 Every way is first held against the float64 reference on a small clip, and against exact rows at
 full size; a wrong one ends the run. Then all are timed in turns, on two input sets that alternate,
 and the median is shown. Windows of 4, 7 and 8 latent frames, both phases, all tokens and a random
-half of them.
+half of them, and a quarter.
 
 Dims: T latent frames, N tokens of a frame, S tokens of a clip, H heads, K channels of a head.
 """
@@ -220,12 +220,13 @@ def measure(clip: Clip, like: Tensor, reps: int) -> Iterator[tuple[str, list[str
 def clips(size: str, windows: list[int]) -> Iterator[tuple[float, Clip]]:
     """Yield (share of tokens kept, clip) for every window, phase and share."""
     rows, columns = GRIDS[size]
-    full = rows * columns
-    share = 0.25 + 0.5 * torch.rand(FRAMES, generator=torch.Generator().manual_seed(0))
+    drawn = 0.5 + torch.rand(FRAMES, generator=torch.Generator().manual_seed(0))
+    shares = {1: torch.ones(FRAMES), 0.5: 0.5 * drawn, 0.25: 0.25 * drawn}
     for window in windows:
-        for keep, counts in ((1, [full] * FRAMES), (0.5, (share * full).long().tolist())):
+        for keep, share in shares.items():
+            counts = tuple((share * rows * columns).long().tolist())
             for shifted in (False, True):
-                yield keep, Clip(counts=tuple(counts), window=window, shifted=shifted)
+                yield keep, Clip(counts=counts, window=window, shifted=shifted)
 
 
 def main() -> None:
