@@ -101,6 +101,8 @@ def make_mask(
     start = _start(samples, size, upsample, vae, frames, image)
     side = patch_side(model)
     tokens = F.pad(model.model.process_latent_in(start.float()), _rest(size, side), "replicate")
+    # Not rounded up to whole tiles of an attention kernel: what that wins is not measured, and on a
+    # small clip it would refine everything.
     try:
         mask = predict_mask(
             tokens, predictor, patch=(1, side, side), dilate=choice.dilate, **choice.criterion()
