@@ -58,13 +58,18 @@ def models(tmp_path_factory):
 
 
 def measured(name, out, *options):
-    """Run a benchmark of the tiny models: first cell of each row -> other cells, first come."""
+    """Run a benchmark of the tiny models, and read its table."""
     command = [sys.executable, "-m", f"benchmarks.{name}", f"--out={out}", *options]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=550)
     assert done.returncode == 0, done.stderr[-2000:]
     text = out.read_text(encoding="utf-8")
     assert text in done.stdout
     assert re.search(r"Commit .*torch \d", text)
+    return table(text)
+
+
+def table(text):
+    """First cell of each row -> other cells, first come."""
     rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
     found = {}
     for row in rows:
@@ -80,6 +85,17 @@ def test_what_a_prompt_asks_for_is_found_in_rendered_scenes(models, tmp_path):
         assert all(float(cell.split()[0]) > 98 for cell in rows["rendered, 64 pixels"])
         assert float(rows["full resolution, 64 pixels"][-1].split()[0]) < 60
         assert len(rows) == 6
+
+
+@pytest.mark.slow
+def test_the_shipped_weights_draw_what_their_committed_table_says(tmp_path):
+    [result] = (ROOT / "benchmarks" / "results").glob("*-prompts.md")
+    committed = table(result.read_text(encoding="utf-8"))
+    rows = measured("prompts", tmp_path / "a.md", "--pairs=16")
+    for stage in ("full resolution, 64 pixels", "SURF preview, 32 pixels"):
+        for cell, of_all in zip(rows[stage], committed[stage], strict=True):
+            share, error = map(float, cell.split(" +- "))
+            assert abs(share - float(of_all.split()[0])) <= 3 * error, (stage, rows[stage])
 
 
 @pytest.mark.slow
