@@ -23,6 +23,9 @@ STRENGTHS = (0.6, 0.9)
 """Least and greatest noise s of a start. Source: SURF B.3."""
 START = 0.7
 """The s that files name for inference, within the range. Ours."""
+TINY_START = 0.05
+"""The same of the tiny recipe: of 0.02, 0.05, 0.1 and 0.15 the one with the best PSNR on 16 clean
+scenes that are in no table."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -139,12 +142,13 @@ def tiny(
 
     Source: ours.
     """
-    start = sum(strengths) / 2
+    least, greatest = strengths
+    start = min(max(TINY_START, least), greatest)
     config = replace(
         RefinerConfig.tiny(window),
         time="t",
         sigma_start=start,
-        start_range=strengths if strengths[0] < strengths[1] else None,
+        start_range=strengths if least < greatest else None,
     )
     task = FlowMap(
         config=config,
