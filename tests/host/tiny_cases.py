@@ -141,17 +141,16 @@ def case_the_refiner_makes_128_pixels_of_32_as_the_core_does():
     assert (width, height) == (128, 128)
     assert out["samples"].shape == (1, CHANNELS, 4, 32, 32)
     core, text = checkpoint.load(REFINER), [cond[0][0] for cond in prompts()]
-    config = core.config
+    config, sigma = core.config, REFINE["sigma_start"]
 
     def velocity(z, time):
         at = torch.full((1,), 1000 * float(time))
-        yes, no = (core(z, at, cond) for cond in text)
+        yes, no = (core(z, at, cond, torch.full((1,), sigma)) for cond in text)
         return no + REFINE["cfg"] * (yes - no)
 
     small = vae.decode(preview()["samples"])[0].movedim(-1, 0)[None]
     large = resize(small, (128, 128), "bicubic").clamp(0, 1)
     start = codec.encode(large * 2 - 1)
-    sigma = REFINE["sigma_start"]
     eps = comfy.sample.prepare_noise(start, REFINE["seed"])
     expected = flow.refine(velocity, start, sigma, REFINE["steps"], eps, time=config.time)
     same(out["samples"], TinyFormat().process_out(expected), 2e-2)
