@@ -26,6 +26,19 @@ def test_layout_table_is_from_the_committed_benchmark():
     assert set(rows) <= set(measured)
 
 
+def test_skip_table_is_from_the_committed_benchmark():
+    [result] = (ROOT / "benchmarks" / "results").glob("*-skip.md")
+    lines = result.read_text(encoding="utf-8").splitlines()
+    rows = [line.strip("| ").split(" | ") for line in lines if line.startswith("| ")]
+    gains = {row[0]: row[-1] for row in rows}
+    shown = README[README.index("skip:begin") : README.index("skip:end")].splitlines()
+    shown = [line.strip("| ").split(" | ") for line in shown if re.match(r"\| \d", line)]
+    assert len(shown) == 3
+    for share, *cells in shown:
+        names = ("predictor", "detail", "random")
+        assert cells == [gains[f"{share}, {name}"] for name in names]
+
+
 def test_refiner_table_is_from_the_committed_benchmarks():
     def rows(kind):
         [result] = (ROOT / "benchmarks" / "results").glob(kind)
