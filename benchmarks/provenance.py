@@ -3,6 +3,7 @@
 import os
 import platform
 import subprocess
+import sys
 from pathlib import Path
 
 import torch
@@ -25,6 +26,15 @@ def provenance() -> str:
         f"Commit {commit}, {processor}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, "
         f"torch {torch.__version__}."
     )
+
+
+def publish_page(title: str, legend: str, lines: list[str], out: Path | None) -> None:
+    """Print tables below the command that made them, and write them where asked."""
+    command = " ".join([f"python -m benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]])
+    text = "\n".join([f"# {title}", "", f"    {command}", "", legend, "", *lines, ""])
+    if out:
+        out.write_text(text)
+    print(text)
 
 
 if __name__ == "__main__":

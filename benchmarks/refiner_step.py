@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.clock import seconds
-from benchmarks.provenance import provenance
+from benchmarks.provenance import provenance, publish_page
 from surf_core.cost import SURF_1B, ModelShape, activation_bytes, forward_flops, weight_bytes
 from surf_core.refiner import RefinerConfig, SurfRefinerDiT, kitchen
 from surf_core.refiner.fused import eager, why_not_kitchen
@@ -31,6 +31,8 @@ from surf_core.window import BACKENDS, backend, why_not
 SIZES = {"small": (96, 160), "240p": (240, 416), "480p": (480, 832), "720p": (720, 1280),
          "1080p": (1088, 1920), "4k": (2160, 3840)}  # fmt: skip
 FRAMES, LATENT_FRAMES, WARM_UPS = 81, 21, 2
+INPUTS = 5
+"""First arguments of a block: tokens, time, text, ranges and positions; then comes how it runs."""
 LARGEST_ERROR = {torch.float32: 1e-4, torch.bfloat16: 6e-2}
 """Relative to the root mean square of the reference; other windows differ by more than this."""
 HEAD = "| size | W_t | way | block, ms | TFLOP/s | step, ms | TFLOP/s | ratio | GiB | cost, GiB |"
@@ -152,7 +154,7 @@ def measure(model: SurfRefinerDiT, given, side, window: int, reps: int) -> Itera
     for way in running:
         way.apply(model)
         peaks.append(peak_bytes(model, given))
-    inner = block_input(model, given)[:-2]
+    inner = block_input(model, given)[:INPUTS]
     for _ in range(WARM_UPS + reps):
         for way, (blocks, whole) in zip(running, times, strict=True):
             way.apply(model)
@@ -204,12 +206,8 @@ def main() -> None:
         f"frames, {like.dtype}, {device}batch 1, median of {args.reps} interleaved calls. "
         f"{provenance()}"
     )
-    command = " ".join(["python -m benchmarks.refiner_step", *sys.argv[1:]])
-    title = "# One step of the refiner, whole and segment by segment, plain and on comfy-kitchen"
-    text = "\n".join([title, "", f"    {command}", "", LEGEND, "", *lines, ""])
-    if args.out:
-        args.out.write_text(text)
-    print(text)
+    title = "One step of the refiner, whole and segment by segment, plain and on comfy-kitchen"
+    publish_page(title, LEGEND, lines, args.out)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.clock import seconds
-from benchmarks.provenance import provenance
+from benchmarks.provenance import provenance, publish_page
 from benchmarks.refiner_step import FRAMES, LATENT_FRAMES, SIZES, WARM_UPS, build, inputs
 from surf_core.cost import ModelShape, forward_flops
 from surf_core.refiner import SurfRefinerDiT
@@ -102,12 +102,8 @@ def main() -> None:
         f"surf_1b, {args.layers} layers, {FRAMES} frames, {like.dtype}, {device}batch 1, median of "
         f"{args.reps} interleaved calls. {provenance()}"
     )
-    command = " ".join(["python -m benchmarks.skip_time", *sys.argv[1:]])
-    title = "# What skipped tokens save of the time of a refiner's step"
-    text = "\n".join([title, "", f"    {command}", "", LEGEND, "", *lines, ""])
-    if args.out:
-        args.out.write_text(text)
-    print(text)
+    title = "What skipped tokens save of the time of a refiner's step"
+    publish_page(title, LEGEND, lines, args.out)
 
 
 if __name__ == "__main__":
