@@ -3,7 +3,7 @@
 Dims: N video tokens, D width.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from benchmarks.clock import seconds
 from surf_core.cost import ModelShape, forward_flops, latent_frames, tokens
-from surf_core.window import segments
+from surf_core.window import segments, token_bounds
 
 TIMES = 5
 
@@ -47,7 +47,12 @@ def best(run: Callable[[], object], like: Tensor) -> float:
 
 
 def operations(
-    shape: ModelShape, frames: int, height: int, width: int, window: int = 0
+    shape: ModelShape,
+    frames: int,
+    height: int,
+    width: int,
+    window: int = 0,
+    kept: Sequence[int] | None = None,
 ) -> tuple[int, int]:
     """Linear operations of a forward, and those of its self-attention.
 
@@ -58,14 +63,16 @@ def operations(
         frames: pixel frames.
         height, width: pixels.
         window: latent frames of a self-attention window; 0 is full attention.
+        kept: tokens of each latent frame that a mask keeps; None for all.
     """
-    count, video = latent_frames(shape, frames), tokens(shape, frames, height, width)
-    frame, text = video // count, shape.text_tokens if shape.joint_text else 0
-    whole = (video + text) ** 2
-    linear = forward_flops(shape, frames, height, width) - shape.layers * 4 * shape.dim * whole
+    count, text = latent_frames(shape, frames), shape.text_tokens if shape.joint_text else 0
+    counts = kept or [tokens(shape, frames, height, width) // count] * count
+    video = sum(counts)
+    whole = forward_flops(shape, frames, height, width, kept=kept)
+    linear = whole - shape.layers * 4 * shape.dim * (video + text) ** 2
     attention = 0
     for layers, shifted in (((shape.layers + 1) // 2, False), (shape.layers // 2, True)):
-        runs = [(stop - start) * frame for start, stop in segments(count, window, shifted)]
+        runs = [b - a for a, b in token_bounds(counts, segments(count, window, shifted))]
         pairs = sum(run * (run + text) for run in runs) + text * (video + text)
         attention += layers * 4 * shape.dim * pairs
     return linear, attention

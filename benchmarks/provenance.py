@@ -1,20 +1,25 @@
-"""What every number comes with: commit, hardware, library."""
+"""What every number comes with: commit, hardware, library; and the page that it stands on."""
 
 import os
 import platform
+import re
+import shutil
 import subprocess
 import sys
+from datetime import date
 from pathlib import Path
 
 import torch
 
+COMMIT = "SURF_COMMIT"
+"""Names the commit where a copy of the tree has no history, as on a lent machine."""
+
 
 def provenance() -> str:
-    """One sentence on commit, processor, threads and torch."""
-    # A copy of the tree on another machine has no history.
+    """One sentence on commit, processor, GPU, driver, threads and torch."""
     command = ["git", "describe", "--always", "--dirty"]
     said = subprocess.run(command, capture_output=True, text=True, check=False)
-    commit = said.stdout.strip() or "unknown"
+    commit = said.stdout.strip() or os.environ.get(COMMIT) or "unknown"
     info = Path("/proc/cpuinfo")
     names = [
         line.split(":", 1)[1].strip()
@@ -24,17 +29,62 @@ def provenance() -> str:
     processor = names[0] if names else platform.processor() or platform.machine()
     return (
         f"Commit {commit}, {processor}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, "
-        f"torch {torch.__version__}."
+        f"{gpu()}torch {torch.__version__}."
     )
 
 
-def publish_page(title: str, legend: str, lines: list[str], out: Path | None) -> None:
-    """Print tables below the command that made them, and write them where asked."""
-    command = " ".join([f"python -m benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]])
+def gpu() -> str:
+    """The GPU, its memory, driver and cuDNN, with a comma after them; empty without one."""
+    if not torch.cuda.is_available():
+        return ""
+    memory = torch.cuda.get_device_properties(0).total_memory / 2**30
+    return (
+        f"{torch.cuda.get_device_name()} with {memory:.1f} GiB, driver {driver()}, "
+        f"cuDNN {torch.backends.cudnn.version()}, "
+    )
+
+
+def driver() -> str:
+    """Version of the NVIDIA driver, as far as it can be asked."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return "unknown"
+    command = [tool, "--query-gpu=driver_version", "--format=csv,noheader"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()
+    return found[0] if found else "unknown"
+
+
+def machine() -> str:
+    """What pages of this machine begin with: "cpu", or the GPU's name, as "h100-80gb-hbm3"."""
+    if not torch.cuda.is_available():
+        return "cpu"
+    words = re.findall(r"[a-z0-9]+", torch.cuda.get_device_name().lower())
+    return "-".join(word for word in words if word not in ("nvidia", "amd", "geforce"))
+
+
+def place(out: Path | None, name: str) -> Path | None:
+    """Where a page goes: a file, or in a folder one that is named by machine, date and subject."""
+    if out is None or not out.is_dir():
+        return out
+    return out / f"{machine()}-{date.today().isoformat()}-{name}.md"
+
+
+def publish_page(
+    title: str, legend: str, lines: list[str], out: Path | None, *, final: bool = True
+) -> None:
+    """Write tables below the command that made them, where asked, and print them.
+
+    Args:
+        out: a file, or a folder that gets one.
+        final: False while rows are still to come: nothing is printed then.
+    """
+    script = Path(sys.argv[0]).stem
+    command = " ".join([f"python -m benchmarks.{script}", *sys.argv[1:]])
     text = "\n".join([f"# {title}", "", f"    {command}", "", legend, "", *lines, ""])
-    if out:
-        out.write_text(text)
-    print(text)
+    if path := place(out, script.replace("_", "-")):
+        path.write_text(text, encoding="utf-8")
+    if final:
+        print(text)
 
 
 if __name__ == "__main__":

@@ -1,24 +1,30 @@
 """Which card the refiner fits: one step under a limit on the allocator.
 
 The host is told of a card of that size, so that it and the refiner plan for it; what does not fit
-all the same raises as it would there, and the refiner goes on in smaller tiles.
+all the same raises as it would there, and the refiner goes on in smaller tiles. What the driver
+keeps for itself on a card, some hundred MiB, is outside of the limit.
 """
 
-import gc
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
 import torch
 
+from benchmarks.failures import FAILURES, reason
 from surf_core import cost
 
 from .calls import Kit
 from .minutes import GUESS
+from .plans import GUIDANCE
 from .stages import Machine, Stage
 from .tables import NOT, table
+
+COLUMNS = ("card, GiB | size | refiner | guidance | blocks | fitted | peak, GiB | tiles "
+           "| first evaluation, s")  # fmt: skip
 
 
 @contextmanager
@@ -40,23 +46,21 @@ def small_card(limit: int | None) -> Iterator[None]:
         torch.cuda.set_per_process_memory_fraction(1.0)
 
 
-def memory_table(kit: Kit, args: Any, machine: Machine, deadline: float) -> list[str]:
-    """One step of each refiner on cards of each size.
+def memory_table(
+    kit: Kit, args: Any, machine: Machine, deadline: float, tell: Callable[[list[str]], None]
+) -> None:
+    """One step of each refiner on cards of each size; the table is told after each.
 
     Args:
         args: limit_gb, limit_size and cfg of the command line.
     """
     if not torch.cuda.is_available():
-        return ["not run: needs CUDA", ""]
+        tell(["not run: needs CUDA", ""])
+        return
     rows = []
     for size in args.limit_size:
-        for name, (model, shape, window) in kit.refiners.items():
-            height, width = kit.sides[size]
-            work = cost.Stage(
-                shape=shape, steps=1, frames=kit.frames, height=height, width=width,
-                window=window, guided=args.cfg[0] == "on",
-            )  # fmt: skip
-            stage = Stage(target=size, cfg=args.cfg[0], name=name, work=work)
+        for name, model in kit.refiners.items():
+            stage = one_step(kit, size, name, GUIDANCE[args.cfg[0]][2])
             stage.guess = GUESS * machine.floor(stage)
             network = model.model.diffusion_model
             for limit, segmentwise in cards(args.limit_gb, hasattr(network, "segmentwise")):
@@ -66,8 +70,18 @@ def memory_table(kit: Kit, args: Any, machine: Machine, deadline: float) -> list
                 card = "no limit" if limit is None else f"{limit:g}"
                 result = on_card(kit, stage, limit, deadline)
                 rows.append([card, size, name, stage.cfg, blocks, *result])
-    return table("card, GiB | size | refiner | guidance | blocks | fitted | peak, GiB | tiles "
-                 "| first evaluation, s", rows)  # fmt: skip
+                print(*rows[-1], sep=", ", file=sys.stderr, flush=True)
+                tell(table(COLUMNS, rows))
+
+
+def one_step(kit: Kit, size: str, name: str, guided: bool) -> Stage:
+    """A refiner's evaluation at a size."""
+    (shape, window), (height, width) = kit.setting.refiners[name], kit.setting.sides[size]
+    work = cost.Stage(
+        shape=shape, steps=1, frames=kit.setting.frames, height=height, width=width, window=window,
+        guided=guided,
+    )  # fmt: skip
+    return Stage(target=size, cfg="on" if guided else "off", name=name, refiner=name, work=work)
 
 
 def cards(limits: list[float], segments: bool) -> Iterator[tuple[float | None, bool | None]]:
@@ -94,17 +108,17 @@ def fitting(kit: Kit, stage: Stage, limit: int | None) -> list:
     import comfy.model_management
 
     comfy.model_management.unload_all_models()
-    gc.collect()
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     said = "yes"
     with small_card(limit):
         try:
             kit.refine(stage, upsample="latent")
-        except torch.cuda.OutOfMemoryError:
-            said = "no"
+        except FAILURES as error:
+            # Libraries that find no memory for themselves raise what is not torch's own error.
+            said = f"no: {reason(error)}"
     peak = torch.cuda.max_memory_allocated() / 2**30
-    if said == "no":
+    if said != "yes":
         return [said, peak, "-", "-"]
     # Tiles of one size; larger ones before them are of an attempt that ran out of memory.
     size = kit.watch.evaluations[-1].calls[-1][1:]

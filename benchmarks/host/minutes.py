@@ -3,11 +3,11 @@
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
-import torch
+from benchmarks.failures import FAILURES, reason
 
 from .calls import Kit
+from .plans import Case
 from .stages import Machine, Stage
 
 LEVELS = (1, 2, 3, 5, 10, 20, 50, 1000)
@@ -20,20 +20,12 @@ VAE_WIDTH = 96
 """Channels of that VAE."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Case:
-    """One call, and the stages that it measures."""
-
-    stages: tuple[Stage, ...]
-    run: Callable[[], None]
-
-
 def guess(stages: list[Stage], kit: Kit, machine: Machine) -> None:
     """Put down what each stage may take, before any of them ran."""
 
     def code(how: str, side: str) -> float:
-        height, width = kit.sides[side]
-        work = CODING[how] * height * width * kit.frames * (kit.width / VAE_WIDTH) ** 2
+        height, width = kit.setting.sides[side]
+        work = CODING[how] * height * width * kit.setting.frames * (kit.width / VAE_WIDTH) ** 2
         return 4 * work / machine.matmul
 
     for stage in stages:
@@ -41,7 +33,7 @@ def guess(stages: list[Stage], kit: Kit, machine: Machine) -> None:
             stage.guess = code("decode", stage.target)
             continue
         stage.guess = GUESS * machine.floor(stage)
-        if stage.name in kit.refiners and kit.upsample == "pixel":
+        if stage.refiner and kit.upsample == "pixel":
             stage.setup = code("decode", "240p") + code("encode", stage.target)
 
 
@@ -62,12 +54,13 @@ def plan(stages: list[Stage], seconds: float, most: int) -> None:
         for stage in sorted(stages, key=lambda each: (each.cfg not in early, each.needs(1))):
             count, reached = (min(each, stage.full, most) for each in (level, before))
             spent = stage.needs(stage.planned) if stage.planned else 0.0
-            if stage.planned == reached and stage.needs(count) - spent <= left:
-                left -= stage.needs(count) - spent
+            more = max(1, stage.times) * (stage.needs(count) - spent)
+            if stage.planned == reached and more <= left:
+                left -= more
                 stage.planned = count
 
 
-def turn(case: Case, deadline: float) -> None:
+def turn(case: Case, kit: Kit, deadline: float) -> None:
     """Call once, if there is time: with fewer evaluations where all of them would not fit."""
     stages, left = case.stages, deadline - time.perf_counter()
     if not all(stage.planned for stage in stages):
@@ -81,25 +74,23 @@ def turn(case: Case, deadline: float) -> None:
         for stage in stages:
             stage.planned = 1
     try:
-        case.run()
-    except RuntimeError as error:
+        kit.run(case)
+    except FAILURES as error:
+        said = reason(error)
         for stage in stages:
-            stage.planned, stage.failed, stage.why_not = 0, True, reason(error)
+            stage.planned, stage.failed, stage.why_not = 0, True, said
     for stage in stages:
         said = f"{stage.later:.4g} s, all {stage.total:.4g} s" if stage.calls else stage.why_not
         name = f"{stage.target} {stage.cfg} {stage.name}"
         print(f"{name}: an evaluation {said}", file=sys.stderr, flush=True)
 
 
-def reason(error: RuntimeError) -> str:
-    """Why a call failed, on one line of a table."""
-    if isinstance(error, torch.cuda.OutOfMemoryError):
-        return "out of memory"
-    return f"{type(error).__name__}: {str(error).splitlines()[0][:120]}".replace("|", "/")
+def profile(cases: list[Case], kit: Kit, deadline: float, tell: Callable[[], None]) -> None:
+    """See which kernels one evaluation of each stage runs, cheapest first, as time allows.
 
-
-def profile(cases: list[Case], kit: Kit, deadline: float) -> None:
-    """See which kernels one evaluation of each stage runs, cheapest first, as time allows."""
+    Args:
+        tell: called after each.
+    """
     ran = [case for case in cases if all(stage.calls for stage in case.stages)]
     kit.watch.profiling = True
     for case in sorted(ran, key=lambda case: sum(stage.needs(1) for stage in case.stages)):
@@ -107,7 +98,10 @@ def profile(cases: list[Case], kit: Kit, deadline: float) -> None:
             stage.planned = 1
         if 1.5 * sum(stage.needs(1) for stage in case.stages) < deadline - time.perf_counter():
             try:
-                case.run()
-            except RuntimeError as error:
-                print(f"not profiled: {reason(error)}", file=sys.stderr, flush=True)
+                kit.run(case)
+            except FAILURES as error:
+                said = reason(error)
+                for stage in case.stages:
+                    stage.no_shares = said
+        tell()
     kit.watch.profiling = False

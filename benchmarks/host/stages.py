@@ -20,10 +20,18 @@ class Stage:
     target: str
     """The size of the final video, "-" for both legs of a preview."""
     cfg: str
-    """Guidance, "on" or "off"."""
+    """Guidance, "on" or "off"; "-" for the VAE."""
     name: str
     work: cost.Stage | None
     """Model, size and evaluations; None for the VAE."""
+    refiner: str = ""
+    """Which one, if it is one."""
+    keep: float = 1.0
+    """Share of the tokens that a mask keeps."""
+    plans: list[str] = field(default_factory=list)
+    """Guidance of the plans that it is part of, see `plans.GUIDANCE`."""
+    times: int = 0
+    """Calls of a turn that measure it."""
     guess: float = 0.0
     """Seconds of an evaluation, as long as none ran."""
     setup: float = 0.0
@@ -38,6 +46,8 @@ class Stage:
     """Bytes allocated at most, weights of all models on the device among them; 0 on a CPU."""
     shares: dict[str, float] | None = None
     """Class of kernels -> share of the time of a profiled evaluation."""
+    no_shares: str = "the minutes were over"
+    """Why it was not profiled, if so."""
     why_not: str = "the minutes were over"
     """Why it was not measured, if so."""
     failed: bool = False
@@ -88,7 +98,7 @@ class Stage:
         """Linear ones of an evaluation, and those of self-attention."""
         work = self.work
         clip = (work.frames, work.height, work.width)
-        once = operations(work.shape, *clip, work.window)
+        once = operations(work.shape, *clip, work.window, work.kept)
         return once[0] * (1 + work.guided), once[1] * (1 + work.guided)
 
     def needs(self, count: int) -> float:
@@ -139,6 +149,8 @@ def joint_weights(shape: cost.ModelShape) -> int:
 class Flow:
     """The stages of a plain run and those that take its place."""
 
+    plan: str
+    """Where there is guidance, see `plans.GUIDANCE`."""
     plain: Stage
     legs: tuple[Stage, Stage]
     refine: Stage
@@ -146,9 +158,12 @@ class Flow:
     """Upsampling and the decode of the result; None where there is no VAE."""
 
     @property
+    def parts(self) -> list[Stage]:
+        return [self.plain, *self.legs, self.refine, *(each for each in self.coding if each)]
+
+    @property
     def measured(self) -> bool:
-        parts = [self.plain, *self.legs, self.refine, *(each for each in self.coding if each)]
-        return all(each.calls for each in parts)
+        return all(each.calls for each in self.parts)
 
     @property
     def sampling(self) -> float:

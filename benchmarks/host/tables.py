@@ -2,12 +2,15 @@
 
 from collections.abc import Iterable, Iterator
 
+from surf_core import cost
+
 from .stages import Flow, Machine, Stage
 
 TIMES_FASTER = {"720p": 12.58, "1080p": 51.0}
 """How much faster than the plain run the whole flow is to be."""
 PREVIEW_RATE, STEP_OVER_FLOOR, SHARE = 0.85, 1.25, 0.9
 NOT = "not measured"
+FASTER = "times faster"
 
 
 def table(columns: str, rows: Iterable[Iterable]) -> list[str]:
@@ -22,11 +25,11 @@ def table(columns: str, rows: Iterable[Iterable]) -> list[str]:
 
 def stage_table(stages: list[Stage]) -> list[str]:
     """What was measured."""
-    columns = ("target | guidance | stage | evaluations | measured | first, s | later, s "
+    columns = ("target | guidance | stage | plans | evaluations | measured | first, s | later, s "
                "| rest, s | stage, s | TFLOP/s | peak, GiB")  # fmt: skip
 
     def row(stage: Stage) -> list:
-        start = [stage.target, stage.cfg, stage.name, stage.full]
+        start = [stage.target, stage.cfg, stage.name, ", ".join(stage.plans), stage.full]
         if not stage.calls:
             return [*start, f"{NOT}: {stage.why_not}", *["-"] * 6]
         counts = [len(spent) for spent, _ in stage.calls]
@@ -60,7 +63,7 @@ def share_table(stages: list[Stage], kinds: list[str]) -> list[str]:
     """Where the time of one evaluation goes, by kernels."""
     rows = [
         [each.target, each.cfg, each.name, *([each.shares[kind] for kind in kinds]
-         if each.shares else [f"{NOT}: the minutes were over", *["-"] * (len(kinds) - 1)])]
+         if each.shares else [f"{NOT}: {each.no_shares}", *["-"] * (len(kinds) - 1)])]
         for each in stages
     ]  # fmt: skip
     return table(" | ".join(["target", "guidance", "stage", *kinds]), rows)
@@ -68,24 +71,32 @@ def share_table(stages: list[Stage], kinds: list[str]) -> list[str]:
 
 def flow_table(flows: list[Flow], machine: Machine) -> list[str]:
     """The whole flow against the plain run: the networks alone, and with the VAE."""
-    columns = ("target | guidance | refiner | plain, s | first leg, s | second leg, s | refine, s "
-               "| networks, s | times faster | times fewer operations | share | at the floors "
-               "| upsample, s | decode, s | plain and VAE, s | all, s | all, times faster "
-               "| VAE in all")  # fmt: skip
+    columns = ("target | guidance | refiner | kept | plain, s | first leg, s | second leg, s "
+               "| refine, s | networks, s | times faster | times fewer operations | share "
+               "| at the floors | upsample, s | decode, s | plain and VAE, s | all, s "
+               "| all, times faster | VAE in all")  # fmt: skip
 
     def row(flow: Flow) -> list:
-        start = [flow.plain.target, flow.plain.cfg, flow.refine.name]
+        start = [flow.plain.target, flow.plan, flow.refine.name]
         if not flow.measured:
-            return [*start, f"{NOT}: a stage of it was not", *["-"] * 14]
+            lacks = next(each for each in flow.parts if not each.calls)
+            return [*start, "-", f"{NOT}: {lacks.name} ({lacks.cfg}) was not", *["-"] * 14]
         plain, ours = flow.whole
         return [
-            *start, flow.plain.total, *(leg.total for leg in flow.legs), flow.refine.total,
-            flow.sampling, flow.faster, flow.fewer, flow.faster / flow.fewer,
+            *start, kept(flow.refine), flow.plain.total, *(leg.total for leg in flow.legs),
+            flow.refine.total, flow.sampling, flow.faster, flow.fewer, flow.faster / flow.fewer,
             flow.faster_at(machine), *(each.total if each else "-" for each in flow.coding),
             plain, ours, plain / ours, 1 - flow.sampling / ours,
         ]  # fmt: skip
 
     return table(columns, map(row, flows))
+
+
+def kept(refine: Stage) -> float:
+    """Share of the tokens that were refined."""
+    work = refine.work
+    every = cost.tokens(work.shape, work.frames, work.height, work.width)
+    return 1.0 if work.kept is None else sum(work.kept) / every
 
 
 def goals(flow: Flow, machine: Machine) -> Iterator[tuple]:
@@ -107,22 +118,33 @@ def goals(flow: Flow, machine: Machine) -> Iterator[tuple]:
     )  # fmt: skip
     coding = [each for each in flow.coding if each]
     yield (
-        f"times faster, {'with' if coding else 'without'} the VAE", refine, ">=",
+        f"{FASTER}, {'with' if coding else 'without'} the VAE", refine, ">=",
         TIMES_FASTER[plain.target], networks + coding, lambda: flow.whole[0] / flow.whole[1],
     )  # fmt: skip
 
 
 def goal_table(flows: list[Flow], machine: Machine) -> list[str]:
-    """Each goal, what was measured, and whether that meets it."""
-    rows = []
+    """Each goal, what was measured, and whether that meets it; then which plans are fast enough."""
+    rows, plans = [], {}
     for flow in flows:
         for goal, stage, sign, wanted, needed, value in goals(flow, machine):
             got, met = NOT, "-"
             if all(each.calls for each in needed):
                 got = value()
                 met = "yes" if (got >= wanted if sign == ">=" else got <= wanted) else "no"
-            cell = (flow.plain.target, flow.plain.cfg, stage.name)
+            cell = (flow.plain.target, flow.plan, stage.name)
             rows.append((goal, f"{sign} {wanted}", *cell, got, met))
+            if goal.startswith(f"{FASTER}, "):
+                verdicts = plans.setdefault(flow.plain.target, {"yes": [], "no": [], "-": []})
+                verdicts[met].append(f"guidance {flow.plan} with {flow.refine.name}")
     # Both refiners follow the same preview.
     columns = "goal | wanted | target | guidance | stage | measured | met"
-    return table(columns, dict.fromkeys(rows))
+    return [*table(columns, dict.fromkeys(rows)), *verdict(plans), ""]
+
+
+def verdict(plans: dict[str, dict[str, list[str]]]) -> Iterator[str]:
+    """Which plans are as fast as wanted, a line for each target."""
+    for target, found in plans.items():
+        words = {"yes": "met by", "no": "not met by", "-": f"{NOT} for"}
+        said = [f"{words[key]} {'; '.join(which)}" for key, which in found.items() if which]
+        yield f"- {target}, {TIMES_FASTER[target]:g} times faster: {'. '.join(said)}."

@@ -130,8 +130,8 @@ class Watch:
             torch.cuda.reset_peak_memory_stats()
 
 
-def profiled(run: Callable, cuda: bool) -> tuple[Any, dict[str, float]]:
-    """Call, and give the share of each class of kernels in the time of all kernels."""
+def profiled(run: Callable, cuda: bool) -> tuple[Any, dict[str, float] | None]:
+    """Call, and give the share of each class of kernels in the time of all; None if none show."""
     from torch.profiler import ProfilerActivity, profile
 
     with profile(activities=[ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU]) as seen:
@@ -143,5 +143,5 @@ def profiled(run: Callable, cuda: bool) -> tuple[Any, dict[str, float]]:
         took = event.self_device_time_total if cuda else event.self_cpu_time_total
         found = [name for name, pattern in KINDS if re.search(pattern, event.key, re.IGNORECASE)]
         spent[found[0] if found else ELEMENTWISE] += took
-    total = sum(spent.values()) or 1.0
-    return out, {name: took / total for name, took in spent.items()}
+    total = sum(spent.values())
+    return out, {name: took / total for name, took in spent.items()} if total else None

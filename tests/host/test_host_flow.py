@@ -23,8 +23,13 @@ REFINERS = {
 SIDES = {"first leg, 480p": (64, 96), "second leg, 240p": (32, 48), "720p": (80, 128)}
 FULL = {"plain run": 4}
 """Evaluations by stage; 2 of all others."""
-STAGES = [(cfg, name) for cfg in ("on", "off")
-          for name in ("plain run", "first leg, 480p", "second leg, 240p", *REFINERS)]  # fmt: skip
+KEPT = [f"{name}, keep 0.5" for name in REFINERS]
+NETWORKS = ("plain run", "first leg, 480p", "second leg, 240p", *REFINERS, *KEPT)
+STAGES = [(cfg, name) for cfg in ("on", "off") for name in NETWORKS]
+GUIDED = {"on": ("on", "on", "on"), "off": ("off", "off", "off"), "first": ("on", "off", "off")}
+"""Plan -> guidance of its plain run and first leg, of its second leg, of its refiner."""
+PLANS = [(plan, name) for plan in GUIDED for name in (*REFINERS, *KEPT)]
+UPSAMPLE = "upsample through the VAE"
 
 BUILD = """
 import json, sys
@@ -67,6 +72,25 @@ for seconds, most in ((30, 99), (10, 99), (1e6, 99), (1e6, 3), (-1, 99)):
     said.append([stage.planned for stage in stages])
 print(json.dumps([said, stages[0].why_not]))
 """
+
+BREAK = """
+import torch
+from benchmarks import host_flow
+from benchmarks.host.calls import Kit
+
+real = Kit.refine
+
+def refine(self, stage, **more):
+    if stage.refiner == "surf_1b":
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+    if stage.keep < 1:
+        raise KeyboardInterrupt
+    real(self, stage, **more)
+
+Kit.refine = refine
+host_flow.main()
+"""
+"""One refiner runs out of memory; then someone stops the run."""
 
 on_a_host = [pytest.mark.host, pytest.mark.skipif(HOST not in os.environ, reason="no host is set")]
 
@@ -131,7 +155,8 @@ def test_minutes_go_to_every_stage_before_they_go_to_more_evaluations():
 def page(tmp_path_factory):
     """One run of everything, every call twice: two evaluations, of four in the plain run."""
     out = tmp_path_factory.mktemp("flow") / "page.md"
-    said = run("--toy", "--reps=1", "--most=2", "--limit-gb", "12", f"--out={out}")
+    said = run("--toy", "--reps=1", "--most=2", "--limit-gb", "12", f"--out={out}",
+               "--cfg", *GUIDED, "--keep", "1", "0.5")  # fmt: skip
     text = out.read_text(encoding="utf-8")
     assert text in said
     return text
@@ -166,34 +191,55 @@ class TestAtToySize:
         assert list(networks) == STAGES
         for (cfg, name), row in networks.items():
             assert row["evaluations"] == FULL.get(name, 2)
+            # What plans have in common is measured once.
             assert row["measured"].startswith("1 x 2")
             assert ("the rest at the median" in row["measured"]) == (name == "plain run")
             parts = row["first, s"] + (row["evaluations"] - 1) * row["later, s"] + row["rest, s"]
             assert row["stage, s"] == about(parts)
-            flops = work(name, cfg, 1).flops
-            assert row["TFLOP/s"] == about(flops / row["later, s"] / 1e12)
+            if name not in KEPT:
+                flops = work(name, cfg, 1).flops
+                assert row["TFLOP/s"] == about(flops / row["later, s"] / 1e12)
         coding = [row["stage"] for row in rows if row["guidance"] == "-"]
-        assert coding == ["VAE decode", "upsample through the VAE"]
+        assert sorted(coding) == ["VAE decode", UPSAMPLE, f"{UPSAMPLE}, mask of 0.5"]
+
+    def test_it_is_clear_which_plans_a_stage_is_part_of(self, found):
+        rows = found["Stages (TOY SIZE)"]
+        plans = {(row["guidance"], row["stage"]): row["plans"] for row in rows}
+        for (cfg, name), said in plans.items():
+            index = {"plain run": 0, "first leg, 480p": 0, "second leg, 240p": 1}.get(name, 2)
+            part_of = [plan for plan, guided in GUIDED.items() if cfg in (guided[index], "-")]
+            assert said == ", ".join(part_of), (cfg, name)
 
     def test_the_flow_is_the_sum_of_its_stages_and_its_operations_are_those_of_cost(self, found):
         spent = {(row["guidance"], row["stage"]): row["stage, s"]
                  for row in found["Stages (TOY SIZE)"]}  # fmt: skip
         rows = found["The whole flow (TOY SIZE)"]
-        assert [(row["guidance"], row["refiner"]) for row in rows] == [
-            (cfg, name) for cfg in ("on", "off") for name in REFINERS
-        ]
+        assert [(row["guidance"], row["refiner"]) for row in rows] == PLANS
         for row in rows:
-            cfg, name = row["guidance"], row["refiner"]
+            plan, name = row["guidance"], row["refiner"]
             legs = ["first leg, 480p", "second leg, 240p"]
-            networks = sum(spent[cfg, stage] for stage in (*legs, name))
+            stages = list(zip(GUIDED[plan], (*legs, name), strict=True))
+            networks = sum(spent[stage] for stage in stages)
             assert row["networks, s"] == about(networks)
-            assert row["plain, s"] == spent[cfg, "plain run"]
+            assert row["plain, s"] == spent[GUIDED[plan][0], "plain run"]
             assert row["times faster"] == about(row["plain, s"] / networks)
-            ours = cost.plan_flops(work(stage, cfg, 2) for stage in (*legs, name))
-            assert row["times fewer operations"] == about(work("plain run", cfg, 4).flops / ours)
+            plain = work("plain run", GUIDED[plan][0], 4).flops
+            refiner, masked = name.partition(",")[0], name in KEPT
+            ours = cost.plan_flops(
+                work(stage.partition(", keep")[0], cfg, 2) for cfg, stage in stages
+            )
+            if masked:
+                assert 0.5 <= row["kept"] < 0.55
+                refine = work(refiner, GUIDED[plan][2], 2).flops
+                most, least = ours - refine / 3, ours - 3 * refine / 4
+                assert plain / most < row["times fewer operations"] < plain / least
+            else:
+                assert row["kept"] == 1
+                assert row["times fewer operations"] == about(plain / ours)
             assert row["at the floors"] > 1
             assert row["share"] == about(row["times faster"] / row["times fewer operations"])
-            up, decode = spent["-", "upsample through the VAE"], spent["-", "VAE decode"]
+            up = spent["-", f"{UPSAMPLE}, mask of 0.5" if masked else UPSAMPLE]
+            decode = spent["-", "VAE decode"]
             assert row["all, s"] == about(networks + up + decode)
             assert row["plain and VAE, s"] == about(row["plain, s"] + decode)
             assert row["all, times faster"] == about(row["plain and VAE, s"] / row["all, s"])
@@ -219,7 +265,7 @@ class TestAtToySize:
                  for row in found["The whole flow (TOY SIZE)"]}  # fmt: skip
         rates = {(row["guidance"], row["stage"]): row["TFLOP/s"]
                  for row in found["Stages (TOY SIZE)"]}  # fmt: skip
-        assert len(rows) == 2 * (2 + 3 * len(REFINERS))
+        assert len(rows) == 2 * len(GUIDED) + 3 * len(PLANS)
         for row in rows:
             sign, wanted = row["wanted"].split()
             got, key = row["measured"], (row["guidance"], row["stage"])
@@ -231,11 +277,18 @@ class TestAtToySize:
             elif row["goal"] == "times faster, with the VAE":
                 assert (got, wanted) == (flows[key]["all, times faster"], "12.58")
             elif row["goal"] == "operations a second, over the plain run's":
-                assert got == about(rates[key] / rates[key[0], "plain run"])
+                cfg, plain = GUIDED[key[0]][row["stage"].startswith("second")], GUIDED[key[0]][0]
+                assert got == about(rates[cfg, row["stage"]] / rates[plain, "plain run"])
+
+    def test_it_says_which_plans_are_as_fast_as_wanted(self, page, found):
+        (said,) = [line for line in page.splitlines() if line.startswith("- 720p, 12.58 times")]
+        for plan, name in PLANS:
+            assert f"guidance {plan} with {name}" in said
+        assert "not met by" in said
 
     def test_the_kernels_of_a_stage_share_all_of_its_time(self, found):
         rows = found["One evaluation, by kernels (TOY SIZE)"]
-        assert len(rows) == len(STAGES) + 2
+        assert len(rows) == len(STAGES) + 3
         kinds = ("attention", "convolution", "GEMM", "elementwise")
         for row in rows:
             assert sum(row[kind] for kind in kinds) == about(1.0)
@@ -269,6 +322,23 @@ class TestElsewhere:
             assert row["later, s"] <= row["first, s"]
         (flow,) = found["The whole flow (TOY SIZE)"]
         assert (flow["upsample, s"], flow["decode, s"], flow["VAE in all"]) == ("-", "-", 0)
+
+    def test_a_stage_that_fails_and_a_run_that_is_stopped_lose_no_other_row(self, tmp_path):
+        command = [os.environ.get("COMFYUI_PYTHON", sys.executable), "-c", BREAK, "--toy",
+                   "--reps=1", "--most=1", "--cfg", "first", "--keep", "1", "0.5",
+                   f"--out={tmp_path}"]  # fmt: skip
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+        assert done.returncode != 0
+        assert "KeyboardInterrupt" in done.stderr[-2000:]
+        (out,) = tmp_path.iterdir()
+        text = out.read_text(encoding="utf-8")
+        assert text in done.stdout
+        rows = {row["stage"]: row["measured"] for row in tables(text)["Stages (TOY SIZE)"]}
+        assert rows["surf_1b"] == "not measured: out of memory"
+        for name in ("plain run", "first leg, 480p", "second leg, 240p", "wan_1_3b"):
+            assert rows[name].startswith("1 x 1")
+        for name in (*KEPT, "VAE decode"):
+            assert rows[name].startswith("not measured: ")
 
     def test_what_the_minutes_do_not_allow_is_not_measured(self):
         said = run("--toy", "--minutes=0.0001")
