@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from math import ceil, prod
 
+from .guidance import held_forwards
 from .window import segments, token_bounds
 
 
@@ -292,12 +293,14 @@ class Stage:
     """Latent frames of a self-attention window; 0 is full attention."""
     guided: bool = True
     """True: every evaluation runs the model twice, with and without the prompt (cfg above 1)."""
+    every: int = 1
+    """Guided evaluations that share one run without the prompt, see `guidance.HeldDifference`."""
     kept: tuple[int, ...] | None = None
     """Tokens that a mask keeps, for each step of tokens along time; None for all."""
 
     @property
     def forwards(self) -> int:
-        return self.steps * (2 if self.guided else 1)
+        return held_forwards(self.steps, self.every) if self.guided else self.steps
 
     @property
     def tokens(self) -> int:

@@ -1,0 +1,110 @@
+"""Guidance with a held difference: exact where it is due, cheap where it is not."""
+
+import pytest
+import torch
+from surf.surf_core.cost import WAN_1_3B, Stage
+from surf.surf_core.flow import euler, model_velocity
+from surf.surf_core.guidance import HeldDifference, held_forwards
+from surf.surf_core.schedule import flow_sigmas
+from surf.surf_core.tiny.model import TinyT2V
+
+Z = torch.linspace(-1, 1, 2 * 3 * 4 * 4).view(2, 3, 1, 4, 4)
+
+
+class Model:
+    """A velocity that knows its text, and how often it was asked with which."""
+
+    def __init__(self, change=0.0):
+        self.asked, self.change = [], change
+
+    def __call__(self, z, timestep, context):
+        self.asked.append(context.item())
+        level = timestep[0] / 1000
+        return (0.3 * z + 0.2) * (1 + context) + self.change * context * level
+
+
+WITH, WITHOUT = torch.tensor(1.0), torch.tensor(-0.5)
+
+
+def followed(model, every, steps=7, cfg=4.0):
+    velocity = model_velocity(model, WITH, WITHOUT, cfg, every)
+    return euler(velocity, Z, flow_sigmas(steps, 3.0))
+
+
+def test_every_first_of_so_many_evaluations_runs_without_the_prompt():
+    model = Model()
+    followed(model, 3)
+    assert model.asked == [1, -0.5, 1, 1, 1, -0.5, 1, 1, 1, -0.5]
+
+
+def test_holding_for_one_evaluation_is_plain_guidance_bit_for_bit():
+    def plain(z, sigma):
+        t = torch.tensor([1000 * sigma])
+        model = Model(change=1.0)
+        with_text, without = model(z, t, WITH), model(z, t, WITHOUT)
+        return without + 4.0 * (with_text - without)
+
+    assert torch.equal(followed(Model(change=1.0), 1), euler(plain, Z, flow_sigmas(7, 3.0)))
+
+
+def test_a_difference_that_does_not_change_is_held_without_error():
+    def constant(z, timestep, context):
+        return 0.3 * z + context
+
+    results = [
+        euler(model_velocity(constant, WITH, WITHOUT, 4.0, every), Z, flow_sigmas(7, 3.0))
+        for every in (1, 3)
+    ]
+    torch.testing.assert_close(*results, rtol=0, atol=1e-6)
+
+
+def test_a_difference_that_changes_is_missed_the_more_the_longer_it_is_held():
+    plain = followed(Model(change=1.0), 1, steps=24)
+    off = [(followed(Model(change=1.0), every, 24) - plain).norm() for every in (2, 4, 8)]
+    assert 0 < off[0] < off[1] < off[2]
+
+
+def test_another_size_begins_anew():
+    held, small = HeldDifference(4), Z[..., :2, :2]
+    due = []
+    for z in (Z, Z, small, small, Z):
+        due.append(held.due(z))
+        held.difference = z
+    assert due == [True, False, True, False, True]
+    assert (held.evaluations, held.guided) == (5, 3)
+
+
+@pytest.mark.parametrize("every", [0, -1])
+def test_rejects_a_number_below_one(every):
+    with pytest.raises(ValueError, match="every must lie"):
+        HeldDifference(every)
+
+
+@pytest.mark.parametrize(
+    ("steps", "every", "forwards"), [(10, 1, 20), (10, 3, 14), (1, 3, 2), (0, 3, 0)]
+)
+def test_forwards_of_a_stage_match_what_a_run_asks(steps, every, forwards):
+    stage = Stage(shape=WAN_1_3B, steps=steps, frames=9, height=64, width=96, every=every)
+    assert stage.forwards == held_forwards(steps, every) == forwards
+    if steps:
+        model = Model()
+        followed(model, every, steps)
+        assert len(model.asked) == forwards
+
+
+def test_the_embedded_model_is_guided_as_before_where_nothing_is_held():
+    tiny = TinyT2V(["red circle moving right, on stripes"])
+    z = tiny.noise([3])
+
+    def plain(z, sigma):
+        context = torch.cat([tiny.context, torch.zeros_like(tiny.context)])
+        t = torch.full((2,), 1000 * float(sigma))
+        with torch.inference_mode():
+            with_text, without = tiny.model(torch.cat([z, z]), t, context).chunk(2)
+        return without + 4.0 * (with_text - without)
+
+    sigmas = flow_sigmas(20, 3.0)
+    expected = euler(plain, z, sigmas)
+    assert torch.equal(euler(tiny.velocity(4.0), z, sigmas), expected)
+    held = euler(tiny.velocity(4.0, every=2), z, sigmas)
+    assert 0 < (held - expected).norm() < 0.2 * expected.norm()
