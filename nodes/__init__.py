@@ -3,6 +3,7 @@
 from comfy_api.latest import ComfyExtension, io
 
 from .colour import SurfColourMatch
+from .guidance import SurfHoldGuidance
 from .loader import SurfRefinerLoader
 from .preview import SurfLatentDownscale, SurfReshiftGuider, SurfReshiftKSampler
 from .refine import SurfRefiner
@@ -28,4 +29,5 @@ class SurfExtension(ComfyExtension):
             SurfTinyPrompt,
             SurfSkipMask,
             SurfSeedVR2Skip,
+            SurfHoldGuidance,
         ]

@@ -370,7 +370,9 @@ def install():
         "comfy.utils": {"PROGRESS_BAR_ENABLED": False, "ProgressBar": ProgressBar},
         "comfy.patcher_extension": {
             "WrappersMP": SimpleNamespace(
-                DIFFUSION_MODEL="diffusion", PREPARE_SAMPLING="prepare_sampling"
+                DIFFUSION_MODEL="diffusion",
+                PREPARE_SAMPLING="prepare_sampling",
+                OUTER_SAMPLE="outer_sample",
             )
         },
         "comfy_api": {},

@@ -45,6 +45,7 @@ FROZEN = {
         "model conditioning choose keep tau dilate seam",
         "model keep_ratio report",
     ),
+    "SurfHoldGuidance": ("model every", "model"),
 }
 # The host's nodes that the workflows use: inputs (? optional), output types, widgets.
 CORE = {
