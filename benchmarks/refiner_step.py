@@ -1,19 +1,21 @@
 """How long does the refiner take, whole and segment by segment, plain and on comfy-kitchen?
 
     python -m benchmarks.refiner_step
-    python -m benchmarks.refiner_step --size 720p 1080p 4k --window 4 8
+    python -m benchmarks.refiner_step --size 720p 1080p 4k --window 4 8 --minutes 8
 
 One forward of surf_1b (a step without guidance) and its first block, with random weights. Every
-way is first held against the plain, whole one in float32 on a small clip; a wrong one ends the
-run. Then all are timed in turns and the median is shown. On a CPU the model has few layers.
+way is first held against the plain, whole one in float32 on a small clip; a wrong one is not timed.
+Then all are timed in turns and the median is shown. What fails, or does not fit the minutes, is a
+row that says so. On a CPU the model has few layers.
 
 Dims: B batch, T latent frames, H, W latent cells, N tokens.
 """
 
 import argparse
 import sys
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 
@@ -21,6 +23,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.clock import seconds
+from benchmarks.failures import FAILURES, reason
 from benchmarks.provenance import provenance, publish_page
 from surf_core.cost import SURF_1B, ModelShape, activation_bytes, forward_flops, weight_bytes
 from surf_core.refiner import RefinerConfig, SurfRefinerDiT, kitchen
@@ -28,16 +31,21 @@ from surf_core.refiner.fused import eager, why_not_kitchen
 from surf_core.training.live_bytes import LiveBytes
 from surf_core.window import BACKENDS, backend, why_not
 
-SIZES = {"small": (96, 160), "240p": (240, 416), "480p": (480, 832), "720p": (720, 1280),
-         "1080p": (1088, 1920), "4k": (2160, 3840)}  # fmt: skip
+SIZES = {"tiny": (48, 80), "small": (96, 160), "240p": (240, 416), "480p": (480, 832),
+         "720p": (720, 1280), "1080p": (1088, 1920), "4k": (2160, 3840)}  # fmt: skip
 FRAMES, LATENT_FRAMES, WARM_UPS = 81, 21, 2
 INPUTS = 5
 """First arguments of a block: tokens, time, text, ranges and positions; then comes how it runs."""
 LARGEST_ERROR = {torch.float32: 1e-4, torch.bfloat16: 6e-2}
 """Relative to the root mean square of the reference; other windows differ by more than this."""
-HEAD = "| size | W_t | way | block, ms | TFLOP/s | step, ms | TFLOP/s | ratio | GiB | cost, GiB |"
+HEAD = (
+    "| size | W_t | way | first, s | block, ms | TFLOP/s | step, ms | TFLOP/s | ratio | GiB "
+    "| cost, GiB |"
+)
+NOT, LEAST = "not measured", 2
 
-LEGEND = """`ratio` is to the first row of the same case. TFLOP/s count the matrix products of
+LEGEND = """`first` is the first forward: plans, compilation, memory. `ratio` is to the first row of
+the same case. TFLOP/s count the matrix products of
 `surf_core.cost`. GiB is the peak of one forward beyond weights and inputs, as the allocator saw it
 on a GPU, of live tensors on a CPU; `cost` is the estimate."""
 
@@ -89,8 +97,12 @@ def inputs(frames: int, side: tuple[int, int], like: Tensor) -> tuple[Tensor, Te
     return z.to(like), torch.tensor([500.0], device=like.device), text.to(like)
 
 
-def gate(window: int, like: Tensor) -> None:
-    """Hold every way against the plain, whole one in float32; full attention must fail."""
+def gate(window: int, like: Tensor) -> dict[Way, str]:
+    """Hold every way against the plain, whole one in float32; full attention must fail.
+
+    Returns:
+        What is wrong with those that do not pass.
+    """
     model = build(2, like)
     model.window, given = window, inputs(window + 3, (64, 96), like)
     exact = build(2, like).float()
@@ -103,15 +115,22 @@ def gate(window: int, like: Tensor) -> None:
             difference = (model(*given).float() - expected).abs().max()
             return (difference / expected.square().mean().sqrt()).item()
 
-        allowed = LARGEST_ERROR[like.dtype]
-        for way, reason in ways(like):
-            if reason is None:
+        allowed, wrong = LARGEST_ERROR[like.dtype], {}
+        for way, why_not_here in ways(like):
+            if why_not_here is not None:
+                continue
+            try:
                 way.apply(model)
-                if not error() <= allowed:
-                    sys.exit(f"{way.name} is wrong by {error():.2g}, allowed is {allowed:.2g}.")
+                found = error()
+                if not found <= allowed:
+                    wrong[way] = f"wrong by {found:.2g}, allowed is {allowed:.2g}"
+            except FAILURES as failure:
+                wrong[way] = reason(failure)
         model.window = 0
+        Way(segmentwise=False, kitchen=False, backend="sdpa").apply(model)
         if error() <= allowed:
             sys.exit(f"the check cannot fail: full attention passes it at window {window}.")
+    return wrong
 
 
 def peak_bytes(model: SurfRefinerDiT, given: tuple[Tensor, ...]) -> int:
@@ -141,73 +160,128 @@ def block_input(model: SurfRefinerDiT, given: tuple[Tensor, ...]) -> list:
     return caught
 
 
-def measure(model: SurfRefinerDiT, given, side, window: int, reps: int) -> Iterator[str]:
-    """Yield a line for each way."""
-    model.window, cuda = window, given[0].is_cuda
-    shape = replace(ModelShape.of(model.config), layers=len(model.blocks))
+@dataclass(kw_only=True, slots=True, eq=False)
+class Timed:
+    """What a way took, and why it did not, if so."""
+
+    way: Way
+    why_not: str = ""
+    first: float = 0.0
+    """Seconds."""
+    peak: int = 0
+    """Bytes."""
+    block: list[float] = field(default_factory=list)
+    """Milliseconds of the first block, with warm-ups."""
+    step: list[float] = field(default_factory=list)
+    """Milliseconds of the whole forward."""
+
+
+def measure(
+    model: SurfRefinerDiT, given, wrong: dict[Way, str], reps: int, deadline: float
+) -> list[Timed]:
+    """Call every way in turns, as long as there is time."""
+    cuda = given[0].is_cuda
+    tried = [Timed(way=way, why_not=wrong.get(way, "")) for way, reason in
+             ways(given[0].flatten()[0]) if reason is None]  # fmt: skip
+    inner: list = []
+
+    def begin(each: Timed) -> None:
+        each.first = seconds(lambda: model(*given), cuda)
+        each.peak = peak_bytes(model, given)
+        inner[:] = inner or block_input(model, given)[:INPUTS]
+
+    def call(each: Timed) -> None:
+        last = (model.kernels(), each.way.segmentwise)
+        each.block.append(1000 * seconds(lambda: model.blocks[0](*inner, *last), cuda))
+        each.step.append(1000 * seconds(lambda: model(*given), cuda))
+
+    for turn in range(1 + WARM_UPS + reps):
+        if turn > WARM_UPS + LEAST and time.perf_counter() > deadline:
+            break
+        for each in (each for each in tried if not each.why_not):
+            each.way.apply(model)
+            try:
+                call(each) if turn else begin(each)
+            except FAILURES as error:
+                each.why_not = reason(error)
+    return tried
+
+
+def lines_of(tried: list[Timed], shape: ModelShape, side, window: int, itemsize: int):
+    """Yield the columns of every way."""
     work = [
         forward_flops(replace(shape, layers=layers), FRAMES, *side, window)
         for layers in (1, shape.layers)
     ]
-    running = [way for way, reason in ways(given[0].flatten()[0]) if reason is None]
-    times, peaks = [([], []) for _ in running], []
-    for way in running:
-        way.apply(model)
-        peaks.append(peak_bytes(model, given))
-    inner = block_input(model, given)[:INPUTS]
-    for _ in range(WARM_UPS + reps):
-        for way, (blocks, whole) in zip(running, times, strict=True):
-            way.apply(model)
-            last = (model.kernels(), way.segmentwise)
-            blocks.append(1000 * seconds(lambda: model.blocks[0](*inner, *last), cuda))  # noqa: B023
-            whole.append(1000 * seconds(lambda: model(*given), cuda))
-    first = median(times[0][1][WARM_UPS:])
-    for way, both, peak in zip(running, times, peaks, strict=True):
-        took = [median(spent[WARM_UPS:]) for spent in both]
+    base = None if tried[0].why_not else median(tried[0].step[WARM_UPS:])
+    for each in tried:
+        if each.why_not:
+            yield f"{each.way.name} | {NOT}: {each.why_not} | {' | '.join('-' * 7)}"
+            continue
+        took = [median(spent[WARM_UPS:]) for spent in (each.block, each.step)]
         rates = [flops / spent / 1e9 for flops, spent in zip(work, took, strict=True)]
         estimate = activation_bytes(
-            shape, FRAMES, *side, window,
-            itemsize=given[0].itemsize, segmentwise=way.segmentwise,
-        )  # fmt: skip
+            shape, FRAMES, *side, window, itemsize=itemsize, segmentwise=each.way.segmentwise
+        )
         columns = [f"{ms:.4g} | {rate:.3g}" for ms, rate in zip(took, rates, strict=True)]
-        columns += [f"{took[1] / first:.2f}", f"{peak / 2**30:.3f}", f"{estimate / 2**30:.3f}"]
-        yield " | ".join([way.name, *columns])
+        columns += [f"{took[1] / base:.2f}" if base else "-"]
+        columns += [f"{each.peak / 2**30:.3f}", f"{estimate / 2**30:.3f}"]
+        yield " | ".join([each.way.name, f"{each.first:.4g}", *columns])
 
 
 def main() -> None:
     cuda = torch.cuda.is_available()
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--size", nargs="+", default=["720p" if cuda else "small"], choices=SIZES)
     parser.add_argument("--window", nargs="+", type=int, default=[4, 8] if cuda else [4])
     parser.add_argument("--layers", type=int, default=40 if cuda else 2)
     parser.add_argument("--reps", type=int, default=5 if cuda else 3)
-    parser.add_argument("--out", type=Path, help="a Markdown file to write the table to")
+    parser.add_argument("--minutes", type=float, default=60.0, help="for all of it")
+    parser.add_argument("--out", type=Path, help="a Markdown file for the table, or a folder")
     args = parser.parse_args()
+    deadline = time.perf_counter() + 60 * args.minutes
     like = torch.zeros((), dtype=torch.bfloat16 if cuda else torch.float32)
     like = like.to("cuda" if cuda else "cpu")
-    for window in args.window:
-        gate(window, like)
-    model, lines = build(args.layers, like), [HEAD, "| --- " * (HEAD.count("|") - 1) + "|"]
-    for size in args.size:
-        given = inputs(LATENT_FRAMES, SIZES[size], like)
-        for window in args.window:
-            with torch.inference_mode():
-                for line in measure(model, given, SIZES[size], window, args.reps):
-                    lines.append(f"| {size} | {window} | {line} |")
-                    print(lines[-1], file=sys.stderr, flush=True)
+    lines, cases = [HEAD, "| --- " * (HEAD.count("|") - 1) + "|"], []
     reasons = {way.backend: reason for way, reason in ways(like) if reason and not way.kitchen}
     if kitchen() is None:
         reasons["kitchen"] = why_not_kitchen()
     weights = weight_bytes(replace(SURF_1B, layers=args.layers), like.itemsize) / 2**30
-    device = f"{torch.cuda.get_device_name()}, " if cuda else ""
-    lines += ["", *(f"- {name}: not run: {reason}" for name, reason in reasons.items()), ""]
-    lines.append(
+    origin = (
         f"surf_1b, {args.layers} layers ({weights:.2f} GiB of weights, not in the peak), {FRAMES} "
-        f"frames, {like.dtype}, {device}batch 1, median of {args.reps} interleaved calls. "
+        f"frames, {like.dtype}, batch 1, median of up to {args.reps} interleaved calls. "
         f"{provenance()}"
     )
-    title = "One step of the refiner, whole and segment by segment, plain and on comfy-kitchen"
-    publish_page(title, LEGEND, lines, args.out)
+
+    def publish(final: bool) -> None:
+        said = ["", *(f"- {name}: not run: {reason}" for name, reason in reasons.items()), ""]
+        title = "One step of the refiner, whole and segment by segment, plain and on comfy-kitchen"
+        publish_page(title, LEGEND, [*lines, *said, origin], args.out, final=final)
+
+    wrong = {window: gate(window, like) for window in args.window}
+    model = build(args.layers, like)
+    shape = replace(ModelShape.of(model.config), layers=args.layers)
+    cases = [(size, window) for size in args.size for window in args.window]
+    try:
+        for index, (size, window) in enumerate(cases):
+            now = time.perf_counter()
+            if now > deadline:
+                lines.append(
+                    f"| {size} | {window} | all | {NOT}: the minutes were over |" + 7 * " - |"
+                )
+                continue
+            given, model.window = inputs(LATENT_FRAMES, SIZES[size], like), window
+            share = now + (deadline - now) / (len(cases) - index)
+            with torch.inference_mode():
+                tried = measure(model, given, wrong[window], args.reps, share)
+            found = lines_of(tried, shape, SIZES[size], window, like.itemsize)
+            lines += [f"| {size} | {window} | {line} |" for line in found]
+            print(*lines[-len(tried) :], sep="\n", file=sys.stderr, flush=True)
+            publish(final=False)
+    finally:
+        publish(final=True)
+    if any(wrong.values()):
+        sys.exit("some way was wrong: see its row.")
 
 
 if __name__ == "__main__":

@@ -1,18 +1,20 @@
 """How much time do skipped tokens save, of what their operations promise?
 
     python -m benchmarks.skip_time
-    python -m benchmarks.skip_time --size 720p 1080p --keep 100 75 50 25
+    python -m benchmarks.skip_time --size 720p 1080p --keep 100 75 50 25 --minutes 5
 
 One forward of surf_1b with random weights, on masks that look like those of videos: blobs that
 drift. Without a mask, with one that keeps everything, and with smaller ones, all in turns, on
 every attention that runs here; the median is shown. On a GPU kept counts are rounded up to whole
-tiles. On a CPU the model has few layers.
+tiles. What fails, or does not fit the minutes, is a row that says so. On a CPU the model has few
+layers.
 
 Dims: T, h, w tokens of the clip along time, rows and columns.
 """
 
 import argparse
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +24,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.clock import seconds
+from benchmarks.failures import FAILURES, reason
 from benchmarks.provenance import provenance, publish_page
 from benchmarks.refiner_step import FRAMES, LATENT_FRAMES, SIZES, WARM_UPS, build, inputs
 from surf_core.cost import ModelShape, forward_flops
@@ -29,6 +32,7 @@ from surf_core.refiner import SurfRefinerDiT
 from surf_core.skip import MULTIPLE, choose, packing, round_up
 from surf_core.window import BACKENDS, backend, why_not
 
+NOT, LEAST = "not measured", 2
 HEAD = "| size | W_t | attention | kept, % | step, ms | operations, % | time, % | promise kept |"
 
 LEGEND = """Operations (of `surf_core.cost`) and time are relative to the run without a mask, in the
@@ -46,9 +50,15 @@ def blobs(grid: tuple[int, int, int], keep: float, multiple: int, window: int) -
 
 
 def measure(
-    model: SurfRefinerDiT, size: str, window: int, name: str, keeps: list[float], reps: int
+    model: SurfRefinerDiT,
+    size: str,
+    window: int,
+    name: str,
+    keeps: list[float],
+    reps: int,
+    deadline: float,
 ) -> Iterator[str]:
-    """Yield a line for every share that is kept."""
+    """Yield a line for every share that is kept; fewer calls where the time is over."""
     like = model.patch_embedding.weight.new_zeros(())
     given, side = inputs(LATENT_FRAMES, SIZES[size], like), SIZES[size]
     model.window, model.packed = window, backend(name)
@@ -57,7 +67,9 @@ def measure(
     grid = tuple(cells // step for cells, step in sizes)
     masks = [blobs(grid, keep, MULTIPLE if like.is_cuda else 1, window) for keep in keeps]
     times: list[list[float]] = [[] for _ in range(len(masks) + 1)]
-    for _ in range(WARM_UPS + reps):
+    for turn in range(WARM_UPS + reps):
+        if turn >= WARM_UPS + LEAST and time.perf_counter() > deadline:
+            break
         for keep, spent in zip([None, *masks], times, strict=True):
             call = lambda: model(*given, keep=keep)  # noqa: B023, E731
             spent.append(1000 * seconds(call, like.is_cuda))
@@ -81,29 +93,49 @@ def main() -> None:
     parser.add_argument("--keep", nargs="+", type=float, default=[100, 75, 50, 25], help="in %%")
     parser.add_argument("--layers", type=int, default=40 if cuda else 2)
     parser.add_argument("--reps", type=int, default=5 if cuda else 9)
-    parser.add_argument("--out", type=Path, help="a Markdown file to write the table to")
+    parser.add_argument("--minutes", type=float, default=60.0, help="for all of it")
+    parser.add_argument("--out", type=Path, help="a Markdown file for the table, or a folder")
     args = parser.parse_args()
+    deadline = time.perf_counter() + 60 * args.minutes
     like = torch.zeros((), dtype=torch.bfloat16 if cuda else torch.float32)
     like = like.to("cuda" if cuda else "cpu")
     model, lines = build(args.layers, like), [HEAD, "| --- " * (HEAD.count("|") - 1) + "|"]
     probe = like.expand(1, 1, model.config.heads, model.config.dim // model.config.heads)
     reasons = {name: why_not(name, probe) for name in BACKENDS}
     keeps = [share / 100 for share in args.keep]
-    for size in args.size:
-        for window in args.window:
-            for name in (name for name, reason in reasons.items() if reason is None):
-                with torch.inference_mode():
-                    for line in measure(model, size, window, name, keeps, args.reps):
-                        lines.append(f"| {size} | {window} | {line} |")
-                        print(lines[-1], file=sys.stderr, flush=True)
-    lines += ["", *(f"- {name}: not run: {why}" for name, why in reasons.items() if why), ""]
-    device = f"{torch.cuda.get_device_name()}, " if cuda else ""
-    lines.append(
-        f"surf_1b, {args.layers} layers, {FRAMES} frames, {like.dtype}, {device}batch 1, median of "
+    running = [name for name, why in reasons.items() if why is None]
+    cases = [(size, window, name) for size in args.size for window in args.window
+             for name in running]  # fmt: skip
+    origin = (
+        f"surf_1b, {args.layers} layers, {FRAMES} frames, {like.dtype}, batch 1, median of up to "
         f"{args.reps} interleaved calls. {provenance()}"
     )
-    title = "What skipped tokens save of the time of a refiner's step"
-    publish_page(title, LEGEND, lines, args.out)
+
+    def publish(final: bool) -> None:
+        said = ["", *(f"- {name}: not run: {why}" for name, why in reasons.items() if why), ""]
+        title = "What skipped tokens save of the time of a refiner's step"
+        publish_page(title, LEGEND, [*lines, *said, origin], args.out, final=final)
+
+    def found(index: int, size: str, window: int, name: str) -> Iterator[str]:
+        now = time.perf_counter()
+        if now > deadline:
+            yield f"{name} | {NOT}: the minutes were over | - | - | - | -"
+            return
+        share = now + (deadline - now) / (len(cases) - index)
+        try:
+            with torch.inference_mode():
+                yield from measure(model, size, window, name, keeps, args.reps, share)
+        except FAILURES as error:
+            yield f"{name} | {NOT}: {reason(error)} | - | - | - | -"
+
+    try:
+        for index, case in enumerate(cases):
+            for line in found(index, *case):
+                lines.append(f"| {case[0]} | {case[1]} | {line} |")
+                print(lines[-1], file=sys.stderr, flush=True)
+            publish(final=False)
+    finally:
+        publish(final=True)
 
 
 if __name__ == "__main__":

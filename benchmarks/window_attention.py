@@ -1,12 +1,12 @@
-"""How fast are shifted windows, as segments and otherwise?
+"""How fast are shifted windows, as segments and otherwise, and does the Triton kernel win?
 
     python -m benchmarks.window_attention
-    python -m benchmarks.window_attention --size 480p 720p 1080p
+    python -m benchmarks.window_attention --size 480p 720p 1080p --minutes 8
 
-Every way is first held against the float64 reference on a small clip, and against exact rows at
-full size; a wrong one ends the run. Then all are timed in turns, on two input sets that alternate,
-and the median is shown. Windows of 4, 7 and 8 latent frames, both phases, all tokens and a random
-half of them, and a quarter.
+Every way is held against the float64 reference on a small clip, and against exact rows at full
+size; a wrong one is not timed. Then all are timed in turns, on two input sets that alternate, and
+the median is shown. Windows of 4, 7 and 8 latent frames, both phases, all tokens and a random half
+of them, and a quarter. What fails, or does not fit the minutes, is a row that says so.
 
 Dims: T latent frames, N tokens of a frame, S tokens of a clip, H heads, K channels of a head.
 """
@@ -14,129 +14,58 @@ Dims: T latent frames, N tokens of a frame, S tokens of a clip, H heads, K chann
 import argparse
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.provenance import provenance
-from surf_core.window import BACKENDS, backend, grouped, sdpa, segments, token_bounds, why_not
+from benchmarks.attention_ways import HEADS, WIDTH, Attention, Clip, Way, ways
+from benchmarks.failures import FAILURES, reason
+from benchmarks.provenance import provenance, publish_page
 from surf_core.window.reference import reference_attention
 
-FRAMES, HEADS, WIDTH = 21, 16, 72
-GRIDS = {"small": (8, 14), "480p": (30, 52), "720p": (45, 80), "1080p": (68, 120)}
+FRAMES = 21
+GRIDS = {"tiny": (2, 3), "small": (8, 14), "480p": (30, 52), "720p": (45, 80), "1080p": (68, 120)}
 """Tokens of a frame, rows and columns; 480p is 832 x 480."""
-PADDED = (80, 96, 128)
-"""Widths to which kernels pad a head of 72."""
-WARM_UPS, ROWS = 2, 64
+WARM_UPS, LEAST, ROWS = 2, 3, 64
 LARGEST_ERROR = {torch.float32: 5e-5, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 """Relative to the root mean square of the exact result; other windows would differ by about 1."""
-HEAD = "| size | window | shifted | kept | way | ms | useful TFLOP/s | ratio | max error |"
-Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
+HEAD = "| size | window | shifted | kept | way | first, ms | ms | useful TFLOP/s | ratio | error |"
+WON = "| size | window | kept | triton, ms | best other | its ms | triton / other | wins by 5 % |"
+WINS, NOT = 0.95, "not measured"
+"""Time over that of the best other way, from which on the kernel would become the default."""
+LEGEND = """`first` is the very first call at this size: plans, compilation, memory. `ratio` is to
+segments in the same case. `useful TFLOP/s` counts 4 * sum(length^2) * heads * 72, the padding of
+heads left out; for full attention the length is the clip's. `error` is the largest one against
+exact float64 rows, in units of their root mean square. `sdpa, ...` are segments by one of torch's
+kernels alone, `segments` by the one that torch chooses. Both phases together make the last table;
+heads that were padded before are not in it, full attention neither."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Clip:
-    """Which tokens there are, and which of them see each other."""
+class Wrong(ArithmeticError):
+    """A way whose result is not that of the reference."""
 
-    counts: tuple[int, ...]
-    """Tokens of each latent frame."""
-    window: int
-    """Latent frames of a window."""
-    shifted: bool
-    """Whether it is a shifted layer."""
+
+@dataclass(kw_only=True, slots=True, eq=False)
+class Timed:
+    """A way, what it took, and why it did not, if so."""
+
+    way: Way
+    first: float = 0.0
+    """Milliseconds."""
+    error: float = 0.0
+    spent: list[float] = field(default_factory=list)
+    """Milliseconds of each call, with warm-ups."""
+    inputs: list = field(default_factory=list)
+    why_not: str = ""
 
     @property
-    def bounds(self):
-        return token_bounds(self.counts, segments(len(self.counts), self.window, self.shifted))
-
-    def qkv(self, seed: int, like: Tensor) -> tuple[Tensor, ...]:
-        """Random q, k, v [1, S, H, K], the same on every device."""
-        generator = torch.Generator().manual_seed(seed)
-        shape = (1, sum(self.counts), HEADS, WIDTH)
-        return tuple(torch.randn(shape, generator=generator).to(like) for _ in range(3))
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Way:
-    """One way to compute the attention of a clip, or why it cannot."""
-
-    name: str
-    attend: Attention | None = None
-    whole: bool = False
-    """True: full attention, not windows."""
-    width: int = WIDTH
-    """Channels of a head after padding, which is not timed."""
-    reason: str | None = None
-
-    def prepare(self, qkv: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Pad the heads; queries make up for the scale that the padded width would give."""
-        if self.width == WIDTH:
-            return qkv
-        scaled = (qkv[0] * (self.width / WIDTH) ** 0.5, *qkv[1:])
-        return tuple(F.pad(x, (0, self.width - WIDTH)) for x in scaled)
-
-    def bounds(self, clip: Clip):
-        return ((0, sum(clip.counts)),) if self.whole else clip.bounds
-
-
-def roll_and_mask(clip: Clip, device: torch.device) -> Attention:
-    """The paper's way at its best: masks are made once, and only windows that need one get it."""
-    frames, window, per_frame = len(clip.counts), clip.window, clip.counts[0]
-    shift = window // 2 if clip.shifted and frames > window else 0
-    extra = -frames % window
-    label = torch.tensor([0] * frames + [1] * extra)
-    label[:shift] = 2
-    label = label.roll(-shift).unflatten(0, (-1, window))
-    mixed = (label != label[:, :1]).any(dim=1)
-    mixed, plain = mixed.nonzero()[:, 0].tolist(), (~mixed).nonzero()[:, 0].tolist()
-    fine = label[mixed].repeat_interleave(per_frame, dim=1).to(device)
-    mask = (fine[:, None, :, None] == fine[:, None, None, :]) if mixed else None
-
-    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        def windows(x: Tensor) -> Tensor:
-            x = F.pad(x[0].unflatten(0, (frames, per_frame)), (0, 0, 0, 0, 0, 0, 0, extra))
-            return x.roll(-shift, dims=0).unflatten(0, (-1, window)).flatten(1, 2).transpose(1, 2)
-
-        q, k, v = (windows(x) for x in (q, k, v))
-        out = torch.empty_like(v)
-        if plain:
-            out[plain] = F.scaled_dot_product_attention(q[plain], k[plain], v[plain])
-        if mixed:
-            out[mixed] = F.scaled_dot_product_attention(q[mixed], k[mixed], v[mixed], mask)
-        out = out.transpose(1, 2).unflatten(1, (window, per_frame)).flatten(0, 1)
-        return out.roll(shift, dims=0)[:frames].flatten(0, 1)[None]
-
-    return attend
-
-
-def ways(clip: Clip, like: Tensor) -> Iterator[Way]:
-    """Yield every way to attend in this clip, the segments first."""
-    dense, bounds = grouped(sdpa), clip.bounds
-    yield Way(name="segments", attend=lambda q, k, v: dense(q, k, v, bounds))
-    if len(set(clip.counts)) == 1:
-        yield Way(name="roll + mask", attend=roll_and_mask(clip, like.device))
-    else:
-        yield Way(
-            name="roll + mask", reason="frames with different numbers of tokens would need padding"
-        )
-    yield Way(name="full", attend=sdpa, whole=True)
-    for name in BACKENDS[1:]:
-        if reason := why_not(name, like.expand(1, 1, HEADS, WIDTH)):
-            yield Way(name=name, reason=reason)
-        else:
-            packed = backend(name)
-            yield Way(name=name, attend=lambda q, k, v, p=packed: p(q, k, v, bounds))
-    for width in PADDED:
-        yield Way(
-            name=f"segments, heads of {width}",
-            attend=lambda q, k, v: dense(q, k, v, bounds),
-            width=width,
-        )
+    def took(self) -> float | None:
+        """Median in milliseconds, None if it failed."""
+        return None if self.why_not else median(self.spent[WARM_UPS:])
 
 
 def relative_error(out: Tensor, exact: Tensor) -> float:
@@ -155,28 +84,28 @@ def exact_rows(qkv: tuple[Tensor, ...], bounds, rows: list[int]) -> Tensor:
     return torch.cat(parts)
 
 
-def check(name: str, error: float, dtype: torch.dtype) -> float:
-    """End the run if a result is wrong."""
+def check(error: float, dtype: torch.dtype) -> float:
+    """Refuse a wrong result."""
     allowed = LARGEST_ERROR[dtype]
     if not error <= allowed:
-        sys.exit(f"{name} is wrong: its relative error is {error:.2g}, allowed is {allowed:.2g}.")
+        raise Wrong(f"its relative error is {error:.2g}, allowed is {allowed:.2g}")
     return error
 
 
-def gate(clip: Clip, like: Tensor) -> None:
-    """Hold every way against the reference, on few tokens with the same windows and phase."""
+def gate(name: str, clip: Clip, like: Tensor) -> None:
+    """Hold a way against the reference, on few tokens with the same windows and phase."""
     counts = tuple(1 + 2 * count // max(clip.counts) for count in clip.counts)
     small = Clip(counts=counts, window=clip.window, shifted=clip.shifted)
     qkv = small.qkv(0, like)
-    for way in ways(small, like):
-        if way.attend is None:
-            continue
-        exact = reference_attention(
-            *(x.cpu() for x in qkv), counts=counts, shifted=clip.shifted,
-            window=0 if way.whole else clip.window,
-        )  # fmt: skip
-        out = way.attend(*way.prepare(qkv))[..., :WIDTH]
-        check(way.name, relative_error(out.cpu(), exact), like.dtype)
+    way = next(way for way in ways(small, like) if way.name == name)
+    if way.attend is None:
+        return
+    exact = reference_attention(
+        *(x.cpu() for x in qkv), counts=counts, shifted=clip.shifted,
+        window=0 if way.whole else clip.window,
+    )  # fmt: skip
+    out = way.attend(*way.prepare(qkv))[..., :WIDTH]
+    check(relative_error(out.cpu(), exact), like.dtype)
 
 
 def milliseconds(attend: Attention, qkv: tuple[Tensor, ...]) -> float:
@@ -193,28 +122,58 @@ def milliseconds(attend: Attention, qkv: tuple[Tensor, ...]) -> float:
     return start.elapsed_time(stop)
 
 
-def measure(clip: Clip, like: Tensor, reps: int) -> Iterator[tuple[str, list[str]]]:
-    """Yield (name, columns) for each way: ms, useful TFLOP/s, ratio to segments, error."""
-    gate(clip, like)
-    sets = [clip.qkv(seed, like) for seed in (1, 2)]
-    running = [way for way in ways(clip, like) if way.attend]
-    inputs = [[way.prepare(qkv) for qkv in sets] for way in running]
+def begin(each: Timed, clip: Clip, sets: list, like: Tensor) -> None:
+    """Make the first call of a way, and see that its results are right."""
     rows = torch.linspace(0, sum(clip.counts) - 1, ROWS).long().unique().tolist()
-    errors = []
-    for way, prepared in zip(running, inputs, strict=True):
-        out = way.attend(*prepared[0])[0, rows][..., :WIDTH]
-        exact = exact_rows(sets[0], way.bounds(clip), rows)
-        errors.append(check(way.name, relative_error(out, exact), like.dtype))
-    times = [[] for _ in running]
+    each.inputs = [each.way.prepare(qkv) for qkv in sets]
+    if like.is_cuda:
+        torch.cuda.synchronize()
+    began = time.perf_counter()
+    out = each.way.attend(*each.inputs[0])
+    if like.is_cuda:
+        torch.cuda.synchronize()
+    each.first = 1000 * (time.perf_counter() - began)
+    exact = exact_rows(sets[0], each.way.bounds(clip), rows)
+    each.error = check(relative_error(out[0, rows][..., :WIDTH], exact), like.dtype)
+    gate(each.way.name, clip, like)
+
+
+def measure(clip: Clip, like: Tensor, reps: int, seconds: float) -> list[Timed]:
+    """Call every way that can run, in turns, for about some seconds."""
+    deadline = time.perf_counter() + seconds
+    sets = [clip.qkv(seed, like) for seed in (1, 2)]
+    tried = [Timed(way=way) for way in ways(clip, like) if way.attend]
+
+    def attempt(each: Timed, run) -> None:
+        try:
+            run()
+        except FAILURES as error:
+            each.why_not, each.inputs = reason(error), []
+
+    for each in tried:
+        attempt(each, lambda: begin(each, clip, sets, like))  # noqa: B023
     for turn in range(WARM_UPS + reps):
-        for way, prepared, spent in zip(running, inputs, times, strict=True):
-            spent.append(milliseconds(way.attend, prepared[turn % 2]))
-    base = median(times[0][WARM_UPS:])
-    for way, spent, error in zip(running, times, errors, strict=True):
-        took = median(spent[WARM_UPS:])
-        work = 4 * HEADS * WIDTH * sum((b - a) ** 2 for a, b in way.bounds(clip))
-        rate = work / took / 1e9
-        yield way.name, [f"{took:.4g}", f"{rate:.3g}", f"{took / base:.2f}", f"{error:.1e}"]
+        if turn >= WARM_UPS + LEAST and time.perf_counter() > deadline:
+            break
+        for each in (each for each in tried if not each.why_not):
+            call = lambda: milliseconds(each.way.attend, each.inputs[turn % 2])  # noqa: B023, E731
+            attempt(each, lambda: each.spent.append(call()))  # noqa: B023
+    return tried
+
+
+def lines_of(tried: list[Timed], clip: Clip) -> Iterator[str]:
+    """Yield the columns of every way that was tried."""
+    base = tried[0].took
+    for each in tried:
+        if each.took is None:
+            yield f"{each.way.name} | {NOT}: {each.why_not} | - | - | - | -"
+            continue
+        work = 4 * HEADS * WIDTH * sum((b - a) ** 2 for a, b in each.way.bounds(clip))
+        rate, ratio = work / each.took / 1e9, f"{each.took / base:.2f}" if base else "-"
+        yield (
+            f"{each.way.name} | {each.first:.4g} | {each.took:.4g} | {rate:.3g} | {ratio} "
+            f"| {each.error:.1e}"
+        )
 
 
 def clips(size: str, windows: list[int]) -> Iterator[tuple[float, Clip]]:
@@ -229,34 +188,81 @@ def clips(size: str, windows: list[int]) -> Iterator[tuple[float, Clip]]:
                 yield keep, Clip(counts=counts, window=window, shifted=shifted)
 
 
+def verdict(found: dict[tuple, list[dict[str, float]]]) -> list[str]:
+    """Whether the Triton kernel would become the default.
+
+    Args:
+        found: (size, window, kept) -> for each phase, milliseconds of the ways that ran.
+    """
+    lines, wins = ["", WON, "| --- " * WON[1:].count("|") + "|"], []
+    for case, phases in found.items():
+        names = set.intersection(*(set(phase) for phase in phases)) if len(phases) == 2 else set()
+        took = {name: sum(phase[name] for phase in phases) for name in names}
+        ours = took.pop("triton", None)
+        place = " | ".join(map(str, case))
+        if ours is None or not took:
+            lines.append(f"| {place} | {NOT} | - | - | - | - |")
+            continue
+        best = min(took, key=took.get)
+        ratio = ours / took[best]
+        lines.append(
+            f"| {place} | {ours:.4g} | {best} | {took[best]:.4g} | {ratio:.3f} "
+            f"| {'yes' if ratio <= WINS else 'no'} |"
+        )
+        if ratio <= WINS:
+            wins.append(f"{case[0]} in windows of {case[1]} at {case[2]:g} of the tokens")
+    ran = any("| yes |" in line or "| no |" in line for line in lines)
+    said = f"wins by 5 % at: {'; '.join(wins) or 'none of these'}" if ran else f"is {NOT}"
+    return [*lines, "", f"The Triton kernel {said}. It stays opt-in where it does not win.", ""]
+
+
 def main() -> None:
     cuda = torch.cuda.is_available()
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--size", nargs="+", default=["small"], choices=GRIDS)
     parser.add_argument("--window", nargs="+", type=int, default=[4, 7, 8])
     parser.add_argument("--reps", type=int, default=20 if cuda else 9)
-    parser.add_argument("--out", type=Path, help="a Markdown file to write the table to")
+    parser.add_argument("--minutes", type=float, default=60.0, help="for all of it")
+    parser.add_argument("--out", type=Path, help="a Markdown file for the tables, or a folder")
     args = parser.parse_args()
+    deadline = time.perf_counter() + 60 * args.minutes
     dtype = torch.bfloat16 if cuda else torch.float32
     like = torch.zeros((), dtype=dtype, device="cuda" if cuda else "cpu")
-    lines, reasons = [HEAD, "| --- " * HEAD[1:].count("|") + "|"], {}
-    for size in args.size:
-        for keep, clip in clips(size, args.window):
-            reasons |= {way.name: way.reason for way in ways(clip, like) if way.reason}
-            for name, columns in measure(clip, like, args.reps):
-                place = [size, str(clip.window), "yes" if clip.shifted else "no", str(keep)]
-                lines.append(f"| {' | '.join([*place, name, *columns])} |")
-                print(lines[-1], file=sys.stderr, flush=True)
-    device = f"{torch.cuda.get_device_name()}, " if cuda else ""
-    lines += ["", *(f"- {name}: not run: {reason}" for name, reason in reasons.items()), ""]
-    lines.append(
-        f"{FRAMES} latent frames, {HEADS} heads of {WIDTH}, {dtype}, {device}batch 1, median of "
+    lines, reasons, found, wrong = [HEAD, "| --- " * HEAD[1:].count("|") + "|"], {}, {}, False
+    cases = [(size, *case) for size in args.size for case in clips(size, args.window)]
+    origin = (
+        f"{FRAMES} latent frames, {HEADS} heads of {WIDTH}, {dtype}, batch 1, median of up to "
         f"{args.reps} interleaved calls. {provenance()}"
     )
-    text = "\n".join([*lines, ""])
-    if args.out:
-        args.out.write_text(text)
-    print(text)
+
+    def publish(final: bool) -> None:
+        said = [f"- {name}: not run: {why}" for name, why in reasons.items()]
+        page = [*lines, *verdict(found), *said, "", origin]
+        title = "Attention in windows: segments, torch's kernels, roll + mask, full, padded heads"
+        publish_page(title, LEGEND, page, args.out, final=final)
+
+    try:
+        for index, (size, keep, clip) in enumerate(cases):
+            place = f"| {size} | {clip.window} | {'yes' if clip.shifted else 'no'} | {keep:g}"
+            left = deadline - time.perf_counter()
+            phases = found.setdefault((size, clip.window, keep), [])
+            if left <= 0:
+                lines.append(f"{place} | all | {NOT}: the minutes were over | - | - | - | - |")
+                continue
+            reasons |= {way.name: way.reason for way in ways(clip, like) if way.reason}
+            tried = measure(clip, like, args.reps, left / (len(cases) - index))
+            wrong |= any(Wrong.__name__ in each.why_not for each in tried)
+            phases.append({
+                each.way.name: each.took for each in tried
+                if each.took is not None and not each.way.whole and each.way.width == WIDTH
+            })  # fmt: skip
+            lines += [f"{place} | {columns} |" for columns in lines_of(tried, clip)]
+            print(*lines[-len(tried) :], sep="\n", file=sys.stderr, flush=True)
+            publish(final=False)
+    finally:
+        publish(final=True)
+    if wrong:
+        sys.exit("some way was wrong: see its row.")
 
 
 if __name__ == "__main__":

@@ -19,14 +19,15 @@ GUIDANCE = {
 """Name -> guided in the first leg (and in the plain run), in the second, in the refiner."""
 Side = tuple[int, int]
 """Pixels, height and width."""
-DRY_LEGEND = f"""PFLOPs of `surf_core.cost`: matrix products of the networks, without the VAE and the
-text encoder. `guidance` is where there is some: `on` everywhere, `first` until the switch, `off`
-nowhere; the plain run of `on` and `first` has it. With guidance an evaluation runs the network
-twice. `kept` is the share of tokens that a mask leaves to the refiner, here the same in every
-latent frame. `needed` is the share of `times fewer operations` that has to come out as time for the
-goal: {TIMES_FASTER["720p"]:g} times faster than the plain run at 720p, {TIMES_FASTER["1080p"]:g} at
-1080p. The goal counts the VAE on both sides, which makes it harder. Above 1 a plan cannot reach it
-but by more operations a second than the plain run. Nothing here is measured."""
+DRY_LEGEND = f"""PFLOPs of `surf_core.cost`: matrix products of the networks, without the VAE and
+the text encoder. `guidance` is where there is some: `on` everywhere, `first` until the switch,
+`off` nowhere; the plain run of `on` and `first` has it. With guidance an evaluation runs the
+network twice. `kept` is the share of tokens that a mask leaves to the refiner, here the same in
+every latent frame. `needed` is the share of `times fewer operations` that has to come out as time
+for the goal: {TIMES_FASTER["720p"]:g} times faster than the plain run at 720p,
+{TIMES_FASTER["1080p"]:g} at 1080p. The goal counts the VAE on both sides, which makes it harder.
+Above 1 a plan cannot reach it but by more operations a second than the plain run. Nothing here is
+measured."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
