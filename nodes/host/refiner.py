@@ -22,6 +22,7 @@ from ...surf_core.refiner import RefinerConfig, SurfRefinerDiT, kitchen
 from ...surf_core.refiner.fused import eager
 from ...surf_core.resample import cell_pixels
 from ...surf_core.window import backend, grouped
+from .attention import outside_graphs
 from .dense import HostDense
 from .tokens import kept_tokens
 
@@ -106,7 +107,7 @@ class HostRefinerDiT(SurfRefinerDiT):
 
     def _packed_by(self, name: str):
         if name not in self.packings:
-            self.packings[name] = backend(name)
+            self.packings[name] = outside_graphs(backend(name), recursive=True)
         return self.packings[name]
 
 

@@ -14,12 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from ..window import Bounds, Dense, Packed
-from .fused import EPS, Fused, by_rows
+from .fused import EPS, Fused, by_rows, eager, whole
 
 Norm = Callable[[Tensor], Tensor]
 """[B, N, D] -> what a module gets to see, [B, N, D]."""
-Module = tuple[Norm, Tensor | None]
-"""How a module's input is normed, and the gate [B, 1, D] on its output, if any."""
+Place = tuple[Tensor, Tensor | None, Tensor | None] | None
+"""Scale, shift and gate [B, 1, D] of a module at a time, the last two if any; None for a norm with
+weights instead."""
+Times = tuple[Place, Place, Place]
+"""Those of self-attention, cross-attention and feed-forward."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,6 +37,11 @@ class Kernels:
     """Modulated norm, norm and rotation, rotation."""
     rows: int
     """Tokens that the row-wise parts take at once when gradients are off."""
+
+    @property
+    def steps(self) -> Fused:
+        """`fused`; for a compiler, which fuses by itself, plain torch."""
+        return eager if torch.compiler.is_compiling() else self.fused
 
 
 def timestep_features(timestep: Tensor, width: int) -> Tensor:
@@ -75,7 +83,7 @@ class SelfAttention(Attention):
         self,
         x: Tensor,
         norm: Norm,
-        bounds: Bounds,
+        bounds: Bounds | None,
         table: Tensor,
         kernels: Kernels,
         places: Tensor | None = None,
@@ -83,16 +91,18 @@ class SelfAttention(Attention):
         """Map tokens [B, N, D] whose segments are `bounds`; x is normed here, to be freed here.
 
         Args:
+            bounds: None where all of x is one segment; its length is then known from x alone.
             table: [1, M, 1, K/2, 2, 2], positions of the longest segment or more.
             places: [N], row of the table for every token; None where segments have no gaps.
         """
+        bounds = bounds or ((0, x.shape[1]),)
         if places is not None:
             table = table[:, places]
         y = norm(x)
         q, k, v = self.q(y), self.k(y), self.split(self.v(y))
         del y
         turns = [table[:, a:b] if places is not None else table[:, : b - a] for a, b in bounds]
-        q, k = self._placed(q, k, bounds, turns, kernels.fused)
+        q, k = self._placed(q, k, bounds, turns, kernels.steps)
         out = kernels.packed(q, k, v, bounds)
         del q, k, v
         return self.o(out.flatten(-2))
@@ -110,7 +120,7 @@ class SelfAttention(Attention):
 
 def _turned(x: Tensor, bounds: Bounds, turns: list[Tensor], fused: Fused) -> Tensor:
     parts = [fused.rotate(x[:, a:b], turn) for (a, b), turn in zip(bounds, turns, strict=True)]
-    if not torch.is_grad_enabled():
+    if not whole():
         return x
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
@@ -135,7 +145,11 @@ def _add(x: Tensor, y: Tensor, gate: Tensor | None) -> Tensor:
 
 
 class Block(nn.Module):
-    """Self-attention, cross-attention, feed-forward, each behind a norm that knows the time."""
+    """Self-attention, cross-attention, feed-forward, each behind a norm that knows the time.
+
+    `attend` and `think` are what there is to compute, on any number of tokens: a compiler that
+    takes these two has one code for every block, window and size.
+    """
 
     per_head = False
     """Whether queries and keys are normed over each head."""
@@ -146,8 +160,8 @@ class Block(nn.Module):
         self.cross_attn = CrossAttention(dim, heads, ops, self.per_head)
         self.ffn = feed_forward(dim, ffn_dim, dim, ops, nn.GELU(approximate="tanh"))
 
-    def modules_at(self, time: Tensor, fused: Fused) -> tuple[Module, Module, Module]:
-        """Norms and gates of the three modules at a time, see the two kinds of block."""
+    def places_at(self, time: Tensor) -> Times:
+        """Where the three modules are at a time, see the two kinds of block."""
         raise NotImplementedError
 
     def forward(
@@ -164,27 +178,51 @@ class Block(nn.Module):
         """Map tokens [B, N, D]; into x itself when gradients are off.
 
         Args:
-            time: what `modules_at` reads.
+            time: what `places_at` reads.
             context: [B, L, D].
             bounds: token ranges that attend among themselves.
             table: rotary positions of the longest of them.
             segmentwise: one range after the other; needs gradients off.
             places: [N], row of the table for every token; None where ranges have no gaps.
         """
-        attend, look, think = self.modules_at(time, kernels.fused)
-        keys = self.cross_attn.keys(context)
+        times, keys = self.places_at(time), self.cross_attn.keys(context)
         pieces = bounds if segmentwise else ((0, x.shape[1]),)
         for start, stop in pieces:
+            if segmentwise and start == stop:
+                continue
             part = x[:, start:stop]
-            inner = ((0, stop - start),) if segmentwise else bounds
+            inner = None if segmentwise else bounds
             at = None if places is None else places[start:stop]
-            part = _add(part, self.self_attn(part, attend[0], inner, table, kernels, at), attend[1])
+            part = self.attend(part, times[0], inner, table, kernels, at)
             step = part.shape[1] if torch.is_grad_enabled() else kernels.rows
             for row in range(0, part.shape[1], step):
-                rows = part[:, row : row + step]
-                rows = _add(rows, self.cross_attn(rows, look[0], keys, kernels.dense), look[1])
-                rows = _add(rows, self.ffn(think[0](rows)), think[1])
+                rows = self.think(part[:, row : row + step], times[1:], keys, kernels)
         return rows if torch.is_grad_enabled() else x
+
+    def attend(
+        self, x: Tensor, place: Place, bounds: Bounds | None, table: Tensor, kernels: Kernels,
+        places: Tensor | None,
+    ) -> Tensor:  # fmt: skip
+        """Add self-attention to tokens [B, N, D]; in x itself when gradients are off."""
+        norm = self._norm(place, kernels)
+        return _add(x, self.self_attn(x, norm, bounds, table, kernels, places), _gate(place))
+
+    def think(
+        self, x: Tensor, places: tuple[Place, Place], keys: tuple[Tensor, Tensor], kernels: Kernels
+    ) -> Tensor:
+        """Add cross-attention and feed-forward to tokens [B, N, D]; in x itself as above."""
+        look, think = places
+        x = _add(x, self.cross_attn(x, self._norm(look, kernels), keys, kernels.dense), _gate(look))
+        return _add(x, self.ffn(self._norm(think, kernels)(x)), _gate(think))
+
+    def _norm(self, place: Place, kernels: Kernels) -> Norm:
+        if place is None:
+            return self.norm3
+        return lambda x: kernels.steps.modulated_norm(x, *place[:2])
+
+
+def _gate(place: Place) -> Tensor | None:
+    return None if place is None else place[2]
 
 
 class WanBlock(Block):
@@ -195,14 +233,10 @@ class WanBlock(Block):
         self.norm3 = ops.LayerNorm(dim, eps=EPS)
         self.modulation = nn.Parameter(torch.randn(1, 6, dim) * dim**-0.5)
 
-    def modules_at(self, time: Tensor, fused: Fused) -> tuple[Module, Module, Module]:
+    def places_at(self, time: Tensor) -> Times:
         """Shift, scale and gate from time [B, 6, D]; cross-attention has weights instead."""
         m = (self.modulation.to(time) + time).chunk(6, dim=1)
-        return (
-            (lambda x: fused.modulated_norm(x, m[1], m[0]), m[2]),
-            (self.norm3, None),
-            (lambda x: fused.modulated_norm(x, m[4], m[3]), m[5]),
-        )
+        return (m[1], m[0], m[2]), None, (m[4], m[3], m[5])
 
 
 class ScaleBlock(Block):
@@ -214,14 +248,10 @@ class ScaleBlock(Block):
         super().__init__(dim, heads, ffn_dim, ops)
         self.scale = ops.Linear(dim, 3 * dim)
 
-    def modules_at(self, time: Tensor, fused: Fused) -> tuple[Module, Module, Module]:
+    def places_at(self, time: Tensor) -> Times:
         """A scale each from time [B, D]; no shift, no gate."""
         one, two, three = self.scale(time)[:, None].chunk(3, dim=-1)
-        return (
-            (lambda x: fused.modulated_norm(x, one, None), None),
-            (lambda x: fused.modulated_norm(x, two, None), None),
-            (lambda x: fused.modulated_norm(x, three, None), None),
-        )
+        return (one, None, None), (two, None, None), (three, None, None)
 
 
 class WanHead(nn.Module):
