@@ -3,6 +3,7 @@
 from comfy_api.latest import ComfyExtension, io
 
 from .colour import SurfColourMatch
+from .decode import SurfVAEDecode
 from .guidance import SurfHoldGuidance
 from .loader import SurfRefinerLoader
 from .preview import SurfLatentDownscale, SurfReshiftGuider, SurfReshiftKSampler
@@ -30,4 +31,5 @@ class SurfExtension(ComfyExtension):
             SurfSkipMask,
             SurfSeedVR2Skip,
             SurfHoldGuidance,
+            SurfVAEDecode,
         ]

@@ -46,6 +46,7 @@ FROZEN = {
         "model keep_ratio report",
     ),
     "SurfHoldGuidance": ("model every", "model"),
+    "SurfVAEDecode": ("samples vae width height piece", "image"),
 }
 # The host's nodes that the workflows use: inputs (? optional), output types, widgets.
 CORE = {
@@ -55,17 +56,11 @@ CORE = {
     "DualCLIPLoader": ("", "CLIP", "clip_name1 clip_name2 type device"),
     "EmptyHunyuanLatentVideo": ("", "LATENT", "width height length batch_size"),
     "FluxGuidance": ("conditioning", "CONDITIONING", "guidance"),
-    "ImageCrop": ("image width? height?", "IMAGE", "width height x y"),
     "ImageScale": ("image", "IMAGE", "upscale_method width height crop"),
     "MarkdownNote": ("", "", "text"),
     "SaveVideo": ("video", "", "filename_prefix format codec"),
     "UNETLoader": ("", "MODEL", "unet_name weight_dtype"),
     "VAEDecode": ("samples vae", "IMAGE", ""),
-    "VAEDecodeTiled": (
-        "samples vae",
-        "IMAGE",
-        "tile_size overlap temporal_size temporal_overlap",
-    ),
     "VAELoader": ("", "VAE", "vae_name"),
 }
 FOLDERS = {"diffusion_models", "text_encoders", "vae", "clip_vision", "loras"}
@@ -98,7 +93,9 @@ def describe(kind):
             if getattr(item, "control_after_generate", None):
                 widgets.append("control_after_generate")
     required = [item.id for item in sockets if not item.optional]
-    return [i.id for i in sockets], required, [type_of(o) for o in schema.outputs], widgets
+    # A widget may be fed by a link, too.
+    names = [item.id for item in schema.inputs]
+    return names, required, [type_of(o) for o in schema.outputs], widgets
 
 
 def node_faults(node):

@@ -15,6 +15,7 @@ import comfy.model_management
 from torch import Tensor
 
 from ...surf_core.tiles import Box, in_tiles
+from .memory import is_out_of_memory
 from .models import STEP_CACHES
 from .tile_plan import Size, TilePlan
 from .tokens import KEEP_KEY
@@ -102,7 +103,7 @@ def evaluate(
         try:
             return _evaluate_once(plan, tile, apply_model, x, t, conditioning)
         except RuntimeError as error:
-            if not _is_out_of_memory(error) or not plan.shrink(size, tile):
+            if not is_out_of_memory(error) or not plan.shrink(size, tile):
                 raise
         # Only here does nothing hold the tensors of the failed call any more.
         comfy.model_management.soft_empty_cache()
@@ -174,14 +175,3 @@ def _without_step_cache(plan: TilePlan, conditioning: dict) -> dict:
     kept = {key: value for key, value in inner.items() if key not in STEP_CACHES}
     wrappers = {**wrappers, WrappersMP.DIFFUSION_MODEL: kept}
     return {**conditioning, "transformer_options": {**options, "wrappers": wrappers}}
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    """Ask the host; MPS and the CPU say it in words only."""
-    host = comfy.model_management
-    if hasattr(host, "is_oom"):
-        known = host.is_oom(error)
-    else:
-        known = host.OOM_EXCEPTION is not Exception and isinstance(error, host.OOM_EXCEPTION)
-    said = str(error).lower()
-    return known or "out of memory" in said or "can't allocate memory" in said

@@ -7,30 +7,30 @@ preview's by itself (481 frames of 3840 x 2160 pixels would be 48 GB).
 Dims: B batch, C latent channels, T latent frames, H, W latent cells, F pixel frames.
 """
 
-import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
 from ...surf_core.resample import resize, resize_part
 from ...surf_core.tiles import Box, blend
-
-log = logging.getLogger(__name__)
+from .decoding import decode, pixels_on_device
+from .memory import (
+    PIECE_OVERLAP,
+    PIXEL_BYTES,
+    Size,
+    check_main_memory,
+    choose_piece,
+    real_piece,
+    tell_piece,
+)
 
 WHO = "Surf Refiner"
 UPSAMPLE_METHODS = ("pixel", "latent")
-PIECES = (1536, 1024, 768, 512, 256)
-"""Pixels per side of a piece, where the whole does not fit."""
-PIECE_OVERLAP = 64
-USABLE_MEMORY = 0.8
-PIXEL_BYTES = 3 * 4
+ADVICE = "set upsample to latent, or refine fewer frames at a time"
 HOST_COPIES = 4
 """fp32 copies of the frames that the host's encode makes in main memory, at most."""
 FRAMES_AT_ONCE = 16
-
-Size = tuple[int, int]
-"""Height and width in pixels."""
 
 
 def check_vae(vae, samples: Tensor, who: str = WHO) -> None:
@@ -109,24 +109,7 @@ def encode_frames(
 
 def decode_frames(vae, item: Tensor, who: str = WHO) -> Tensor:
     """Decode one latent [1, C, ...] into frames [F, 3, height, width] between 0 and 1."""
-    cell = vae.spacial_compression_decode()
-    size = (item.shape[-2] * cell, item.shape[-1] * cell)
-    frames = 1
-    if item.ndim == 5:
-        frames += (item.shape[2] - 1) * (vae.temporal_compression_decode() or 1)
-    _check_main_memory(2 * frames * size[0] * size[1] * PIXEL_BYTES, "the preview's frames", who)
-
-    def on_device(piece: Size) -> float:
-        shape = (*item.shape[:-2], piece[0] // cell, piece[1] // cell)
-        return vae.memory_used_decode(shape, vae.vae_dtype) + _pixels_on_device(vae, frames, piece)
-
-    def decode(box: Box) -> Tensor:
-        cells = (slice(part.start // cell, part.stop // cell) for part in box)
-        decoded = vae.decode(item[(..., *cells)])
-        return decoded.reshape(-1, *decoded.shape[-3:]).movedim(-1, 1)
-
-    piece = _largest_piece(vae, size, on_device, lambda piece: 0, "decode", who)
-    return blend(decode, size, piece, PIECE_OVERLAP, cell)
+    return decode(vae, item, "the preview's frames", ADVICE, who).movedim(-1, 1)
 
 
 def _encode(vae, frames: Tensor, size: tuple[int, int], who: str) -> Tensor:
@@ -137,7 +120,7 @@ def _encode(vae, frames: Tensor, size: tuple[int, int], who: str) -> Tensor:
 
     def on_device(piece: Size) -> float:
         shape = (1, 3, count, *piece) if vae.latent_dim == 3 else (1, 3, *piece)
-        return vae.memory_used_encode(shape, vae.vae_dtype) + _pixels_on_device(vae, count, piece)
+        return vae.memory_used_encode(shape, vae.vae_dtype) + pixels_on_device(vae, count, piece)
 
     def in_memory(piece: Size) -> float:
         return HOST_COPIES * count * piece[0] * piece[1] * PIXEL_BYTES
@@ -146,8 +129,11 @@ def _encode(vae, frames: Tensor, size: tuple[int, int], who: str) -> Tensor:
         where = tuple(slice(part.start * cell, part.stop * cell) for part in box)
         return vae.encode(_enlarge(frames, pixels, where))
 
-    piece = _largest_piece(vae, pixels, on_device, in_memory, "encode", who)
-    cells = (piece[0] // cell, piece[1] // cell)
+    limit = choose_piece(vae, pixels, cell, on_device, in_memory)
+    piece = real_piece(pixels, limit, cell)
+    tell_piece(vae, pixels, limit, cell, on_device(piece), "encode", who)
+    check_main_memory(in_memory(piece), "a piece of the target's frames", ADVICE, who)
+    cells = (limit[0] // cell, limit[1] // cell)
     return blend(encode, size, cells, PIECE_OVERLAP // cell)
 
 
@@ -161,59 +147,3 @@ def _enlarge(frames: Tensor, size: Size, box: Box) -> Tensor:
         large = resize(some, size, "bicubic") if whole else resize_part(some, size, box, "bicubic")
         out[start : start + FRAMES_AT_ONCE] = large.clamp_(0, 1).movedim(1, -1)
     return out
-
-
-def _pixels_on_device(vae, frames: int, piece: Size) -> float:
-    return frames * piece[0] * piece[1] * 3 * vae.vae_dtype.itemsize
-
-
-def _largest_piece(
-    vae,
-    size: Size,
-    on_device: Callable[[Size], float],
-    in_memory: Callable[[Size], float],
-    task: str,
-    who: str = WHO,
-) -> Size:
-    """Find the whole picture, or the largest piece of it, that the VAE can do at a time.
-
-    Held against the whole device, because the host moves other models away for a VAE; where that
-    is not allowed, its own fallback is smaller tiles. Main memory must be free.
-
-    Args:
-        on_device, in_memory: height and width of a piece -> bytes.
-
-    Raises:
-        ValueError: too little main memory for the smallest piece.
-    """
-    import comfy.model_management
-
-    total = comfy.model_management.get_total_memory(vae.device)
-    free = comfy.model_management.get_free_memory(torch.device("cpu"))
-
-    def fits(piece: Size) -> bool:
-        return (
-            on_device(piece) <= USABLE_MEMORY * total and in_memory(piece) <= USABLE_MEMORY * free
-        )
-
-    pieces = [size, *((min(side, size[0]), min(side, size[1])) for side in PIECES)]
-    piece = next((piece for piece in pieces if fits(piece)), pieces[-1])
-    log.info(
-        "%s: VAE %s %s (needs %.1f GB of %.1f GB)",
-        who, task,
-        "in one piece" if piece == size else f"in pieces of {piece[1]} x {piece[0]} pixels",
-        on_device(piece) / 2**30, total / 2**30,
-    )  # fmt: skip
-    _check_main_memory(in_memory(piece), "a piece of the target's frames", who)
-    return piece
-
-
-def _check_main_memory(needed: float, what: str, who: str) -> None:
-    import comfy.model_management
-
-    free = comfy.model_management.get_free_memory(torch.device("cpu"))
-    if needed > free:
-        raise ValueError(
-            f"{who}: {what} need {needed / 2**30:.1f} GB of main memory, {free / 2**30:.1f} "
-            "GB are free; set upsample to latent, or refine fewer frames at a time."
-        )

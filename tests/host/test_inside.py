@@ -18,6 +18,7 @@ SCRIPTS = {
     "sampling_cases.py": ("golden_cases.py", "switch_cases.py", "embedded_cases.py"),
     "window_cases.py": ("window_cases.py",),
     "colour_cases.py": ("colour_cases.py",),
+    "decode_cases.py": ("decode_cases.py",),
     "guidance_cases.py": ("guidance_cases.py",),
     "refiner_cases.py": ("refiner_cases.py",),
     "tile_cases.py": ("tile_cases.py",),

@@ -19,7 +19,7 @@ import comfy.sample  # noqa: E402
 import comfy.samplers  # noqa: E402
 import comfy.sd  # noqa: E402
 from comfy_extras import nodes_easycache  # noqa: E402
-from surf.nodes.host import upsample  # noqa: E402
+from surf.nodes.host import memory, upsample  # noqa: E402
 from surf.nodes.host.attention import windowed  # noqa: E402
 from surf.nodes.host.models import target_cells  # noqa: E402
 from surf.nodes.host.tiling import tiled  # noqa: E402
@@ -290,15 +290,15 @@ def case_all_odd_sizes_that_are_said_to_run_do():
 
 
 def case_pieces_of_the_vae_make_odd_sizes_and_many_frames():
-    vae, kept = comfy.sd.VAE(sd=checkpoints.wan_vae()), upsample._largest_piece
+    vae, kept = comfy.sd.VAE(sd=checkpoints.wan_vae()), (memory.USABLE_MEMORY, memory.LEAST_PIECE)
     preview = noise(1, 16, 3, 12, 15)
     whole = upsample.upsample_latent(preview, (21, 27), "pixel", vae)
-    upsample._largest_piece = lambda vae, size, *rest: tuple(min(side, 128) for side in size)
+    memory.USABLE_MEMORY, memory.LEAST_PIECE = 0, 128
     try:
         pieces = upsample.upsample_latent(preview, (21, 27), "pixel", vae)
         long = upsample.upsample_latent(noise(1, 16, 31, 2, 2), (3, 3), "pixel", vae)
     finally:
-        upsample._largest_piece = kept
+        memory.USABLE_MEMORY, memory.LEAST_PIECE = kept
     assert pieces.shape == whole.shape == (1, 16, 3, 21, 27)
     assert pieces.isfinite().all()
     near = (pieces - whole).abs().mean() / whole.std()

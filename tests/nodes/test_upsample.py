@@ -4,47 +4,13 @@ import sys
 
 import pytest
 import torch
+from surf.nodes.host import memory as pieces
 from surf.nodes.host import upsample
 from surf.surf_core.resample import resize
+from surf.surf_core.tiles import boxes
+from surf.tests.nodes.vaes import Vae
 
 GB = 2**30
-
-
-class Vae:
-    """Repeats cells as pixels and averages them back: whatever the pieces, the result is one."""
-
-    latent_dim, latent_channels, device = 3, 16, torch.device("cpu")
-    vae_dtype = torch.float32
-
-    def __init__(self, cell=8):
-        self.cell, self.calls = cell, []
-
-    def spacial_compression_decode(self):
-        return self.cell
-
-    spacial_compression_encode = spacial_compression_decode
-
-    def temporal_compression_decode(self):
-        return 4
-
-    def memory_used_decode(self, shape, dtype):
-        return 1000 * shape[-1] * shape[-2] * self.cell**2
-
-    def memory_used_encode(self, shape, dtype):
-        return 1000 * shape[-1] * shape[-2]
-
-    def decode(self, samples):
-        self.calls.append(("decode", tuple(samples.shape[-2:])))
-        grey = samples[:, :3].repeat_interleave(self.cell, -1).repeat_interleave(self.cell, -2)
-        first, rest = grey[:, :, :1], grey[:, :, 1:].repeat_interleave(4, 2)
-        return torch.cat([first, rest], 2).movedim(1, -1)
-
-    def encode(self, frames):
-        self.calls.append(("encode", tuple(frames.shape[1:3])))
-        assert 0 <= frames.min() <= frames.max() <= 1
-        size = [side // self.cell for side in frames.shape[1:3]]
-        cells = resize(frames.movedim(-1, 1), size, "area")[::4]
-        return cells[:, :1].movedim(0, 1).expand(16, -1, -1, -1)[None].clone()
 
 
 @pytest.fixture(autouse=True)
@@ -74,23 +40,37 @@ def test_pieces_give_what_the_whole_gives(memory, size, bound):
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-5)
     if size != (20, 34):
         assert len([call for call in pieces.calls if call[0] == "encode"]) > 1
-    largest = max(max(call[1]) for call in pieces.calls if call[0] == "encode")
-    assert largest <= 512
+    largest = max(call[1][0] * call[1][1] for call in pieces.calls if call[0] == "encode")
+    assert largest <= 400 * 400
 
 
-def test_the_largest_piece_that_fits_is_taken(memory):
-    vae = Vae()
-    for budget, side in (
+@pytest.mark.parametrize(
+    ("budget", "expected"),
+    [
         (1000 * GB, (1080, 1920)),
-        (1.3 * GB, (1024, 1024)),
-        (0.4 * GB, (512, 512)),
-    ):
-        memory["device"] = budget
+        (1.3 * GB, (1080, 992)),
+        (0.9 * GB, (1080, 688)),
+        (0.5 * GB, (576, 688)),
+        (0.08 * GB, (240, 272)),
+        (0.01 * GB, (240, 256)),
+    ],
+)
+def test_the_pieces_that_fit_with_the_fewest_pixels_are_taken(memory, budget, expected):
+    """The last budget fits nothing: the smallest pieces must do."""
+    memory["device"], size = budget, (1080, 1920)
+    limit = pieces.choose_piece(Vae(), size, 8, lambda piece: 1000 * piece[0] * piece[1])
+    made = pieces.real_piece(size, limit, 8)
+    assert made == expected
+    assert 1000 * made[0] * made[1] <= 0.8 * budget or budget < 0.06 * GB
 
-        def needed(piece):
-            return 1000 * piece[0] * piece[1]
+    def cost(limit):
+        piece = pieces.real_piece(size, limit, 8)
+        return len(boxes(size, limit, pieces.PIECE_OVERLAP, 8)) * piece[0] * piece[1]
 
-        assert upsample._largest_piece(vae, (1080, 1920), needed, lambda piece: 0, "encode") == side
+    for side in range(256, 1920, 8):
+        other = pieces.real_piece(size, (side, side), 8)
+        if 1000 * other[0] * other[1] <= 0.8 * budget:
+            assert cost(limit) <= cost((side, side)), other
 
 
 def test_frames_of_the_target_exist_piece_by_piece(memory, monkeypatch):
@@ -102,9 +82,9 @@ def test_frames_of_the_target_exist_piece_by_piece(memory, monkeypatch):
         return upsample.HOST_COPIES * count * piece[0] * piece[1] * upsample.PIXEL_BYTES
 
     assert count * size[0] * size[1] * upsample.PIXEL_BYTES > 44 * GB
-    piece = upsample._largest_piece(Vae(), size, lambda piece: 0, in_memory, "encode")
-    assert in_memory(piece) <= 0.8 * 8 * GB
-    assert piece == (512, 512)
+    limit = pieces.choose_piece(Vae(), size, 8, lambda piece: 0, in_memory)
+    piece = pieces.real_piece(size, limit, 8)
+    assert 0.2 * 8 * GB < in_memory(piece) <= 0.8 * 8 * GB
     made = upsample._enlarge
 
     def enlarge(frames, size, box):
@@ -114,7 +94,8 @@ def test_frames_of_the_target_exist_piece_by_piece(memory, monkeypatch):
     monkeypatch.setattr(upsample, "_enlarge", enlarge)
     memory["device"] = 150e6
     upsample.upsample_latent(preview(1), (60, 100), "pixel", Vae())
-    assert max(max(sides) for sides in biggest) <= 256
+    assert len(biggest) > 1
+    assert max(rows * columns for rows, columns in biggest) * 1000 <= 0.8 * 150e6
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,53 @@
+"""From the refined latent to frames."""
+
+from comfy_api.latest import io
+
+from .host.decoding import decode_latent
+from .host.schema import declare
+
+
+class SurfVAEDecode(io.ComfyNode):
+    """Decode whole where it fits, else in the cheapest pieces, and crop."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return declare(
+            io.Schema,
+            node_id="SurfVAEDecode",
+            display_name="Surf VAE Decode",
+            category="SURF",
+            description="Decode a video in one piece where the VAE fits the memory, else in as few "
+            "large, blended pieces as it can hold, with all frames at a time; and crop it.",
+            search_aliases=["vae decode tiled", "latent to image", "decode video", "surf"],
+            inputs=[
+                declare(
+                    io.Latent.Input, "samples",
+                    tooltip="The latent to decode, usually Surf Refiner's.",
+                ),
+                declare(io.Vae.Input, "vae", tooltip="The VAE of the model that made the latent."),
+                declare(
+                    io.Int.Input, "width", default=0, min=0, max=16384,
+                    tooltip="Pixels to keep, from the left: connect Surf Refiner's width. 0 = all.",
+                ),
+                declare(
+                    io.Int.Input, "height", default=0, min=0, max=16384,
+                    tooltip="Pixels to keep, from the top: connect Surf Refiner's height. 0 = all.",
+                ),
+                declare(
+                    io.Int.Input, "piece", default=0, min=0, max=16384, step=16, advanced=True,
+                    tooltip="Pixels along a side of a piece, at most. 0 = one piece where it fits "
+                    "the memory, else the pieces with the fewest pixels in all that do.",
+                ),
+            ],
+            outputs=[
+                declare(
+                    io.Image.Output, "image",
+                    tooltip="The frames; several videos follow one another.",
+                )
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, samples, vae, width, height, piece) -> io.NodeOutput:
+        """Decode; the inputs stay as they are."""
+        return io.NodeOutput(decode_latent(vae, samples, width, height, piece))

@@ -1,0 +1,241 @@
+"""Latents to frames: whole where the VAE's device can hold it, else in pieces that blend.
+
+The host's VAE answers a full memory with 256-pixel tiles of its own and goes on. Here a copy of its
+front (the network stays shared) says so instead, and smaller pieces begin anew.
+
+Dims: B batch, C latent channels, T latent frames, H, W latent cells, F pixel frames.
+"""
+
+import copy
+import logging
+from collections.abc import Callable
+from math import ceil
+from typing import Any
+
+import comfy.model_management
+import comfy.utils
+import torch
+from torch import Tensor
+
+from ...surf_core.tiles import Box, blend, boxes
+from .latents import check_plain
+from .memory import (
+    PIECE_OVERLAP,
+    PIXEL_BYTES,
+    USABLE_MEMORY,
+    Size,
+    check_main_memory,
+    choose_piece,
+    halved,
+    is_out_of_memory,
+    real_piece,
+    tell_piece,
+)
+
+log = logging.getLogger(__name__)
+
+WHO = "Surf VAE Decode"
+ADVICE = "decode fewer frames at a time"
+FALLBACKS = ("decode_tiled_", "decode_tiled_3d", "_decode_tiled_owned")
+"""What the host's decode calls when memory ran out, by version and kind of VAE."""
+LEAST_FRAMES = 2
+"""Latent frames that the host's tiled decoder takes at a time, at least."""
+
+
+def decode_latent(vae: Any, latent: dict, width: int, height: int, side: int) -> Tensor:
+    """Decode a LATENT into frames: the work of Surf VAE Decode.
+
+    Args:
+        vae: the host's VAE; not changed.
+        latent: LATENT dictionary, 4-D or 5-D samples.
+        width, height: pixels that are kept, from the top left; 0 keeps all.
+        side: pixels along a side of a piece; 0 chooses.
+
+    Returns:
+        IMAGE [B * F, height, width, channels], a view of all that was decoded.
+
+    Raises:
+        ValueError: no latent of this VAE, a crop above its size, a piece that is too small, or
+            too little main memory.
+    """
+    samples = latent.get("samples")
+    check_plain(samples, f"{WHO}: samples")
+    _check_kind(vae, latent, samples)
+    cell = vae.spacial_compression_decode()
+    size = (samples.shape[-2] * cell, samples.shape[-1] * cell)
+    kept = tuple(asked or have for asked, have in zip((height, width), size, strict=True))
+    if kept[0] > size[0] or kept[1] > size[1]:
+        raise ValueError(
+            f"{WHO}: the frames are {size[1]} x {size[0]} pixels and cannot be cropped to "
+            f"{kept[1]} x {kept[0]}; connect the width and height of the Surf Refiner that made "
+            "the latent, or set both to 0."
+        )
+    least = 2 * ceil(PIECE_OVERLAP / cell) * cell
+    if 0 < side < min(least, max(size)):
+        raise ValueError(
+            f"{WHO}: a piece must hold two overlaps, {least} pixels, got piece={side}; use {least} "
+            "or more, or 0 to take the cheapest that fits."
+        )
+    frames = decode(vae, samples, "the frames", ADVICE, WHO, side)
+    return frames[:, : kept[0], : kept[1]]
+
+
+def decode(vae: Any, samples: Tensor, what: str, advice: str, who: str, side: int = 0) -> Tensor:
+    """Decode in one piece, or in as few pixels as the memory allows; in smaller pieces if it fails.
+
+    Args:
+        samples: [B, C, (T,) H, W], of this VAE.
+        what, advice: the frames, and what to do where the main memory is too small for them.
+        who: the node, for errors and the log.
+        side: pixels along a side of a piece at most; 0 chooses.
+
+    Returns:
+        [B * F, rows, columns, channels] as the host's decode node gives them; in one piece they are
+        those, bit for bit.
+    """
+    if vae.latent_dim == 2 and samples.ndim == 5:
+        # As the host does: such a VAE sees one frame.
+        samples = samples[:, :, 0]
+    job = Job(vae, samples, who)
+    check_main_memory(2 * len(samples) * job.frames * job.pixels * PIXEL_BYTES, what, advice, who)
+    limit = (side, side) if side else choose_piece(vae, job.size, job.cell, job.needed)
+    while True:
+        try:
+            return job.run(limit)
+        except RuntimeError as error:
+            smaller = halved(job.size, limit, job.cell)
+            if not is_out_of_memory(error) or smaller is None:
+                raise
+        # Only here does nothing hold the tensors of the failed call any more.
+        log.warning(
+            "%s: out of memory with %s pixels at a time; decoding begins anew, with %s.",
+            who, job.told(limit), job.told(smaller),
+        )  # fmt: skip
+        limit = smaller
+        comfy.model_management.soft_empty_cache()
+
+
+class Job:
+    """One latent and the VAE that decodes it, at any size of pieces."""
+
+    def __init__(self, vae: Any, samples: Tensor, who: str):
+        self.vae, self.samples, self.who = vae, samples, who
+        self.cell = vae.spacial_compression_decode()
+        self.size: Size = (samples.shape[-2] * self.cell, samples.shape[-1] * self.cell)
+        self.pixels = self.size[0] * self.size[1]
+        self.steps = samples.shape[2] if samples.ndim == 5 else 1
+        """Latent frames."""
+        self.frames = 1 + (self.steps - 1) * (vae.temporal_compression_decode() or 1)
+
+    def needed(self, piece: Size, steps: int = 0) -> float:
+        """Bytes on the device for a piece, of all latent frames unless said otherwise."""
+        shape = [*self.samples.shape[:-2], piece[0] // self.cell, piece[1] // self.cell]
+        if steps and len(shape) == 5:
+            shape[2] = steps
+        used = self.vae.memory_used_decode(tuple(shape), self.vae.vae_dtype)
+        return used + pixels_on_device(self.vae, self.frames, piece)
+
+    def at_a_time(self, piece: Size) -> int:
+        """Latent frames for which a piece fits, or all, where fewer would need no less.
+
+        Causal VAEs keep a few frames in memory, however long the clip is; others hold all.
+        """
+        steps = self.steps
+        room = USABLE_MEMORY * comfy.model_management.get_total_memory(self.vae.device)
+        while steps > LEAST_FRAMES and self.needed(piece, steps) > room:
+            fewer = max(LEAST_FRAMES, ceil(steps / 2))
+            if self.needed(piece, fewer) >= self.needed(piece, steps):
+                break
+            steps = fewer
+        return steps
+
+    def told(self, limit: Size) -> str:
+        """Width and height of the pieces."""
+        rows, columns = real_piece(self.size, limit, self.cell)
+        return f"{columns} x {rows}"
+
+    def run(self, limit: Size) -> Tensor:
+        """Decode in pieces of this size at most; the host's own tiles where time is cut, too."""
+        piece = real_piece(self.size, limit, self.cell)
+        steps, whole = self.at_a_time(piece), piece == self.size
+        used = self.needed(piece, steps)
+        tell_piece(self.vae, self.size, limit, self.cell, used, "decode", self.who)
+        if steps < self.steps or (getattr(self.vae, "handles_tiling", False) and not whole):
+            return self._host_tiles(piece, steps)
+        return self._pieces(limit, whole)
+
+    def _pieces(self, limit: Size, whole: bool) -> Tensor:
+        bar = comfy.utils.ProgressBar(len(boxes(self.size, limit, PIECE_OVERLAP, self.cell)))
+        vae, done = _without_fallback(self.vae, self.who), 0
+
+        def one(box: Box) -> Tensor:
+            nonlocal done
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            cells = (slice(part.start // self.cell, part.stop // self.cell) for part in box)
+            decoded = vae.decode(self.samples[(..., *cells)])
+            done += 1
+            bar.update_absolute(done)
+            return decoded.reshape(-1, *decoded.shape[-3:]).movedim(-1, 1)
+
+        frames = blend(one, self.size, limit, PIECE_OVERLAP, self.cell).movedim(1, -1)
+        # Shares of a full white sum to more than 1 by a rounding.
+        return frames if whole else frames.clamp_(0, 1)
+
+    def _host_tiles(self, piece: Size, steps: int) -> Tensor:
+        time = {}
+        if steps < self.steps:
+            time = {"tile_t": steps, "overlap_t": max(1, steps // 4)}
+            log.info(
+                "%s: %d of %d latent frames at a time, in the host's own tiles.",
+                self.who, steps, self.steps,
+            )  # fmt: skip
+        rows, columns = (side // self.cell for side in piece)
+        decoded = self.vae.decode_tiled(
+            self.samples, tile_x=columns, tile_y=rows, overlap=ceil(PIECE_OVERLAP / self.cell),
+            **time,
+        )  # fmt: skip
+        return decoded.reshape(-1, *decoded.shape[-3:])
+
+
+def pixels_on_device(vae: Any, frames: int, piece: Size) -> float:
+    """Bytes of the frames of a piece in the precision of the VAE."""
+    return frames * piece[0] * piece[1] * 3 * vae.vae_dtype.itemsize
+
+
+def _without_fallback(vae: Any, who: str) -> Any:
+    """Copy the front of a VAE so that it raises where it would take smaller tiles by itself."""
+
+    def refuse(name: str) -> Callable:
+        def out_of_memory(*args: Any, **kwargs: Any) -> None:
+            raise torch.cuda.OutOfMemoryError(
+                f"{who}: out of memory while the VAE decodes ({name})."
+            )
+
+        return out_of_memory
+
+    front = copy.copy(vae)
+    for name in FALLBACKS:
+        if hasattr(front, name):
+            setattr(front, name, refuse(name))
+    return front
+
+
+def _check_kind(vae: Any, latent: dict, samples: Tensor) -> None:
+    """Refuse sound, and latents of another VAE."""
+    sound = latent.get("type") == "audio" or vae.latent_dim == 1
+    if sound or getattr(vae, "extra_1d_channel", None) is not None:
+        raise ValueError(
+            f"{WHO}: expected a latent and a VAE of pictures, got sound; decode it with VAE Decode "
+            "Audio."
+        )
+    if vae.latent_channels != samples.shape[1]:
+        raise ValueError(
+            f"{WHO}: expected a latent of the VAE's {vae.latent_channels} channels, got "
+            f"{samples.shape[1]}; connect the VAE that belongs to the model."
+        )
+    owned = getattr(vae, "handles_tiling", False)
+    if vae.latent_dim == 3 and samples.ndim == 4 and not owned:
+        raise ValueError(
+            f"{WHO}: expected a video latent [B, C, T, H, W] for this VAE, got "
+            f"{tuple(samples.shape)}; connect the VAE that belongs to the model."
+        )

@@ -1,0 +1,41 @@
+"""VAEs of the fake host that need no network."""
+
+import torch
+from surf.surf_core.resample import resize
+
+
+class Vae:
+    """Repeats cells as pixels and averages them back: whatever the pieces, the result is one."""
+
+    latent_dim, latent_channels, device = 3, 16, torch.device("cpu")
+    vae_dtype = torch.float32
+
+    def __init__(self, cell=8):
+        self.cell, self.calls = cell, []
+
+    def spacial_compression_decode(self):
+        return self.cell
+
+    spacial_compression_encode = spacial_compression_decode
+
+    def temporal_compression_decode(self):
+        return 4
+
+    def memory_used_decode(self, shape, dtype):
+        return 1000 * shape[-1] * shape[-2] * self.cell**2
+
+    def memory_used_encode(self, shape, dtype):
+        return 1000 * shape[-1] * shape[-2]
+
+    def decode(self, samples):
+        self.calls.append(("decode", tuple(samples.shape[-2:])))
+        grey = samples[:, :3].repeat_interleave(self.cell, -1).repeat_interleave(self.cell, -2)
+        first, rest = grey[:, :, :1], grey[:, :, 1:].repeat_interleave(4, 2)
+        return torch.cat([first, rest], 2).movedim(1, -1)
+
+    def encode(self, frames):
+        self.calls.append(("encode", tuple(frames.shape[1:3])))
+        assert 0 <= frames.min() <= frames.max() <= 1
+        size = [side // self.cell for side in frames.shape[1:3]]
+        cells = resize(frames.movedim(-1, 1), size, "area")[::4]
+        return cells[:, :1].movedim(0, 1).expand(16, -1, -1, -1)[None].clone()
