@@ -175,11 +175,12 @@ def model_velocity(
         with_text = model(z, timestep, context)
         if negative is None or cfg == 1.0:
             return with_text
+        sigma = torch.tensor(level)
         if held.due(z):
             without = model(z, timestep, negative)
-            held.difference = with_text - without
+            held.learn(sigma, with_text - without)
         else:
-            without = with_text - held.difference
+            without = with_text - held.at(sigma)
         return without + cfg * (with_text - without)
 
     return velocity

@@ -86,8 +86,7 @@ def make_run(run: dict[str, HeldDifference], every: int, who: str) -> Callable:
 def make_estimates(run: dict[str, HeldDifference], earlier: Callable | None) -> Callable:
     """Build the function that makes the estimates [with the prompt, without] of an evaluation.
 
-    Estimates are clean ones, x - sigma * velocity: their difference shrinks with sigma, that of
-    the velocities is held.
+    Estimates are clean ones, whose difference shrinks with sigma; that of the velocities is held.
 
     Args:
         earlier: the function that was installed before, or None.
@@ -107,10 +106,11 @@ def make_estimates(run: dict[str, HeldDifference], earlier: Callable | None) -> 
         sigma = args["sigma"].view(-1, *[1] * (args["input"].ndim - 1))
         if held.due(args["input"]):
             out = estimate(args, conds)
-            held.difference = (out[0] - out[1]) / sigma
+            # Velocities: an estimate is x - sigma * velocity.
+            held.learn(sigma, (out[1] - out[0]) / sigma)
             return out
         out = estimate(args, [conds[0], None])
-        return [out[0], out[0] - sigma * held.difference, *out[2:]]
+        return [out[0], out[0] + sigma * held.at(sigma), *out[2:]]
 
     setattr(estimates, REPLACED, earlier)
     return estimates

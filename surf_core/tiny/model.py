@@ -73,12 +73,13 @@ class TinyT2V(Prompted):
         def guided(z: Tensor, sigma: float) -> Tensor:
             self.model.window = window
             self.evaluations += 1
+            level = torch.tensor(float(sigma))
             if held.due(z):
                 with_text, without = evaluate(torch.cat([z, z]), sigma, both).chunk(2)
-                held.difference = with_text - without
+                held.learn(level, with_text - without)
             else:
                 with_text = evaluate(z, sigma, self.context)
-                without = with_text - held.difference
+                without = with_text - held.at(level)
             return without + cfg * (with_text - without)
 
         return guided

@@ -47,20 +47,54 @@ def test_holding_for_one_evaluation_is_plain_guidance_bit_for_bit():
     assert torch.equal(followed(Model(change=1.0), 1), euler(plain, Z, flow_sigmas(7, 3.0)))
 
 
-def test_a_difference_that_does_not_change_is_held_without_error():
-    def constant(z, timestep, context):
-        return 0.3 * z + context
+@pytest.mark.parametrize("every", [2, 3, 5])
+def test_a_difference_that_changes_along_a_line_is_met_from_the_second_one_on(every):
+    held, met = HeldDifference(every), []
+    for level in torch.linspace(1, 0.1, 19):
+        difference = 2 * Z + level * (Z + 1)
+        if held.due(Z):
+            held.learn(level, difference)
+        else:
+            met.append(torch.allclose(held.at(level), difference, atol=1e-5))
+    assert not any(met[: every - 1])
+    assert all(met[every - 1 :])
 
-    results = [
-        euler(model_velocity(constant, WITH, WITHOUT, 4.0, every), Z, flow_sigmas(7, 3.0))
-        for every in (1, 3)
-    ]
-    torch.testing.assert_close(*results, rtol=0, atol=1e-6)
+
+def test_a_line_goes_no_further_than_its_two_ends_lie_apart():
+    held = HeldDifference(2)
+    for level, value in ((1.0, 0.0), (0.9, 1.0)):
+        assert held.due(Z)
+        held.learn(torch.tensor(level), torch.full_like(Z, value))
+        held.due(Z)
+    for level, value in ((0.85, 1.5), (0.2, 2.0), (0.95, 0.5), (1.5, 0.0)):
+        torch.testing.assert_close(held.at(torch.tensor(level)), torch.full_like(Z, value))
 
 
-def test_a_difference_that_changes_is_missed_the_more_the_longer_it_is_held():
-    plain = followed(Model(change=1.0), 1, steps=24)
-    off = [(followed(Model(change=1.0), every, 24) - plain).norm() for every in (2, 4, 8)]
+def test_two_differences_of_one_level_make_no_line():
+    held = HeldDifference(1)
+    for value in (1.0, 2.0):
+        held.due(Z)
+        held.learn(torch.tensor(0.5), torch.full_like(Z, value))
+    for level in (0.5, 0.4):
+        assert torch.equal(held.at(torch.tensor(level)), torch.full_like(Z, 2.0))
+
+
+def test_samples_may_stand_at_levels_of_their_own():
+    held, levels = HeldDifference(1), (torch.tensor([1.0, 0.8]), torch.tensor([0.9, 0.4]))
+    for value, level in zip((0.0, 1.0), levels, strict=True):
+        held.due(Z)
+        held.learn(level.view(2, 1, 1, 1, 1), torch.full_like(Z, value))
+    out = held.at(torch.tensor([0.85, 0.2]).view(2, 1, 1, 1, 1))
+    torch.testing.assert_close(out[:, 0, 0, 0, 0], torch.tensor([1.5, 1.5]))
+
+
+def test_what_is_missed_grows_with_the_evaluations_that_a_difference_serves():
+    class Curved(Model):
+        def __call__(self, z, timestep, context):
+            return super().__call__(z, timestep, context) + context * (timestep[0] / 1000) ** 3
+
+    plain = followed(Curved(), 1, steps=24)
+    off = [(followed(Curved(), every, 24) - plain).norm() for every in (2, 4, 8)]
     assert 0 < off[0] < off[1] < off[2]
 
 
@@ -69,7 +103,8 @@ def test_another_size_begins_anew():
     due = []
     for z in (Z, Z, small, small, Z):
         due.append(held.due(z))
-        held.difference = z
+        if due[-1]:
+            held.learn(torch.tensor(0.5), z)
     assert due == [True, False, True, False, True]
     assert (held.evaluations, held.guided) == (5, 3)
 
