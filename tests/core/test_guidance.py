@@ -143,3 +143,13 @@ def test_the_embedded_model_is_guided_as_before_where_nothing_is_held():
     assert torch.equal(euler(tiny.velocity(4.0), z, sigmas), expected)
     held = euler(tiny.velocity(4.0, every=2), z, sigmas)
     assert 0 < (held - expected).norm() < 0.2 * expected.norm()
+
+
+def test_nothing_is_read_back_from_the_device():
+    # Reading a tensor on the meta device raises, as it would make a GPU wait.
+    held, z = HeldDifference(2), Z.to("meta")
+    for level in torch.linspace(1, 0.1, 5).to("meta"):
+        if held.due(z):
+            held.learn(level, z)
+        else:
+            assert held.at(level).shape == z.shape
