@@ -1,9 +1,10 @@
-# Six targets. Each makes .venv from requirements-dev.txt first, when it is missing or out of date.
+# Seven targets. Each but bench-gpu makes .venv from requirements-dev.txt first, when it is missing or out of date.
 #   make demo         the three stages on the embedded model, into demo/
 #   make test         every test that needs neither a GPU, nor ComfyUI, nor a browser
 #   make check        format, lint and the fast tests: green before each commit
 #   make train-tiny   the whole training at toy scale, a few minutes, into runs/tiny
 #   make bench        print the tables of the benchmarks, one after the other
+#   make bench-gpu    what needs a GPU, half an hour, into benchmarks/results; with PYTHON as it is
 #   make format       rewrite the sources in the house format
 #
 # torch from PyPI is the CUDA build. On a machine without a GPU the smaller CPU build will do:
@@ -14,7 +15,7 @@ BIN := .venv/bin
 STAMP := .venv/requirements.stamp
 CPU_TESTS := not gpu and not host and not web
 
-.PHONY: demo test check bench format train-tiny
+.PHONY: demo test check bench bench-gpu format train-tiny
 
 demo: $(STAMP)
 	$(BIN)/python -m surf_core.tiny --out demo
@@ -34,6 +35,12 @@ bench: $(STAMP)
 	@for script in benchmarks/*.py; do \
 		$(BIN)/python -m "benchmarks.$$(basename $$script .py)" || exit 1; \
 	done
+
+# The GPU's torch and the host's packages are those of PYTHON: nothing is installed.
+bench-gpu:
+	@for part in flow-720p flow-1080p hunyuan cards kernels; do \
+		$(PYTHON) -m benchmarks.on_gpu $$part || failed=1; \
+	done; exit $${failed:-0}
 
 format: $(STAMP)
 	$(BIN)/ruff format .

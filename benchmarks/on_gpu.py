@@ -50,7 +50,8 @@ class Command:
         """What is run; `share` of its minutes."""
         if self.module == TESTS:
             # The folder of the call must not be on the path, where `nodes` would be ours.
-            return [sys.executable, "-P", "-m", TESTS, "-m", "gpu", "-rs", *self.options.split()]
+            where = (self.toy if toy else self.options).split()
+            return [sys.executable, "-P", "-m", TESTS, "-m", "gpu", "-rs", *where]
         own = f"{self.plan} {self.toy if toy else self.options}".split()
         limits = ["--minutes", f"{share * self.minutes:g}", "--out", str(out)]
         return [sys.executable, "-m", f"benchmarks.{self.module}", *own, *limits]
@@ -72,7 +73,7 @@ PARTS = {
                 minutes=5.5),
     ],
     "kernels": [
-        Command(module=TESTS, options="", minutes=0.8),
+        Command(module=TESTS, options="", minutes=0.8, toy="tests/core/test_window_backends.py"),
         Command(module="window_attention", options="--size 720p 1080p --reps 10", minutes=2.2,
                 toy="--size tiny --window 4 --reps 1"),
         Command(module="refiner_step", options="--size 720p --window 4", minutes=1.2,

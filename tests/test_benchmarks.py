@@ -146,29 +146,3 @@ def test_guidance_is_measured_held_left_out_and_with_fewer_steps(models, tmp_pat
         assert rows[name][4] == runs
     assert rows["preview, guided"][0] == rows["refinement, guided"][0] == "0.00 +- 0.00"
     assert len(rows) == 16
-
-
-@pytest.mark.slow
-def test_the_time_of_skipping_is_measured_beside_its_operations(tmp_path):
-    command = [sys.executable, "-m", "benchmarks.skip_time", "--layers=1", "--reps=1",
-               "--keep", "100", "50", f"--out={tmp_path / 'a.md'}"]  # fmt: skip
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-2000:]
-    rows = [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if "| sdpa" in line]
-    assert [row[3] for row in rows] == ["no mask", "100.0", "50.0"]
-    assert [row[5] for row in rows[:2]] == ["100", "100.0"]
-    assert 50 < float(rows[2][5]) < 60
-    for *_, operations, spent, kept in rows:
-        assert float(kept) == pytest.approx(float(operations) / float(spent), rel=0.01)
-
-
-@pytest.mark.slow
-def test_a_step_of_the_refiner_is_timed_whole_and_segment_by_segment(tmp_path):
-    command = [sys.executable, "-m", "benchmarks.refiner_step", "--layers=1", "--reps=1",
-               "--window", "4", f"--out={tmp_path / 'a.md'}"]  # fmt: skip
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-2000:]
-    text = (tmp_path / "a.md").read_text(encoding="utf-8")
-    assert "python -m benchmarks.refiner_step --layers=1 --reps=1" in text
-    ways = [line.split(" | ")[2] for line in text.splitlines() if line.startswith("| small")]
-    assert ways[:2] == ["whole, eager, sdpa", "segment-wise, eager, sdpa"]

@@ -92,6 +92,49 @@ host_flow.main()
 """
 """One refiner runs out of memory; then someone stops the run."""
 
+CARDS = """
+from types import SimpleNamespace
+import torch
+from benchmarks import host_flow
+from benchmarks.host import memory
+from benchmarks.host.calls import Kit
+
+GIB = 2**30
+
+class Card:
+    "24 GiB, 1 of them taken; what is asked of it is written down."
+    limit = 24 * GIB
+    OutOfMemoryError = torch.OutOfMemoryError
+    is_available = staticmethod(lambda: True)
+    get_device_properties = staticmethod(lambda index: SimpleNamespace(total_memory=24 * GIB))
+    mem_get_info = staticmethod(lambda device=None: (23 * GIB, 24 * GIB))
+    memory_reserved = staticmethod(lambda: GIB)
+    empty_cache = reset_peak_memory_stats = staticmethod(lambda: None)
+    max_memory_allocated = staticmethod(lambda: 3 * GIB)
+
+    def set_per_process_memory_fraction(self, fraction):
+        self.limit = round(fraction * 24 * GIB)
+
+card = Card()
+memory.torch = SimpleNamespace(cuda=card)
+real = Kit.refine
+
+def refine(self, stage, **more):
+    free, total = card.mem_get_info()
+    assert (free, total) == (card.limit - GIB, card.limit), (free, total, card.limit)
+    if card.limit < 10 * GIB:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+    if card.limit < 20 * GIB and stage.refiner == "wan_1_3b":
+        raise RuntimeError("CUDNN_STATUS_ALLOC_FAILED")
+    real(self, stage, **more)
+
+Kit.refine = refine
+host_flow.main()
+assert card.limit == 24 * GIB
+assert card.mem_get_info() == (23 * GIB, 24 * GIB)
+"""
+"""A card that is not there, which refuses what is too large."""
+
 on_a_host = [pytest.mark.host, pytest.mark.skipif(HOST not in os.environ, reason="no host is set")]
 
 
@@ -339,6 +382,54 @@ class TestElsewhere:
             assert rows[name].startswith("1 x 1")
         for name in (*KEPT, "VAE decode"):
             assert rows[name].startswith("not measured: ")
+
+    def test_smaller_cards_refuse_what_is_too_large_and_the_others_are_tried(self):
+        options = ["--toy", "--only-memory", "--cfg", "off", "--limit-gb", "8", "16", "32",
+                   "--limit-size", "720p", "4k"]  # fmt: skip
+        command = [os.environ.get("COMFYUI_PYTHON", sys.executable), "-c", CARDS, *options]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr[-4000:]
+        rows = tables(done.stdout)["The refiner on smaller cards"]
+        said = {}
+        for row in rows:
+            key = row["size"], row["refiner"], row["card, GiB"], row["blocks"]
+            assert (row["guidance"], key in said) == ("off", False)
+            said[key] = row["fitted"]
+            if row["fitted"] == "yes":
+                assert (
+                    row["tiles"] == {"720p": "1 of 128 x 80", "4k": "1 of 192 x 128"}[row["size"]]
+                )
+                assert row["peak, GiB"] == 3
+        for size in ("720p", "4k"):
+            for blocks in ("whole", "segment-wise"):
+                assert said.pop((size, "surf_1b", "no limit", blocks)) == "yes"
+            assert said.pop((size, "wan_1_3b", "no limit", "-")) == "yes"
+            for name, blocks in (("surf_1b", "segment-wise"), ("wan_1_3b", "-")):
+                assert said.pop((size, name, 8, blocks)) == "no: out of memory"
+                assert said.pop((size, name, 32, blocks)) == "not measured: this card has 24"
+            assert said.pop((size, "surf_1b", 16, "segment-wise")) == "yes"
+            failed = "no: RuntimeError: CUDNN_STATUS_ALLOC_FAILED"
+            assert said.pop((size, "wan_1_3b", 16, "-")) == failed
+        assert not said
+
+    @pytest.mark.parametrize("part", ["flow-720p", "flow-1080p", "hunyuan", "cards"])
+    def test_the_commands_for_a_gpu_run_and_write_their_pages(self, part, tmp_path):
+        command = [os.environ.get("COMFYUI_PYTHON", sys.executable), "-m", "benchmarks.on_gpu"]
+        done = subprocess.run([*command, part, "--toy", f"--out={tmp_path}"], cwd=ROOT,
+                              capture_output=True, text=True, timeout=300)  # fmt: skip
+        assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]
+        (page,) = tmp_path.iterdir()
+        subject = {"flow-720p": "flow-wan-720p", "flow-1080p": "flow-wan-1080p",
+                   "hunyuan": "flow-hunyuan-720p", "cards": "cards-wan"}[part]  # fmt: skip
+        assert page.name.endswith(f"-{subject}.md")
+        text = page.read_text(encoding="utf-8")
+        assert "TOY SIZE: says nothing about real models" in text
+        if part == "cards":
+            assert "## Stages" not in text
+            return
+        rows = tables(text)["The whole flow (TOY SIZE)"]
+        assert rows
+        assert all(row["networks, s"] > 0 for row in rows)
 
     def test_what_the_minutes_do_not_allow_is_not_measured(self):
         said = run("--toy", "--minutes=0.0001")

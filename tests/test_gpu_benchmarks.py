@@ -1,0 +1,226 @@
+"""What awaits a GPU: the commands run at toy size, and pages made without one are the code's."""
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from surf.surf_core import cost
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+pytestmark = pytest.mark.slow
+
+
+def said_by(*command, **more):
+    """Call Python in the root, and give what it prints."""
+    done = subprocess.run(
+        [sys.executable, *command], cwd=ROOT, capture_output=True, text=True, timeout=300, **more
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def called(script):
+    """Run lines of Python beside the benchmarks; what they print is JSON."""
+    return json.loads(said_by("-c", script).splitlines()[-1])
+
+
+def rows_of(text):
+    """[{column: cell}] of each table, in their order."""
+    tables = []
+    for block in re.split(r"\n(?!\|)", text):
+        lines = [line for line in block.splitlines() if line.startswith("|")]
+        if lines:
+            head, _, *rest = [[cell.strip() for cell in line[1:-1].split(" | ")] for line in lines]
+            tables.append([dict(zip(head, row, strict=True)) for row in rest])
+    return tables
+
+
+@pytest.mark.parametrize("kind", ["flops-*-plans", "predicted-*-gaps", "counted-*-cards"])
+def test_a_committed_page_is_what_its_command_prints(kind):
+    [page] = RESULTS.glob(f"{kind}.md")
+    committed = page.read_text(encoding="utf-8")
+    [command] = re.findall(r"^    python -m (.*)$", committed, re.MULTILINE)
+    printed = said_by("-m", *shlex.split(command))
+
+    def kept(text):
+        """All but the machine that it was made on."""
+        return [line for line in text.strip().splitlines() if not line.startswith("Commit ")]
+
+    assert kept(printed) == kept(committed)
+
+
+def test_plans_are_priced_as_cost_prices_them():
+    options = ["--size", "720p", "--cfg", "first", "--keep", "1", "0.5", "--base", "wan"]
+    [rows] = rows_of(said_by("-m", "benchmarks.host_flow", "--dry-run", *options))
+    sizes = {"plain": (720, 1280), "first": (480, 832), "second": (240, 416)}
+
+    def petaflops(shape, side, **more):
+        height, width = sizes[side]
+        stage = cost.Stage(shape=shape, frames=81, height=height, width=width, **more)
+        return stage.flops / 1e15
+
+    plain = petaflops(cost.WAN_14B, "plain", steps=50)
+    legs = [petaflops(cost.WAN_14B, "first", steps=10),
+            petaflops(cost.WAN_14B, "second", steps=40, guided=False)]  # fmt: skip
+    assert [(row["refiner"], row["kept"]) for row in rows] == [
+        ("surf_1b", "1"), ("wan_1_3b", "1"), ("surf_1b", "0.5"), ("wan_1_3b", "0.5")
+    ]  # fmt: skip
+    for row in rows:
+        shape = {"surf_1b": cost.SURF_1B, "wan_1_3b": cost.WAN_1_3B}[row["refiner"]]
+        kept = None if row["kept"] == "1" else (1800,) * 21
+        refine = petaflops(shape, "plain", steps=10, window=4, guided=False, kept=kept)
+        ours = [*legs, refine, sum(legs) + refine]
+        names = ["first leg, PF", "second leg, PF", "refine, PF", "all, PF"]
+        assert [float(row[name]) for name in names] == pytest.approx(ours, rel=1e-3)
+        assert float(row["times fewer operations"]) == pytest.approx(plain / ours[-1], rel=1e-3)
+        assert float(row["needed"]) == pytest.approx(12.58 * ours[-1] / plain, abs=1e-3)
+
+
+@pytest.fixture(scope="module")
+def found():
+    """What three questions to the benchmarks are answered by, in one process."""
+    return called("""
+import json
+import torch
+from benchmarks import attention_ways as ways, window_attention as timed
+from benchmarks.ceilings import operations
+from surf_core import cost
+
+kept = [0, 3, 1350, 700, 1] + [30] * 16
+counted = [[sum(operations(shape, 81, 480, 720, window, kept)),
+            cost.forward_flops(shape, 81, 480, 720, window, kept)]
+           for shape in (cost.SURF_1B, cost.WAN_1_3B) for window in (0, 4, 8)]
+
+def phases(ours, other):
+    return [{"segments": 9.0, "sdpa, cuDNN": other, "triton": each} for each in (ours, 1.0)]
+
+cases = {("720p", 4, 1): phases(8.0, 5.0), ("720p", 8, 0.5): phases(8.6, 5.0),
+         ("1080p", 4, 1): [{"segments": 1.0}, {"segments": 1.0, "triton": 0.1}]}
+verdicts = timed.verdict(cases), timed.verdict({("720p", 4, 1): [{"segments": 1.0}]})
+
+def broken(q, k, v):
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+ways.why_not_dense = lambda dense, dtype, device: None
+ways.DENSE = {"broken": broken, "wrong": lambda q, k, v: v}
+_, clip = next(timed.clips("tiny", [4]))
+tried = list(timed.lines_of(timed.measure(clip, torch.zeros(()), 1, 1.0), clip))
+print(json.dumps({"operations": counted, "verdicts": verdicts, "tried": tried}))
+""")
+
+
+def test_operations_of_kept_tokens_are_those_of_cost(found):
+    for ours, theirs in found["operations"]:
+        assert ours == theirs
+
+
+def test_every_gap_is_measured_by_a_benchmark_and_answered_by_a_file():
+    [page] = RESULTS.glob("predicted-*-gaps.md")
+    gaps = rows_of(page.read_text(encoding="utf-8"))[1]
+    spent = [float(row["720p, s"]) + float(row["1080p, s"]) for row in gaps]
+    assert spent == sorted(spent, reverse=True)
+    assert len(gaps) == 10
+    for row in gaps:
+        assert row["measured"]
+        for command in row["measured by"].split("; "):
+            module = command.split()[0].rstrip(",")
+            assert (ROOT / "benchmarks" / f"{module}.py").exists(), row["gap"]
+        for path in re.findall(r"\b(?:nodes|surf_core)/[\w/]+(?:\.py)?", row["today"]):
+            assert (ROOT / path).exists(), row["gap"]
+
+
+def test_the_triton_kernel_wins_only_by_five_percent_over_the_best_other_way(found):
+    lines, nothing = found["verdicts"]
+    [table] = rows_of("\n".join(lines))
+    assert [row["wins by 5 %"] for row in table] == ["yes", "no", "-"]
+    assert table[0]["best other"] == "sdpa, cuDNN"
+    assert float(table[0]["triton / other"]) == pytest.approx(0.9)
+    assert "wins by 5 % at: 720p in windows of 4 at 1 of the tokens." in lines[-2]
+    assert "is not measured" in nothing[-2]
+
+
+def test_a_way_that_fails_or_is_wrong_is_a_row_and_the_others_stay(found):
+    said = dict(line.split(" | ")[:2] for line in found["tried"])
+    assert said["broken"] == "not measured: out of memory"
+    assert said["wrong"].startswith("not measured: Wrong: its relative error is ")
+    others = [name for name, cell in said.items() if "not measured" not in cell]
+    assert others[:3] == ["segments", "roll + mask", "full"]
+
+
+@pytest.fixture(scope="module")
+def kernels(tmp_path_factory):
+    """The pages of the part that needs no host: {subject: text}."""
+    out = tmp_path_factory.mktemp("pages")
+    said_by("-m", "benchmarks.on_gpu", "kernels", "--toy", f"--out={out}")
+    return {path.stem.split("-", 4)[-1]: path.read_text(encoding="utf-8") for path in out.iterdir()}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="takes its minutes on a GPU")
+class TestKernels:
+    def test_every_command_writes_a_page_with_its_origin(self, kernels):
+        assert kernels.keys() == {"gpu-tests", "window-attention", "refiner-step", "skip-time"}
+        for text in kernels.values():
+            assert re.search(r"Commit .*torch \d", text)
+            assert "    python -" in text
+        assert re.search(r"\d+ skipped", kernels["gpu-tests"])
+
+    def test_attention_is_timed_by_each_of_torchs_kernels_or_it_says_why_not(self, kernels):
+        text = kernels["window-attention"]
+        ways = {row["way"] for row in rows_of(text)[0]}
+        for name in ("sdpa, cuDNN", "sdpa, flash", "sdpa, efficient", "FA3", "triton"):
+            assert name in ways or f"- {name}: not run: " in text
+        assert len(rows_of(text)[1]) == 3
+
+    def test_the_committed_page_of_windows_has_these_columns(self, kernels):
+        [page] = RESULTS.glob("cpu-*-window-attention.md")
+        committed = rows_of(page.read_text(encoding="utf-8"))
+        for ours, theirs in zip(rows_of(kernels["window-attention"]), committed, strict=True):
+            assert ours[0].keys() == theirs[0].keys()
+
+    def test_the_time_of_skipping_is_measured_beside_its_operations(self, kernels):
+        [rows] = rows_of(kernels["skip-time"])
+        assert [row["kept, %"] for row in rows[:2]] == ["no mask", "100.0"]
+        assert [row["operations, %"] for row in rows[:2]] == ["100", "100.0"]
+        assert 45 < float(rows[2]["kept, %"]) < 60
+        for row in rows:
+            promise = float(row["operations, %"]) / float(row["time, %"])
+            assert float(row["promise kept"]) == pytest.approx(promise, rel=0.01)
+
+    def test_a_step_of_the_refiner_is_timed_whole_and_segment_by_segment(self, kernels):
+        [rows] = rows_of(kernels["refiner-step"])
+        assert [row["way"] for row in rows[:2]] == [
+            "whole, eager, sdpa",
+            "segment-wise, eager, sdpa",
+        ]
+        assert all(float(row["first, s"]) > 0 for row in rows)
+
+
+def test_a_command_that_takes_too_long_is_stopped_and_keeps_its_page():
+    ended, said = called("""
+import json, sys
+from benchmarks.on_gpu import run
+script = '''
+import time
+try:
+    time.sleep(60)
+finally:
+    print("page")
+'''
+print(json.dumps(run([sys.executable, "-c", script], 3.0)))
+""")
+    assert ended.startswith("stopped, status ")
+    assert "page" in said
+
+
+def test_the_commands_for_a_gpu_fit_half_an_hour_and_nine_minutes_each():
+    said = said_by("-m", "benchmarks.on_gpu")
+    minutes = [float(each) for each in re.findall(r": ([\d.]+) minutes$", said, re.MULTILINE)]
+    assert len(minutes) == 5
+    assert max(minutes) <= 9
+    assert sum(minutes) <= 28
