@@ -30,6 +30,7 @@ def choose_piece(
     cell: int,
     on_device: Callable[[Size], float],
     in_memory: Callable[[Size], float] = lambda piece: 0.0,
+    room: float = 0.0,
 ) -> Size:
     """Find the whole picture, or the pieces with the fewest pixels in all, that the VAE can do.
 
@@ -40,11 +41,12 @@ def choose_piece(
         size: the picture.
         cell: pixels of a latent cell; pieces are whole cells.
         on_device, in_memory: height and width of a piece -> bytes.
+        room: bytes of the device that a piece may take; 0 asks the host.
 
     Returns:
         What the pieces may be at most, see `real_piece`; the smallest where none fits.
     """
-    device = USABLE_MEMORY * comfy.model_management.get_total_memory(vae.device)
+    device = room or USABLE_MEMORY * comfy.model_management.get_total_memory(vae.device)
     main = USABLE_MEMORY * comfy.model_management.get_free_memory(torch.device("cpu"))
 
     def fits(limit: Size) -> bool:

@@ -1,0 +1,58 @@
+"""The benchmark of decoding runs in the host at toy size, and its columns fit each other.
+
+COMFYUI_PATH names the host's folder, COMFYUI_PYTHON its Python (default: this one).
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from surf.surf_core.tiles import spans
+
+ROOT = Path(__file__).parents[2]
+PYTHON = os.environ.get("COMFYUI_PYTHON", sys.executable)
+
+
+def bench(environment, *options):
+    command = [PYTHON, "-m", "benchmarks.vae_decode", *options]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=400, env=environment
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def test_without_a_host_it_says_what_it_needs():
+    without = {name: value for name, value in os.environ.items() if name != "COMFYUI_PATH"}
+    command = [sys.executable, "-m", "benchmarks.vae_decode"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=without)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "not run: set COMFYUI_PATH" in done.stdout
+
+
+@pytest.mark.host
+@pytest.mark.skipif("COMFYUI_PATH" not in os.environ, reason="COMFYUI_PATH is not set")
+def test_columns_fit_each_other_and_every_call_is_timed(tmp_path):
+    out = tmp_path / "page.md"
+    options = ("--toy", "--time", "--reps", "1", "--frames", "1", "--size", "480p", "720p")
+    said = bench(os.environ, *options, f"--out={out}")
+    assert out.read_text() in said
+    tables = said.split("## ")[1:]
+    rows = [
+        [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")][2:]
+        for text in tables
+    ]
+    counted, chosen, timed = rows
+    whole = {row[0]: float(row[5]) for row in counted if row[1] == "whole"}
+    assert len(whole) == 2
+    for size, cut, by, pieces, _, work, share, *_ in counted:
+        assert float(share) == pytest.approx(float(work) / whole[size], rel=2e-3)
+        if by == "Surf":
+            side = int(cut.split()[0])
+            across, down = (len(spans(n, side, 64, 8)) for n in (224, 160))
+            assert size == "480p" or int(pieces) == across * down
+    assert len(chosen) == 12
+    assert len(timed) == 2 * len(counted)
+    assert all(float(row[5]) > 0 for row in timed), timed
