@@ -3,6 +3,7 @@
 from comfy_api.latest import ComfyExtension, io
 
 from .colour import SurfColourMatch
+from .compile import SurfCompile
 from .decode import SurfVAEDecode
 from .guidance import SurfHoldGuidance
 from .loader import SurfRefinerLoader
@@ -31,5 +32,6 @@ class SurfExtension(ComfyExtension):
             SurfSkipMask,
             SurfSeedVR2Skip,
             SurfHoldGuidance,
+            SurfCompile,
             SurfVAEDecode,
         ]

@@ -130,9 +130,14 @@ def third_party_imports(root):
 
 
 def host_api_imports(root):
-    """The node API has one address, so that pinning it is one edit a file."""
+    """The node API has one address, so that pinning it is one edit a file.
+
+    The host's helper for torch.compile is no part of it and has no version.
+    """
     for path in pack_files(root):
         for line, module, _ in imports(root, path):
+            if module == "comfy_api.torch_helpers":
+                continue
             if module.startswith("comfy_api") and module != "comfy_api.latest":
                 yield f"{name_of(root, path)}:{line} imports {module}, not comfy_api.latest"
 

@@ -46,6 +46,7 @@ FROZEN = {
         "model keep_ratio report",
     ),
     "SurfHoldGuidance": ("model every", "model"),
+    "SurfCompile": ("model", "model"),
     "SurfVAEDecode": ("samples vae width height piece", "image"),
 }
 # The host's nodes that the workflows use: inputs (? optional), output types, widgets.

@@ -191,9 +191,12 @@ class Block(nn.Module):
             if segmentwise and start == stop:
                 continue
             part = x[:, start:stop]
-            inner = None if segmentwise else bounds
-            at = None if places is None else places[start:stop]
-            part = self.attend(part, times[0], inner, table, kernels, at)
+            if segmentwise:
+                # The rows of this segment alone: two lengths of one call are one for a compiler.
+                at = slice(stop - start) if places is None else places[start:stop]
+                part = self.attend(part, times[0], None, table[:, at], kernels)
+            else:
+                part = self.attend(part, times[0], bounds, table, kernels, places)
             step = part.shape[1] if torch.is_grad_enabled() else kernels.rows
             for row in range(0, part.shape[1], step):
                 rows = self.think(part[:, row : row + step], times[1:], keys, kernels)
@@ -201,7 +204,7 @@ class Block(nn.Module):
 
     def attend(
         self, x: Tensor, place: Place, bounds: Bounds | None, table: Tensor, kernels: Kernels,
-        places: Tensor | None,
+        places: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         """Add self-attention to tokens [B, N, D]; in x itself when gradients are off."""
         norm = self._norm(place, kernels)

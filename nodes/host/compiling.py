@@ -1,0 +1,154 @@
+"""A host model whose transformer blocks are compiled one by one, as a clone.
+
+The host's own helper compiles what it is given by name and puts it in place while the model runs.
+All blocks of a model share one compiled code, which no text, step, window or mask is part of:
+torch looks at everything that a block reads, and compiles again where something of it has changed.
+"""
+
+import importlib.util
+import inspect
+import shutil
+import sys
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...surf_core.refiner import SurfRefinerDiT
+from .tokens import uncompiled
+
+WHO = "Surf Compile"
+LIMIT_KEY = "surf_compile"
+ROWS = ("blocks", "double_blocks", "single_blocks", "vace_blocks", "transformer_blocks")
+"""Attributes of a network that hold its blocks in a row."""
+PARTS = ("attend", "think")
+"""Methods of a block of ours: they see one segment, so that its length alone changes."""
+LIMIT = 64
+"""Codes of one block at most: torch would stop at 8, for all models of the same class together."""
+
+
+def compiled(model: Any, who: str = WHO) -> Any:
+    """Clone a MODEL so that its blocks run compiled.
+
+    Args:
+        model: host MODEL; its weights are shared, it is not changed.
+        who: the node, for errors.
+
+    Returns:
+        A clone. What later nodes add to it (LoRA, windows, masks, attention kernels) holds. The
+        first run of each kind takes longer; it compiles.
+
+    Raises:
+        ValueError: a model without known blocks, or a machine that cannot compile, with what to
+            install.
+    """
+    keys = list(block_keys(model.get_model_object("diffusion_model")))
+    if not keys:
+        raise ValueError(
+            f"{who}: expected a model with blocks in a row ({', '.join(ROWS)}), got "
+            f"{type(_network(model)).__name__}; leave this node out."
+        )
+    if reason := why_not_compile(model.load_device):
+        raise ValueError(f"{who}: torch cannot compile here: {reason} Or leave this node out.")
+    from comfy.patcher_extension import WrappersMP
+    from comfy_api.torch_helpers import set_torch_compile_wrapper
+
+    clone = _static_clone(model, who)
+    set_torch_compile_wrapper(clone, backend="inductor", keys=keys)
+    clone.remove_wrappers_with_key(WrappersMP.APPLY_MODEL, LIMIT_KEY)
+    clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, LIMIT_KEY, _with_room)
+    return clone
+
+
+def block_keys(module: Any) -> Iterator[str]:
+    """Yield what there is to compile in a diffusion model, as the host names it.
+
+    The first block of Wan stays as it is: its tokens come with other strides than those of all
+    others, so that it alone would double what is compiled.
+    """
+    network = uncompiled(module)
+    ours = isinstance(network, SurfRefinerDiT)
+    for row in ROWS:
+        first = 1 if row == "blocks" and not ours else 0
+        for index in range(first, len(getattr(network, row, ()))):
+            name = f"diffusion_model.{row}.{index}"
+            yield from (f"{name}.{part}" for part in PARTS) if ours else (name,)
+
+
+def why_not_compile(device: torch.device) -> str | None:
+    """Say why torch cannot compile for a device, and what to install; None if it can.
+
+    Nothing is run or compiled to find out.
+    """
+    import torch._dynamo
+
+    if not torch._dynamo.is_dynamo_supported():
+        return f"torch {torch.__version__} does not support Python {sys.version.split()[0]}."
+    if device.type in ("cuda", "xpu"):
+        return _why_not_triton(device)
+    if device.type == "cpu":
+        return _why_not_cpp()
+    return f"it makes code for CUDA, ROCm, XPU and the CPU, not for {device.type}."
+
+
+def _why_not_triton(device: torch.device) -> str | None:
+    if importlib.util.find_spec("triton") is None:
+        package = "triton-windows" if sys.platform == "win32" else "triton"
+        return f"the package {package} is missing; install it with pip."
+    if device.type == "cuda" and torch.cuda.get_device_capability(device)[0] < 7:
+        return "this GPU is older than Volta, which triton needs."
+    # The Windows package brings its own compiler.
+    return None if sys.platform == "win32" else _why_not_c(("cc", "gcc", "clang"))
+
+
+def _why_not_cpp() -> str | None:
+    import torch._inductor.config
+
+    if sys.platform == "win32":
+        return None if shutil.which("cl") else (
+            "cl, the C++ compiler, is not on the path; install the Build Tools for Visual Studio, "
+            "and start ComfyUI from their prompt."
+        )  # fmt: skip
+    wanted = torch._inductor.config.cpp.cxx
+    wanted = wanted if isinstance(wanted, list | tuple) else (wanted,)
+    return _why_not_c(tuple(name for name in wanted if name))
+
+
+def _why_not_c(compilers: tuple[str, ...]) -> str | None:
+    """Whether one of them is there, and Python's headers, which the code includes."""
+    if not any(map(shutil.which, compilers)):
+        return f"no compiler ({', '.join(compilers)}) is on the path; install one, such as g++."
+    headers = Path(sysconfig.get_path("include"))
+    if not (headers / "Python.h").exists():
+        return f"{headers / 'Python.h'} is missing; install python3-dev or what it is called here."
+    return None
+
+
+def _static_clone(model: Any, who: str) -> Any:
+    """Clone with weights that stay tensors: newer hosts can keep them in memory of their own kind,
+    which compiled code does not know; their own compile node asks for the same."""
+    if "disable_dynamic" not in inspect.signature(model.clone).parameters:
+        return model.clone()
+    is_dynamic = getattr(model, "is_dynamic", lambda: False)()
+    if is_dynamic and getattr(model, "cached_patcher_init", None) is None:
+        raise ValueError(
+            f"{who}: the node that loaded this model does not say how to load it again without "
+            "dynamic VRAM; use another loader, or start ComfyUI with --disable-dynamic-vram."
+        )
+    return model.clone(disable_dynamic=True)
+
+
+def _with_room(executor: Any, *args: Any, **kwargs: Any) -> Any:
+    """Wrapper of a model call: more codes of a block than torch allows by itself."""
+    import torch._dynamo.config as config
+
+    # The older name of the two.
+    name = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"
+    with config.patch({name: max(LIMIT, getattr(config, name))}):
+        return executor(*args, **kwargs)
+
+
+def _network(model: Any) -> Any:
+    return uncompiled(model.get_model_object("diffusion_model"))
