@@ -20,7 +20,7 @@ LONGEST = 160
 
 def reason(error: BaseException) -> str:
     """Why a call failed, on one line of a table; memory that it held is let go."""
-    error.__traceback__ = None
+    error.__traceback__ = error.__context__ = error.__cause__ = None
     if isinstance(error, torch.OutOfMemoryError):
         said = "out of memory"
     else:

@@ -20,7 +20,6 @@ Dims: T latent frames, H, W latent cells.
 import argparse
 import os
 import shlex
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -38,7 +37,7 @@ from benchmarks.host.plans import DRY_LEGEND, GUIDANCE, Layout, Setting, priced
 from benchmarks.host.stages import UPSAMPLE, Machine
 from benchmarks.host.tables import floor_table, flow_table, goal_table, share_table, stage_table
 from benchmarks.host.watch import ELEMENTWISE, KINDS, Watch
-from benchmarks.provenance import place, provenance
+from benchmarks.provenance import command_line, place, provenance
 from surf_core import cost
 from surf_core.refiner import RefinerConfig
 
@@ -291,7 +290,7 @@ def dry_run(args: argparse.Namespace, command: str) -> str:
 
 
 def main() -> None:
-    args, command = arguments(), shlex.join(["python", "-m", "benchmarks.host_flow", *sys.argv[1:]])
+    args, command = arguments(), command_line("host_flow")
     page, sizes = {}, "-".join(args.size)
     name = f"flow-{args.base}-{sizes}"
     if args.dry_run or args.only_memory:

@@ -108,7 +108,7 @@ def run(line: list[str], seconds: float) -> tuple[str, str]:
             said, _ = process.communicate()
     except KeyboardInterrupt:
         # The child was interrupted as well, and puts down what it has.
-        process.wait(GRACE)
+        process.communicate(timeout=GRACE)
         raise
     spent = time.perf_counter() - began
     return f"{ended}status {process.returncode} after {spent:.0f} s", said
@@ -145,8 +145,6 @@ def main() -> None:
         parser.error(f"{args.part} needs COMFYUI_PATH, a ComfyUI checkout, and the Python of it.")
     args.out.mkdir(parents=True, exist_ok=True)
     out, failed = args.out.resolve(), False
-    # The commands stand on the pages, which are not to name the folders of a machine.
-    out = out.relative_to(ROOT) if out.is_relative_to(ROOT) else out
     for each in commands:
         line, share = each.line(out, minutes / whole, args.toy), minutes / whole
         print(shlex.join(line), file=sys.stderr, flush=True)

@@ -3,6 +3,7 @@
 import os
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -69,6 +70,17 @@ def place(out: Path | None, name: str) -> Path | None:
     return out / f"{machine()}-{date.today().isoformat()}-{name}.md"
 
 
+def command_line(module: str) -> str:
+    """The command as pages show it: without where they were written to."""
+    words, kept = iter(sys.argv[1:]), []
+    for word in words:
+        if word == "--out":
+            next(words, None)
+        elif not word.startswith("--out="):
+            kept.append(word)
+    return shlex.join(["python", "-m", f"benchmarks.{module}", *kept])
+
+
 def publish_page(
     title: str, legend: str, lines: list[str], out: Path | None, *, final: bool = True
 ) -> None:
@@ -79,8 +91,7 @@ def publish_page(
         final: False while rows are still to come: nothing is printed then.
     """
     script = Path(sys.argv[0]).stem
-    command = " ".join([f"python -m benchmarks.{script}", *sys.argv[1:]])
-    text = "\n".join([f"# {title}", "", f"    {command}", "", legend, "", *lines, ""])
+    text = "\n".join([f"# {title}", "", f"    {command_line(script)}", "", legend, "", *lines, ""])
     if path := place(out, script.replace("_", "-")):
         path.write_text(text, encoding="utf-8")
     if final:

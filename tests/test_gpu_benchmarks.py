@@ -168,6 +168,7 @@ class TestKernels:
         for text in kernels.values():
             assert re.search(r"Commit .*torch \d", text)
             assert "    python -" in text
+            assert "--out" not in text
         assert re.search(r"\d+ skipped", kernels["gpu-tests"])
 
     def test_attention_is_timed_by_each_of_torchs_kernels_or_it_says_why_not(self, kernels):
