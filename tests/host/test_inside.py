@@ -20,6 +20,7 @@ SCRIPTS = {
     "colour_cases.py": ("colour_cases.py",),
     "decode_cases.py": ("decode_cases.py",),
     "guidance_cases.py": ("guidance_cases.py",),
+    "compile_cases.py": ("compile_cases.py",),
     "refiner_cases.py": ("refiner_cases.py",),
     "tile_cases.py": ("tile_cases.py",),
     "loader_cases.py": ("loader_cases.py",),
