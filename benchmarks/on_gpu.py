@@ -27,7 +27,7 @@ from benchmarks.provenance import place, provenance
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 LONGEST = 9.0
-"""Minutes of a part, at most; a machine may be lent for ten at a time."""
+"""Minutes of a part, at most, so that rented machines can be given back in between."""
 GRACE = 45
 """Seconds that a command may take beyond its minutes, and has to put down its page."""
 TESTS = "pytest"
@@ -64,7 +64,7 @@ def flow(size: str, cfg: str, minutes: float) -> Command:
 
 PARTS = {
     # The plan that may reach the goal comes first: what is named first is called first.
-    "flow-720p": [flow("720p", "first on", 7.0)],
+    "flow-720p": [flow("720p", "first held on", 7.0)],
     # A guided evaluation of the plain run at 1080p takes minutes, so there is one plan.
     "flow-1080p": [flow("1080p", "first", 6.0)],
     "hunyuan": [Command(module="host_flow", plan="--base hunyuan", options="", minutes=3.5)],

@@ -60,7 +60,7 @@ def memory_table(
     rows = []
     for size in args.limit_size:
         for name, model in kit.refiners.items():
-            stage = one_step(kit, size, name, GUIDANCE[args.cfg[0]][2])
+            stage = one_step(kit, size, name, GUIDANCE[args.cfg[0]][-1])
             stage.guess = GUESS * machine.floor(stage)
             network = model.model.diffusion_model
             for limit, segmentwise in cards(args.limit_gb, hasattr(network, "segmentwise")):
@@ -74,14 +74,14 @@ def memory_table(
                 tell(table(COLUMNS, rows))
 
 
-def one_step(kit: Kit, size: str, name: str, guided: bool) -> Stage:
+def one_step(kit: Kit, size: str, name: str, cfg: str) -> Stage:
     """A refiner's evaluation at a size."""
     (shape, window), (height, width) = kit.setting.refiners[name], kit.setting.sides[size]
     work = cost.Stage(
         shape=shape, steps=1, frames=kit.setting.frames, height=height, width=width, window=window,
-        guided=guided,
+        guided=cfg != "off",
     )  # fmt: skip
-    return Stage(target=size, cfg="on" if guided else "off", name=name, refiner=name, work=work)
+    return Stage(target=size, cfg=cfg, name=name, refiner=name, work=work)
 
 
 def cards(limits: list[float], segments: bool) -> Iterator[tuple[float | None, bool | None]]:

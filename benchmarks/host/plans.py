@@ -7,27 +7,29 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from surf_core import cost
+from surf_core.guidance import HOLD_EVERY
 
 from .stages import DECODE, FIRST, PLAIN, SECOND, UPSAMPLE, Flow, Stage
 from .tables import TIMES_FASTER, table
 
 GUIDANCE = {
-    "on": (True, True, True),
-    "first": (True, False, False),
-    "off": (False, False, False),
+    "on": ("on", "on", "on", "on"),
+    "held": ("on", "held", "held", "held"),
+    "first": ("on", "on", "off", "off"),
+    "off": ("off", "off", "off", "off"),
 }
-"""Name -> guided in the first leg (and in the plain run), in the second, in the refiner."""
+"""Name -> guidance of the plain run, of the first leg, of the second, of the refiner."""
 Side = tuple[int, int]
 """Pixels, height and width."""
 DRY_LEGEND = f"""PFLOPs of `surf_core.cost`: matrix products of the networks, without the VAE and
-the text encoder. `guidance` is where there is some: `on` everywhere, `first` until the switch,
-`off` nowhere; the plain run of `on` and `first` has it. With guidance an evaluation runs the
-network twice. `kept` is the share of tokens that a mask leaves to the refiner, here the same in
-every latent frame. `needed` is the share of `times fewer operations` that has to come out as time
-for the goal: {TIMES_FASTER["720p"]:g} times faster than the plain run at 720p,
-{TIMES_FASTER["1080p"]:g} at 1080p. The goal counts the VAE on both sides, which makes it harder.
-Above 1 a plan cannot reach it but by more operations a second than the plain run. Nothing here is
-measured."""
+the text encoder. `guidance` is where there is some: `on` everywhere, `held` everywhere through Hold
+Guidance, `first` until the switch, `off` nowhere; the plain run of all but `off` has it. With
+guidance an evaluation runs the network twice, with held guidance only every {HOLD_EVERY}th does.
+`kept` is the share of tokens that a mask leaves to the refiner, here the same in every latent
+frame. `needed` is the share of `times fewer operations` that has to come out as time for the goal:
+{TIMES_FASTER["720p"]:g} times faster than the plain run at 720p, {TIMES_FASTER["1080p"]:g} at
+1080p. The goal counts the VAE on both sides, which makes it harder. Above 1 a plan cannot reach it
+but by more operations a second than the plain run. Nothing here is measured."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,9 +87,9 @@ class Layout:
         return self
 
     def _add(self, plan: str, size: str, keeps: list[float]) -> None:
-        setting, (first, second, third) = self.setting, GUIDANCE[plan]
+        setting, (alone, first, second, third) = self.setting, GUIDANCE[plan]
         low, base = setting.steps - setting.switch_step, setting.base
-        plain = self._network(plan, size, first, PLAIN, base, setting.steps, size)
+        plain = self._network(plan, size, alone, PLAIN, base, setting.steps, size)
         legs = (self._network(plan, "-", first, FIRST, base, setting.switch_step, "480p"),
                 self._network(plan, "-", second, SECOND, base, low, "240p"))  # fmt: skip
         self._call("plain", plain)
@@ -119,16 +121,15 @@ class Layout:
         self.cases.append(Case(call=call, stages=stages, coding=coding))
 
     def _network(
-        self, plan, target, guided, name, shape, steps, side, *, refiner="", keep=1.0, window=0
+        self, plan, target, cfg, name, shape, steps, side, *, refiner="", keep=1.0, window=0
     ) -> Stage:
         clip = (self.setting.frames, *self.setting.sides[side])
         work = cost.Stage(
             shape=shape, steps=steps, frames=clip[0], height=clip[1], width=clip[2], window=window,
-            guided=guided, kept=None if keep == 1 else evenly(keep, shape, clip),
+            guided=cfg != "off", every=HOLD_EVERY if cfg == "held" else 1,
+            kept=None if keep == 1 else evenly(keep, shape, clip),
         )  # fmt: skip
-        return self._stage(
-            plan, target, "on" if guided else "off", name, work=work, refiner=refiner, keep=keep
-        )
+        return self._stage(plan, target, cfg, name, work=work, refiner=refiner, keep=keep)
 
     def _stage(self, plan: str, target: str, cfg: str, name: str, work=None, **more) -> Stage:
         key = target, cfg, name

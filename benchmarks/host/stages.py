@@ -3,7 +3,7 @@
 Dims: D width.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import median
 
 from benchmarks.ceilings import operations
@@ -20,7 +20,7 @@ class Stage:
     target: str
     """The size of the final video, "-" for both legs of a preview."""
     cfg: str
-    """Guidance, "on" or "off"; "-" for the VAE."""
+    """Guidance, "on", "held" or "off"; "-" for the VAE."""
     name: str
     work: cost.Stage | None
     """Model, size and evaluations; None for the VAE."""
@@ -64,8 +64,16 @@ class Stage:
 
     @property
     def later(self) -> float:
-        """Median of the evaluations after the first; where there is none, of the first, alone."""
-        after = [spent for evaluations, _ in self.calls for spent in evaluations[1:]]
+        """Median of the evaluations after the first; where there is none, of the first, alone.
+
+        With guidance held, of evaluations of mean length.
+        """
+        after = [
+            spent / self._length(index)
+            for evaluations, _ in self.calls
+            for index, spent in enumerate(evaluations)
+            if index
+        ]
         return median(after or self.alone)
 
     @property
@@ -77,7 +85,8 @@ class Stage:
     def total(self) -> float:
         """Seconds of the whole stage: of a call, and of the evaluations that it lacks."""
         return median(
-            sum(spent) + rest + (self.full - len(spent)) * self.later for spent, rest in self.calls
+            sum(spent) + rest + (self.full - self._worth(len(spent))) * self.later
+            for spent, rest in self.calls
         )
 
     @property
@@ -94,23 +103,35 @@ class Stage:
         """Operations a second of a later evaluation."""
         return sum(self.operations()) / self.later
 
-    def operations(self) -> tuple[int, int]:
-        """Linear ones of an evaluation, and those of self-attention."""
+    def operations(self) -> tuple[float, float]:
+        """Linear ones of an evaluation of mean length, and those of self-attention."""
         work = self.work
         clip = (work.frames, work.height, work.width)
-        once = operations(work.shape, *clip, work.window, work.kept)
-        return once[0] * (1 + work.guided), once[1] * (1 + work.guided)
+        linear, attention = operations(work.shape, *clip, work.window, work.kept)
+        runs = work.forwards / work.steps
+        return linear * runs, attention * runs
 
     def needs(self, count: int) -> float:
         """Seconds of a call with this many evaluations."""
-        return self.setup + count * (self.later if self.calls else self.guess)
+        return self.setup + self._worth(count) * (self.later if self.calls else self.guess)
+
+    def _worth(self, count: int) -> float:
+        """The first so many evaluations of a call, in those of mean length."""
+        if self.work is None:
+            return count
+        return self.full * replace(self.work, steps=count).forwards / self.work.forwards
+
+    def _length(self, index: int) -> float:
+        """An evaluation of a call, in those of mean length."""
+        return self._worth(index + 1) - self._worth(index)
 
     def take(self, evaluations: list, began: float, ended: float) -> None:
         """Keep what a watch saw of a call."""
         marks = [began, *(each.ended for each in evaluations)]
         spent = [after - before for before, after in zip(marks[:-1], marks[1:], strict=True)]
         self.calls.append((spent, ended - marks[-1]))
-        self.alone.append(evaluations[-1].ended - evaluations[-1].began)
+        took = evaluations[-1].ended - evaluations[-1].began
+        self.alone.append(took / self._length(len(evaluations) - 1))
         self.peak = max(self.peak, *(each.peak for each in evaluations))
 
 
