@@ -62,8 +62,8 @@ The plain run of all but `off` has it.
 `plans` are those that a stage is part of. `keep` in a refiner's name is the share of tokens that a
 mask was asked to leave to it, `kept` what it left.
 
-`evaluations` are those of a full run. Guided ones run the network twice; with guidance held only
-every {HOLD_EVERY}th does, and times and operations are of evaluations of mean length. `measured`
+`evaluations` are those of a full run. Guided ones run the network twice; with guidance held one
+in {HOLD_EVERY} does, and times and operations are of evaluations of mean length. `measured`
 is calls x evaluations that ran, in turns with all other stages. `first` is the time until the first
 one ever was over, with everything before it; `later` the median of the others, or of the only one,
 without what came before it; `rest` what follows the last of a call; `stage` the median of a call,

@@ -24,7 +24,7 @@ Side = tuple[int, int]
 DRY_LEGEND = f"""PFLOPs of `surf_core.cost`: matrix products of the networks, without the VAE and
 the text encoder. `guidance` is where there is some: `on` everywhere, `held` everywhere through Hold
 Guidance, `first` until the switch, `off` nowhere; the plain run of all but `off` has it. With
-guidance an evaluation runs the network twice, with held guidance only every {HOLD_EVERY}th does.
+guidance an evaluation runs the network twice, with held guidance one in {HOLD_EVERY} does.
 `kept` is the share of tokens that a mask leaves to the refiner, here the same in every latent
 frame. `needed` is the share of `times fewer operations` that has to come out as time for the goal:
 {TIMES_FASTER["720p"]:g} times faster than the plain run at 720p, {TIMES_FASTER["1080p"]:g} at
