@@ -21,6 +21,7 @@ class SurfHoldGuidance(io.ComfyNode):
             "difference in between: with 3, guidance costs a third on top instead of twice. "
             "The model itself stays as it is.",
             search_aliases=["cfg", "cfg cache", "skip cfg", "faster guidance", "surf"],
+            is_experimental=True,
             inputs=[
                 declare(
                     io.Model.Input,
@@ -34,7 +35,7 @@ class SurfHoldGuidance(io.ComfyNode):
                     min=1,
                     max=100,
                     tooltip="Evaluations that one run of the negative prompt serves. 1 is plain "
-                    "guidance; 2 or 3 change little over 30 steps or more, with few steps take 1.",
+                    "guidance; 2 or 3 change little over 30 steps or more; with few steps take fewer of them instead.",
                 ),
             ],
             outputs=[
