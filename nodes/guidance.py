@@ -35,7 +35,7 @@ class SurfHoldGuidance(io.ComfyNode):
                     min=1,
                     max=100,
                     tooltip="Evaluations that one run of the negative prompt serves. 1 is plain "
-                    "guidance; 2 or 3 change little over 30 steps or more; with few steps take fewer of them instead.",
+                    "guidance; 2 or 3 change little over 30 steps or more. With few steps take 1.",
                 ),
             ],
             outputs=[

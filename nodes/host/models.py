@@ -17,6 +17,8 @@ from ...surf_core.resample import cell_pixels, target_size
 
 log = logging.getLogger(__name__)
 
+COMPILED = "torch_compile_kwargs"
+"""Option of a model under which the host keeps how it is compiled."""
 STEP_CACHES = ("easycache", "lazycache")
 """Keys of the host's own wrappers that answer a step from an earlier one."""
 TARGETS = ("1080p", "720p", "by scale", "by size", "1440p", "2160p")
@@ -34,6 +36,21 @@ def check_flow(model: Any, who: str) -> None:
             f"{who}: expected a flow model such as Wan or HunyuanVideo, got a "
             f"{type(model.model).__name__} that samples as {_bases(sampling)}; "
             "connect a flow model."
+        )
+
+
+def check_guarded(model: Any, who: str) -> None:
+    """Refuse to skip tokens of a model that the host compiled blind to what says which.
+
+    A mask reaches the blocks through transformer_options, and TorchCompileModel drops all guards
+    on those: the code of one run would serve the next, whatever its mask.
+    """
+    options = (model.model_options.get(COMPILED) or {}).get("options")
+    # torch takes the filter out of the options, and leaves none of them.
+    if options is not None and (not options or "guard_filter_fn" in options):
+        raise ValueError(
+            f"{who}: expected a model that notices a mask, got one from TorchCompileModel; take "
+            "that node out, or leave out the mask."
         )
 
 

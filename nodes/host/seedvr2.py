@@ -19,6 +19,7 @@ from torch import Tensor
 from ...surf_core.checks import check_choice, check_latent
 from ...surf_core.skip import Mask, check_keep, compose, pack, packing, predict_mask, unpack, weight
 from .conditioning import Conditioning
+from .models import check_guarded
 from .seedvr2_windows import Told, deal, phase, tell
 
 WHO = "Surf SeedVR2 Skip"
@@ -60,8 +61,8 @@ def skip_seedvr2(
         model as it is.
 
     Raises:
-        ValueError: no SeedVR2, on this host or in this MODEL; no latent in the conditioning, or a
-            bad one; a value out of range; everything skipped.
+        ValueError: no SeedVR2, on this host or in this MODEL, or one from TorchCompileModel; no
+            latent in the conditioning, or a bad one; a value out of range; everything skipped.
     """
     network = _network(model)
     check_choice(choose, f"{WHO}: choose", CHOICES)
@@ -76,6 +77,7 @@ def skip_seedvr2(
         raise ValueError(f"{WHO}: {error}") from error
     clone = _without(model.clone())
     if not mask.tokens.all():
+        check_guarded(model, WHO)
         _replace_blocks(clone, network, mask)
         _compose(clone, start, share, hard)
     return clone, mask

@@ -19,6 +19,7 @@ from torch import Tensor
 from ...surf_core.refiner import SurfRefinerDiT
 from ...surf_core.skip import Mask, Packing, check_keep, compose, pack, unpack, weight
 from .attention import outside_graphs
+from .models import check_guarded
 from .tokens import KEEP_KEY, ModelCall, read_call, uncompiled
 
 WRAPPER_KEY = "surf_skip"
@@ -41,7 +42,8 @@ def check_mask(mask: Mask, model: Any, latent: Tensor, seam: int, who: str) -> N
 
     Raises:
         ValueError: another grid, length or resolution, all skipped, a bad seam; or neither our
-            refiner nor Wan (T2V, I2V, camera), or with patches that see the tokens of a block.
+            refiner nor Wan (T2V, I2V, camera), or with patches that see the tokens of a block; or
+            a model that was compiled so that it would not notice the mask.
     """
     patch = _patch(model)
     grid = tuple(-(-side // step) for side, step in zip(latent.shape[2:], patch, strict=True))
@@ -50,7 +52,10 @@ def check_mask(mask: Mask, model: Any, latent: Tensor, seam: int, who: str) -> N
         weight(mask.tokens[:1, :1, :1], patch, seam)
     except ValueError as error:
         raise ValueError(f"{who}: {error}") from error
-    if mask.tokens.all() or _is_ours(model):
+    if mask.tokens.all():
+        return
+    check_guarded(model, who)
+    if _is_ours(model):
         return
     name = type(_network(model)).__name__
     if name not in GATHERED or patch[0] != 1:

@@ -200,6 +200,15 @@ def case_the_hosts_attention_serves_the_windows():
     assert lengths == expected
 
 
+def case_a_model_that_was_compiled_not_to_notice_masks_is_refused():
+    from comfy_extras.nodes_torch_compile import TorchCompileModel
+
+    compiled = TorchCompileModel.execute(model(), "inductor").result[0]
+    found = refusal(lambda: skip(compiled, mask=drawn(0)))
+    assert found.startswith("Surf SeedVR2 Skip: "), found
+    assert "TorchCompileModel" in found, found
+
+
 def case_a_host_that_asks_otherwise_is_refused():
     plain, x = model("7b"), noise(1, 16, 5, 40, 60)
     rope = seedvr.NaRotaryEmbedding3d

@@ -368,17 +368,30 @@ def case_a_network_whose_blocks_cannot_be_replaced_is_refused():
     assert "blocks be replaced" in found, found
 
 
-def case_a_compiled_model_follows_one_mask_after_the_other():
-    from comfy_api.torch_helpers import set_torch_compile_wrapper
-    from comfy_extras.nodes_torch_compile import skip_torch_compile_dict
+def case_a_mask_is_refused_by_a_model_that_was_compiled_not_to_notice_it():
+    from comfy_extras.nodes_torch_compile import TorchCompileModel
 
-    options = {"guard_filter_fn": skip_torch_compile_dict}
+    for model, width in ((wan(), 4096), (load_refiner(ours(**OURS[1])), 64)):
+        compiled = TorchCompileModel.execute(model, "inductor").result[0]
+        found = said(lambda: refined(compiled, some(), width=width))  # noqa: B023
+        assert found.startswith("Surf Refiner: "), found
+        assert "TorchCompileModel" in found, found
+
+
+def case_a_mask_on_blocks_compiled_one_by_one_is_followed_mask_after_mask():
+    from comfy_api.torch_helpers import set_torch_compile_wrapper
+
     for model, width in ((wan(), 4096), (load_refiner(ours(**OURS[1])), 64)):
         compiled = model.clone()
-        set_torch_compile_wrapper(compiled, backend="eager", options=options)
-        for mask in (some(), some(seed=4)):
+        keys = [f"diffusion_model.blocks.{i}" for i in range(len(blocks_of(model)))]
+        set_torch_compile_wrapper(compiled, backend="eager", keys=keys)
+        for mask in (None, some(), some(seed=4)):
             expected, got = (refined(m, mask, width=width, steps=1) for m in (model, compiled))
             torch.testing.assert_close(got, expected, rtol=0, atol=1e-4)
+
+
+def blocks_of(model):
+    return model.model.diffusion_model.blocks
 
 
 if __name__ == "__main__":

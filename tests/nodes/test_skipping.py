@@ -37,6 +37,12 @@ def model_of(network=WanModel, **options):
     return model
 
 
+def compiled(options):
+    model = model_of()
+    model.model_options["torch_compile_kwargs"] = {"backend": "inductor", "options": options}
+    return model
+
+
 def random(*shape, seed=0, dtype=torch.float32):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
@@ -209,9 +215,17 @@ BAD = {
     "a node that sees the tokens": (
         lambda: {"mask": some(), "model": model_of(patches={"double_block": [print]})},
         "double_block"),
+    "a model compiled as a whole": (lambda: {"mask": some(), "model": compiled({})},
+                                    "from TorchCompileModel"),
     "an area": (lambda: {"mask": some(), "positive": prompt(area=(4, 4, 0, 0))}, "area"),
     "pixels without a VAE": (lambda: {"mask": some(), "upsample": "pixel"}, "needs a VAE"),
 }  # fmt: skip
+
+
+def test_blocks_compiled_with_all_their_guards_take_a_mask():
+    plain = run(mask=some(), model=model_of())
+    for options in (None, {"max_autotune": True}):
+        assert torch.equal(run(mask=some(), model=compiled(options)), plain)
 
 
 @pytest.mark.parametrize("case", BAD)
