@@ -7,13 +7,11 @@ holds its activations against live tensors. With a GPU, `python -m benchmarks.on
 allocator's own figures, under a limit of the size of a card.
 """
 
-import argparse
 from collections.abc import Iterator
-from pathlib import Path
 
 from benchmarks.host.tables import table
 from benchmarks.host_flow import SIDES
-from benchmarks.provenance import provenance
+from benchmarks.provenance import publish_counted
 from surf_core import cost
 
 SIZES = ("720p", "1080p", "4k")
@@ -75,15 +73,5 @@ def page() -> list[str]:
     ]  # fmt: skip
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--out", type=Path, help="a Markdown file to write the page to")
-    args = parser.parse_args()
-    text = "\n".join([*page(), provenance(), ""])
-    if args.out:
-        args.out.write_text(text, encoding="utf-8")
-    print(text)
-
-
 if __name__ == "__main__":
-    main()
+    publish_counted(__doc__, page)

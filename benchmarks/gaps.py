@@ -7,17 +7,15 @@ their source. No number on the page was measured by this project. What measures 
 beside it. 81 frames, 50 steps of which 10 at 480p, 10 of the refiner in windows of 4.
 """
 
-import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from benchmarks.host.minutes import CODING
 from benchmarks.host.plans import Layout, Setting
 from benchmarks.host.stages import Flow, Machine, Stage
 from benchmarks.host.tables import TIMES_FASTER, table
 from benchmarks.host_flow import SIDES
-from benchmarks.provenance import provenance
+from benchmarks.provenance import publish_counted
 from surf_core import cost
 from surf_core.window import runs, segments, token_bounds
 
@@ -284,15 +282,5 @@ def page() -> Iterator[str]:
     yield from whole()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--out", type=Path, help="a Markdown file to write the page to")
-    args = parser.parse_args()
-    text = "\n".join([*page(), provenance(), ""])
-    if args.out:
-        args.out.write_text(text, encoding="utf-8")
-    print(text)
-
-
 if __name__ == "__main__":
-    main()
+    publish_counted(__doc__, page)

@@ -1,5 +1,6 @@
 """What every number comes with: commit, hardware, library; and the page that it stands on."""
 
+import argparse
 import os
 import platform
 import re
@@ -7,13 +8,14 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterable
 from datetime import date
 from pathlib import Path
 
 import torch
 
 COMMIT = "SURF_COMMIT"
-"""Names the commit where a copy of the tree has no history, as on a lent machine."""
+"""Names the commit where a copy of the tree has no history, as on a rented machine."""
 
 
 def provenance() -> str:
@@ -96,6 +98,22 @@ def publish_page(
         path.write_text(text, encoding="utf-8")
     if final:
         print(text)
+
+
+def publish_counted(about: str, page: Callable[[], Iterable[str]]) -> None:
+    """Print a page of what was counted and not run, and write it where the command line asks.
+
+    Args:
+        about: docstring of the script.
+        page: its lines, but the last.
+    """
+    parser = argparse.ArgumentParser(description=about.partition("\n")[0])
+    parser.add_argument("--out", type=Path, help="a Markdown file to write the page to")
+    args = parser.parse_args()
+    text = "\n".join([*page(), provenance(), ""])
+    if args.out:
+        args.out.write_text(text, encoding="utf-8")
+    print(text)
 
 
 if __name__ == "__main__":
