@@ -26,6 +26,32 @@ def test_layout_table_is_from_the_committed_benchmark():
     assert set(rows) <= set(measured)
 
 
+def test_plans_are_those_of_the_committed_page():
+    [result] = (ROOT / "benchmarks" / "results").glob("flops-*-plans.md")
+    lines = result.read_text(encoding="utf-8").splitlines()
+    rows = [line.strip("| ").split(" | ") for line in lines if line.startswith("| Wan")]
+    fewer = {(row[2], row[5], row[1]): row[11] for row in rows if row[3:5] == ["10", "surf_1b"]}
+    shown = README[README.index("plans:begin") : README.index("plans:end")].splitlines()
+    shown = [line.strip("| ").split(" | ")[1:] for line in shown if line.startswith("| ")][2:]
+    plans = (("on", "1"), ("held", "1"), ("held", "0.5"))
+    assert shown == [[fewer[(*plan, size)] for size in ("720p", "1080p")] for plan in plans]
+
+
+def test_cost_of_decoding_is_that_of_the_committed_page():
+    [result] = (ROOT / "benchmarks" / "results").glob("flops-*-vae-decode.md")
+    operations, chosen = result.read_text(encoding="utf-8").split("## What Surf VAE Decode")
+    rows = [line.strip("| ").split(" | ") for line in chosen.splitlines() if "| 1080p" in line]
+    costs = [f"{float(row[4]):.2f}" for row in rows if row[1] in ("12", "16", "24")]
+    said = " ".join(README.split())
+    assert f"takes {costs[0]}, {costs[1]} and {costs[2]} times the operations" in said
+    [tiles] = re.findall(
+        r"1080p \| 256 / 64 \| host \|.*\| ([\d.]+) \| [\d.]+ \| 12 \|", operations
+    )
+    [whole] = re.findall(r"1080p \| whole \| both \|.*\| 1 \| ([\d.]+) \|", operations)
+    assert f"tiles of 256 pixels {float(tiles):.2f} times" in said
+    assert f"at once takes {float(whole):.0f} GiB" in said
+
+
 def test_skip_table_is_from_the_committed_benchmark():
     [result] = (ROOT / "benchmarks" / "results").glob("*-skip.md")
     lines = result.read_text(encoding="utf-8").splitlines()
