@@ -52,6 +52,27 @@ def test_cost_of_decoding_is_that_of_the_committed_page():
     assert f"at once takes {float(whole):.0f} GiB" in said
 
 
+def test_guidance_is_from_the_committed_benchmark():
+    [result] = (ROOT / "benchmarks" / "results").glob("*-guidance.md")
+    lines = result.read_text(encoding="utf-8").splitlines()
+    rows = [line.strip("| ").split(" | ") for line in lines if line.startswith("| ")]
+    off = {row[0]: row[1].split()[0] for row in rows}
+    detail = {row[0]: row[4].split()[0] for row in rows}
+    said = " ".join(README.split())
+    plain, without = detail["preview, 10 + 30 steps"], detail["not guided after the switch"]
+    assert f"keeps {without} of the baseline's detail instead of {plain}" in said
+    after, both, refined = (
+        re.findall(r"\d\.\d\d", line)
+        for line in README.splitlines()
+        if line.startswith(("| preview: ", "| refined without training: "))
+    )
+    assert after == [off["preview, 10 + 30 steps"], off["held for 3 after the switch"],
+                     off["10 + 20 steps"]]  # fmt: skip
+    assert both == [off["held for 3 in both legs"], off["7 + 20 steps"]]
+    assert refined == [off["refinement, 10 steps"], off["refinement, held for 3"],
+                       off["refinement, 7 steps"]]  # fmt: skip
+
+
 def test_skip_table_is_from_the_committed_benchmark():
     [result] = (ROOT / "benchmarks" / "results").glob("*-skip.md")
     lines = result.read_text(encoding="utf-8").splitlines()
