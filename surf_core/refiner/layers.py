@@ -18,10 +18,10 @@ from .fused import EPS, Fused, by_rows, eager, whole
 
 Norm = Callable[[Tensor], Tensor]
 """[B, N, D] -> what a module gets to see, [B, N, D]."""
-Place = tuple[Tensor, Tensor | None, Tensor | None] | None
+Modulation = tuple[Tensor, Tensor | None, Tensor | None] | None
 """Scale, shift and gate [B, 1, D] of a module at a time, the last two if any; None for a norm with
 weights instead."""
-Times = tuple[Place, Place, Place]
+Modulations = tuple[Modulation, Modulation, Modulation]
 """Those of self-attention, cross-attention and feed-forward."""
 
 
@@ -160,8 +160,8 @@ class Block(nn.Module):
         self.cross_attn = CrossAttention(dim, heads, ops, self.per_head)
         self.ffn = feed_forward(dim, ffn_dim, dim, ops, nn.GELU(approximate="tanh"))
 
-    def places_at(self, time: Tensor) -> Times:
-        """Where the three modules are at a time, see the two kinds of block."""
+    def modulations_at(self, time: Tensor) -> Modulations:
+        """What the time does to the three modules, see the two kinds of block."""
         raise NotImplementedError
 
     def forward(
@@ -178,14 +178,14 @@ class Block(nn.Module):
         """Map tokens [B, N, D]; into x itself when gradients are off.
 
         Args:
-            time: what `places_at` reads.
+            time: what `modulations_at` reads.
             context: [B, L, D].
             bounds: token ranges that attend among themselves.
             table: rotary positions of the longest of them.
             segmentwise: one range after the other; needs gradients off.
             places: [N], row of the table for every token; None where ranges have no gaps.
         """
-        times, keys = self.places_at(time), self.cross_attn.keys(context)
+        modulations, keys = self.modulations_at(time), self.cross_attn.keys(context)
         pieces = bounds if segmentwise else ((0, x.shape[1]),)
         for start, stop in pieces:
             if segmentwise and start == stop:
@@ -194,38 +194,39 @@ class Block(nn.Module):
             if segmentwise:
                 # The rows of this segment alone: two lengths of one call are one for a compiler.
                 at = slice(stop - start) if places is None else places[start:stop]
-                part = self.attend(part, times[0], None, table[:, at], kernels)
+                part = self.attend(part, modulations[0], None, table[:, at], kernels)
             else:
-                part = self.attend(part, times[0], bounds, table, kernels, places)
+                part = self.attend(part, modulations[0], bounds, table, kernels, places)
             step = part.shape[1] if torch.is_grad_enabled() else kernels.rows
             for row in range(0, part.shape[1], step):
-                rows = self.think(part[:, row : row + step], times[1:], keys, kernels)
+                rows = self.think(part[:, row : row + step], modulations[1:], keys, kernels)
         return rows if torch.is_grad_enabled() else x
 
     def attend(
-        self, x: Tensor, place: Place, bounds: Bounds | None, table: Tensor, kernels: Kernels,
-        places: Tensor | None = None,
+        self, x: Tensor, modulation: Modulation, bounds: Bounds | None, table: Tensor,
+        kernels: Kernels, places: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         """Add self-attention to tokens [B, N, D]; in x itself when gradients are off."""
-        norm = self._norm(place, kernels)
-        return _add(x, self.self_attn(x, norm, bounds, table, kernels, places), _gate(place))
+        norm = self._norm(modulation, kernels)
+        return _add(x, self.self_attn(x, norm, bounds, table, kernels, places), _gate(modulation))
 
     def think(
-        self, x: Tensor, places: tuple[Place, Place], keys: tuple[Tensor, Tensor], kernels: Kernels
-    ) -> Tensor:
+        self, x: Tensor, modulations: tuple[Modulation, Modulation], keys: tuple[Tensor, Tensor],
+        kernels: Kernels,
+    ) -> Tensor:  # fmt: skip
         """Add cross-attention and feed-forward to tokens [B, N, D]; in x itself as above."""
-        look, think = places
+        look, think = modulations
         x = _add(x, self.cross_attn(x, self._norm(look, kernels), keys, kernels.dense), _gate(look))
         return _add(x, self.ffn(self._norm(think, kernels)(x)), _gate(think))
 
-    def _norm(self, place: Place, kernels: Kernels) -> Norm:
-        if place is None:
+    def _norm(self, modulation: Modulation, kernels: Kernels) -> Norm:
+        if modulation is None:
             return self.norm3
-        return lambda x: kernels.steps.modulated_norm(x, *place[:2])
+        return lambda x: kernels.steps.modulated_norm(x, *modulation[:2])
 
 
-def _gate(place: Place) -> Tensor | None:
-    return None if place is None else place[2]
+def _gate(modulation: Modulation) -> Tensor | None:
+    return None if modulation is None else modulation[2]
 
 
 class WanBlock(Block):
@@ -236,7 +237,7 @@ class WanBlock(Block):
         self.norm3 = ops.LayerNorm(dim, eps=EPS)
         self.modulation = nn.Parameter(torch.randn(1, 6, dim) * dim**-0.5)
 
-    def places_at(self, time: Tensor) -> Times:
+    def modulations_at(self, time: Tensor) -> Modulations:
         """Shift, scale and gate from time [B, 6, D]; cross-attention has weights instead."""
         m = (self.modulation.to(time) + time).chunk(6, dim=1)
         return (m[1], m[0], m[2]), None, (m[4], m[3], m[5])
@@ -251,7 +252,7 @@ class ScaleBlock(Block):
         super().__init__(dim, heads, ffn_dim, ops)
         self.scale = ops.Linear(dim, 3 * dim)
 
-    def places_at(self, time: Tensor) -> Times:
+    def modulations_at(self, time: Tensor) -> Modulations:
         """A scale each from time [B, D]; no shift, no gate."""
         one, two, three = self.scale(time)[:, None].chunk(3, dim=-1)
         return (one, None, None), (two, None, None), (three, None, None)
