@@ -5,39 +5,39 @@
 
 Operations of Wan 2.1's VAE: torch's FlopCounterMode counts the host's own module on the meta
 device, where tensors have shapes and no values, whole, in the pieces of Surf VAE Decode, and in the
-tiles of the host's tiled decoder, as either's own code cuts them. With --time the real calls, in
-turns, with convolution weights as they are and channels-last; on a CPU everything is toy-sized.
+tiles of the host's tiled decoder, as either's own code cuts them. With --time the real calls, the
+most telling first, then with channels-last convolution weights, in turns with those as loaded. What
+fails, or does not fit the minutes, is a row that says so. On a CPU everything timed is toy-sized.
 
 Dims: H, W rows and columns in pixels.
 """
 
 import argparse
+import math
 import os
-import statistics
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.clock import seconds
-from benchmarks.failures import FAILURES, reason
-from benchmarks.host import models
-from benchmarks.host.tables import NOT, table
+from benchmarks.host import decodes, models
+from benchmarks.host.decodes import CELL, CHANNELS, LAST, LOADED, OVERLAP, Size
+from benchmarks.host.tables import table
 from benchmarks.provenance import provenance, publish_page
 
 SIZES = {"480p": (480, 832), "720p": (720, 1280), "1080p": (1080, 1920), "4K": (2160, 3840)}
 TOY_SIZES = {"480p": (64, 96), "720p": (160, 224), "1080p": (192, 320), "4K": (256, 480)}
 SIDES = (256, 512, 768, 1024, 1536)
 TOY_SIDES = (128, 160, 192)
-OVERLAP = 64
+CARD, TOY_CARD = 24, 0.001
+"""GB; timed are the pieces that Surf VAE Decode chooses there."""
 CARDS = (12, 16, 24, 32, 48, 80)
-WIDTH, TOY_WIDTH, CHANNELS = 96, 4, 16
-CELL = 8
+WIDTH, TOY_WIDTH = 96, 4
 NEEDS = "vae_decode: not run: set COMFYUI_PATH to a ComfyUI checkout, and use the Python of it."
 LEGEND = """`x whole` is operations over those of one piece; they are counted at three sizes, and
 those of others follow from them to the last one. GiB is the host's estimate in bf16 and the decoded
@@ -45,9 +45,9 @@ frames of a piece, no measurement; a card takes what needs at most {share:g} of 
 Surf VAE Decode goes by. Pieces and tiles overlap by {overlap} pixels. Surf VAE Decode makes all
 pieces of a picture equally large; the host's are as large as asked for, and its last ones what is
 left. {frames} frames; {version}, Wan 2.1's VAE of {width} channels. {where}"""
-LAYOUTS = {"as loaded": False, "weights channels-last": True}
-
-Size = tuple[int, int]
+TIMED = """Each way was called once before it was timed, and rows were measured in this order.
+`times faster` is the median as loaded, of the same turns, over that of channels-last.
+`for {card:g} GB` are the pieces that Surf VAE Decode chooses on such a card."""
 
 
 def on_meta(width: int) -> Any:
@@ -164,78 +164,32 @@ def card(needed: float) -> str:
     return str(fitting[0]) if fitting else f"above {CARDS[-1]}"
 
 
-def channels_last(module: nn.Module) -> None:
-    """Lay the weights of all convolutions out with channels innermost."""
-    for layer in module.modules():
-        layouts = {5: torch.channels_last_3d, 4: torch.channels_last}
-        weight = getattr(layer, "weight", None)
-        if isinstance(weight, torch.Tensor) and weight.ndim in layouts:
-            weight.data = weight.data.contiguous(memory_format=layouts[weight.ndim])
-
-
-def calls(size: Size, sides: tuple[int, ...]) -> Iterator[tuple[str, str, Callable]]:
-    """Yield (cut, by, decode): a VAE and a latent to frames."""
-    from surf.nodes.host import decoding
-
-    def ours(limit: Size) -> Callable:
-        return lambda vae, latent: decoding.Job(vae, latent, "benchmark").run(limit)
-
-    def host(side: int) -> Callable:
-        tile, overlap = side // CELL, OVERLAP // CELL
-        return lambda vae, latent: vae.decode_tiled(
-            latent, tile_x=tile, tile_y=tile, overlap=overlap
-        )
-
-    yield "whole", "both", ours(size)
-    for side in [side for side in sides if side < max(size)]:
-        yield f"{side} / {OVERLAP}", "Surf", ours((side, side))
-        yield f"{side} / {OVERLAP}", "host", host(side)
-
-
-def timed(args: argparse.Namespace, sizes: dict[str, Size], sides: tuple[int, ...]) -> list[str]:
-    """Seconds and memory of the real calls; every turn runs each once, in either layout."""
+def timed(
+    args: argparse.Namespace, sizes: dict[str, Size], sides: tuple[int, ...], card: float,
+    tell: Callable[[list[str]], None],
+) -> None:  # fmt: skip
+    """Seconds and memory of the real calls; the table is told after each row."""
     import comfy.model_management
 
-    cuda, coders = torch.cuda.is_available(), {}
-    for name, last in LAYOUTS.items():
-        coders[name] = models.vae(args.width)
-        comfy.model_management.load_models_gpu([coders[name].patcher])
-        if last:
-            channels_last(coders[name].first_stage_model)
-    kinds = {name: str(vae.vae_dtype).removeprefix("torch.") for name, vae in coders.items()}
-    rows = []
-    for name, size in sizes.items():
-        latent = torch.randn(
-            1, CHANNELS, args.steps, size[0] // CELL, size[1] // CELL,
-            generator=torch.Generator().manual_seed(0),
-        )  # fmt: skip
-        for cut, by, decode in calls(size, sides):
-            took, peak, failed = {each: [] for each in coders}, dict.fromkeys(coders, 0), {}
-            # The first turn warms up and does not count.
-            for turn in range(args.reps + 1):
-                for layout in [each for each in coders if each not in failed]:
-                    if cuda:
-                        torch.cuda.reset_peak_memory_stats()
-                    try:
-                        spent = seconds(lambda: decode(coders[layout], latent), cuda)  # noqa: B023
-                    except FAILURES as error:
-                        failed[layout] = reason(error)
-                        continue
-                    if cuda:
-                        peak[layout] = max(peak[layout], torch.cuda.max_memory_allocated())
-                    if turn:
-                        took[layout].append(spent)
-            for layout in coders:
-                start = [name, cut, by, layout, kinds[layout]]
-                if layout in failed:
-                    rows.append([*start, f"{NOT}: {failed[layout]}", "-", "-", "-"])
-                    continue
-                median, held = statistics.median(took[layout]), peak[layout] / 2**30
-                gain = statistics.median(took["as loaded"]) / median if not failed else "-"
-                rows.append([*start, median, gain, args.reps, held if cuda else NOT])
-            print(*rows[-1], sep=", ", file=sys.stderr, flush=True)
-    columns = "size | cut | by | layout | type | seconds, median | times faster | calls | peak, GiB"
-    return ["## Time", "", *table(columns, rows)]
+    coders = {layout: models.vae(args.width) for layout in (LOADED, LAST)}
+    for coder in coders.values():
+        comfy.model_management.load_models_gpu([coder.patcher])
+    decodes.channels_last(coders[LAST].first_stage_model)
+    kind = str(coders[LOADED].vae_dtype).removeprefix("torch.")
+    planned = decodes.cases(coders[LOADED], sizes, sides, card, args.steps)
+
+    def told() -> None:
+        rows = [case.row(kind) for case in planned]
+        tell(["## Time", "", TIMED.format(card=card), "", *table(decodes.COLUMNS, rows)])
+
+    told()
+    for case in planned:
+        if time.perf_counter() > args.deadline:
+            case.why_not = "the minutes were over"
+        else:
+            decodes.measure(case, coders, args.reps, args.deadline)
+            print(*case.row(kind), sep=", ", file=sys.stderr, flush=True)
+        told()
 
 
 def arguments() -> argparse.Namespace:
@@ -243,10 +197,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--size", nargs="+", choices=SIZES, default=list(SIZES))
     parser.add_argument("--frames", type=int, default=81, help="four times a number and one")
     parser.add_argument("--time", action="store_true", help="the real calls, too")
-    parser.add_argument("--reps", type=int, default=3, help="timed calls of each")
+    parser.add_argument("--reps", type=int, default=3, help="timed calls of each, at most")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="no row begins after them")
     parser.add_argument("--toy", action="store_true", help="small sizes and a thin VAE throughout")
-    parser.add_argument("--out", type=Path, help="a Markdown file to write the tables to")
+    parser.add_argument("--out", type=Path, help="a Markdown file for the tables, or a folder")
     args = parser.parse_args()
+    args.deadline = time.perf_counter() + 60 * args.minutes
     if args.frames % 4 != 1:
         parser.error(f"--frames must be four times a number and one, got {args.frames}.")
     args.steps = 1 + args.frames // 4
@@ -269,23 +225,33 @@ def main() -> None:
         sizes = TOY_SIZES if toy else SIZES
         return {name: sizes[name] for name in args.size}, TOY_SIDES if toy else SIDES
 
-    with torch.inference_mode():
-        width = TOY_WIDTH if args.toy else WIDTH
-        lines = counted(on_meta(width), *scale(args.toy), args.steps)
-        if args.time:
-            toy = args.toy or not cuda
-            args.width = TOY_WIDTH if toy else WIDTH
-            lines += ["TOY SIZE: says nothing about real models.", ""] if toy else []
-            lines += timed(args, *scale(toy))
-        else:
-            lines += ["Seconds, peaks and layouts on a GPU: not measured.", ""]
     legend = LEGEND.format(
-        share=USABLE_MEMORY, overlap=OVERLAP, frames=args.frames, width=width, where=where,
-        version=f"ComfyUI {version}",
+        share=USABLE_MEMORY, overlap=OVERLAP, frames=args.frames, where=where,
+        version=f"ComfyUI {version}", width=TOY_WIDTH if args.toy else WIDTH,
     )  # fmt: skip
     if args.toy:
         legend = f"TOY SIZE: says nothing about real models. {legend}"
-    publish_page("What decoding a video costs", legend, lines, args.out)
+
+    def publish(times: list[str], final: bool) -> None:
+        title = "What decoding a video costs"
+        publish_page(title, legend, [*lines, *times], args.out, final=final)
+
+    with torch.inference_mode():
+        lines = counted(on_meta(TOY_WIDTH if args.toy else WIDTH), *scale(args.toy), args.steps)
+        times = ["Seconds, peaks and layouts on a GPU: not measured.", ""]
+        try:
+            if args.time:
+                toy = args.toy or not cuda
+                args.width = TOY_WIDTH if toy else WIDTH
+                lines += ["TOY SIZE: says nothing about real models.", ""] if toy else []
+
+                def tell(rows: list[str]) -> None:
+                    times[:] = rows
+                    publish(times, final=False)
+
+                timed(args, *scale(toy), TOY_CARD if toy else CARD, tell)
+        finally:
+            publish(times, final=True)
 
 
 if __name__ == "__main__":
