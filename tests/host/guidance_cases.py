@@ -62,12 +62,12 @@ def forwards(seen):
     return sum(count for count, _ in seen)
 
 
-def preview(model, steps=8, switch=4):
+def preview(model, steps=8, switch=4, model_low=None):
     node = SurfReshiftKSampler.execute(
         model, *TEXTS, {"samples": ZEROS}, SEED, switch, 4.0, 3.0, steps=steps, shift=3.0,
         shift_low=3.0, sampler_name="euler", scheduler="simple", denoise=1.0,
         low_resolution="by scale", low_scale=0.5, low_width=0, low_height=0, sigma_policy="same",
-        noise_policy="fresh", handover="reuse",
+        noise_policy="fresh", handover="reuse", model_low=model_low,
     )  # fmt: skip
     return node.result[0]["samples"]
 
@@ -108,6 +108,12 @@ def case_each_leg_of_a_preview_begins_with_a_plain_evaluation():
     for width in (12, 6):
         leg = [pair for pair in seen if pair[1] == width]
         assert forwards(leg) == 4 + 2, seen
+
+
+def case_the_second_leg_alone_may_hold():
+    model, seen = watched(MODEL)
+    assert preview(model, model_low=held(model, 3)).isfinite().all()
+    assert [forwards([pair for pair in seen if pair[1] == width]) for width in (12, 6)] == [8, 6]
 
 
 def case_guidance_functions_of_other_nodes_see_a_pair():
