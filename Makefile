@@ -4,7 +4,7 @@
 #   make check        format, lint and the fast tests: green before each commit
 #   make train-tiny   the whole training at toy scale, a few minutes, into runs/tiny
 #   make bench        print the tables of the benchmarks, one after the other
-#   make bench-gpu    what needs a GPU, half an hour, into benchmarks/results; with PYTHON as it is
+#   make bench-gpu    what needs a GPU, 34 minutes, into benchmarks/results; with PYTHON as it is
 #   make format       rewrite the sources in the house format
 #
 # torch from PyPI is the CUDA build. On a machine without a GPU the smaller CPU build will do:
@@ -38,7 +38,7 @@ bench: $(STAMP)
 
 # The GPU's torch and the host's packages are those of PYTHON: nothing is installed.
 bench-gpu:
-	@for part in flow-720p flow-1080p hunyuan cards kernels; do \
+	@for part in flow-720p flow-1080p hunyuan cards kernels extras; do \
 		$(PYTHON) -m benchmarks.on_gpu $$part || failed=1; \
 	done; exit $${failed:-0}
 

@@ -1,15 +1,17 @@
-"""Every number that needs a GPU, in five commands of a few minutes each.
+"""Every number that needs a GPU, in six commands of a few minutes each.
 
     COMFYUI_PATH=/path/to/ComfyUI python -m benchmarks.on_gpu flow-720p
     COMFYUI_PATH=/path/to/ComfyUI python -m benchmarks.on_gpu flow-1080p
     COMFYUI_PATH=/path/to/ComfyUI python -m benchmarks.on_gpu hunyuan
     COMFYUI_PATH=/path/to/ComfyUI python -m benchmarks.on_gpu cards
     python -m benchmarks.on_gpu kernels
+    COMFYUI_PATH=/path/to/ComfyUI python -m benchmarks.on_gpu extras
 
-Together they take less than half an hour. Each writes its pages to benchmarks/results, named by
-machine, date and subject, and keeps what it has when it is stopped. One that fails does not stop
-the others. On a copy of the tree without history, SURF_COMMIT names the commit. Without a part, the
-commands are printed. With --toy everything is small, and runs on a CPU.
+The first five together take less than half an hour, extras seven minutes more. Each writes its
+pages to benchmarks/results, named by machine, date and subject, and keeps what it has when it is
+stopped. One that fails does not stop the others. On a copy of the tree without history, SURF_COMMIT
+names the commit. Without a part, the commands are printed. With --toy everything is small, and runs
+on a CPU.
 """
 
 import argparse
@@ -62,6 +64,7 @@ def flow(size: str, cfg: str, minutes: float) -> Command:
     return Command(module="host_flow", plan=plan, options="", minutes=minutes)
 
 
+NEED_HOST = {"host_flow", "vae_decode", "compile"}
 PARTS = {
     # The plan that may reach the goal comes first: what is named first is called first.
     "flow-720p": [flow("720p", "first held on", 7.0)],
@@ -80,6 +83,14 @@ PARTS = {
                 toy="--size tiny --window 4 --layers 1 --reps 1"),
         Command(module="skip_time", options="--size 720p", minutes=0.8,
                 toy="--size tiny --layers 1 --reps 1 --keep 100 50"),
+    ],
+    "extras": [
+        Command(module="vae_decode", plan="--time --size 720p 1080p", options="--reps 2",
+                minutes=4.0, toy="--toy --reps 1 --frames 1"),
+        # By its operations, at 300 TFLOP/s, Wan 2.1 14B takes nine minutes before anything is
+        # compiled, the refiner one.
+        Command(module="compile", plan="--models surf", options="", minutes=3.0,
+                toy="--toy --modes surf"),
     ],
 }  # fmt: skip
 """Part -> its commands."""
@@ -141,7 +152,7 @@ def main() -> None:
     minutes = whole if args.minutes is None else args.minutes
     if not 0 < minutes <= LONGEST:
         parser.error(f"--minutes must lie above 0 and be at most {LONGEST:g}, got {minutes:g}.")
-    if "host_flow" in {each.module for each in commands} and not os.environ.get("COMFYUI_PATH"):
+    if NEED_HOST & {each.module for each in commands} and not os.environ.get("COMFYUI_PATH"):
         parser.error(f"{args.part} needs COMFYUI_PATH, a ComfyUI checkout, and the Python of it.")
     args.out.mkdir(parents=True, exist_ok=True)
     out, failed = args.out.resolve(), False

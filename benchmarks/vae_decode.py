@@ -184,11 +184,8 @@ def timed(
 
     told()
     for case in planned:
-        if time.perf_counter() > args.deadline:
-            case.why_not = "the minutes were over"
-        else:
-            decodes.measure(case, coders, args.reps, args.deadline)
-            print(*case.row(kind), sep=", ", file=sys.stderr, flush=True)
+        decodes.measure(case, coders, args.reps, args.deadline)
+        print(*case.row(kind), sep=", ", file=sys.stderr, flush=True)
         told()
 
 
@@ -198,7 +195,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--frames", type=int, default=81, help="four times a number and one")
     parser.add_argument("--time", action="store_true", help="the real calls, too")
     parser.add_argument("--reps", type=int, default=3, help="timed calls of each, at most")
-    parser.add_argument("--minutes", type=float, default=math.inf, help="no row begins after them")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="for all of it")
     parser.add_argument("--toy", action="store_true", help="small sizes and a thin VAE throughout")
     parser.add_argument("--out", type=Path, help="a Markdown file for the tables, or a folder")
     args = parser.parse_args()

@@ -1,0 +1,108 @@
+"""What a session runs on a model, setting by setting, through the samplers that the nodes call.
+
+Dims: T latent frames, H, W latent cells.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from surf_core import cost
+
+from . import models
+
+SIZES = {False: {"high": (60, 104), "low": (30, 52), "target": (90, 160), "other": (60, 104)},
+         True: {"high": (12, 16), "low": (8, 12), "target": (8, 12), "other": (12, 8)}}  # fmt: skip
+"""Toy or not -> rows and columns of latents."""
+STEPS = 4
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Setting:
+    """One call of a sampler."""
+
+    name: str
+    run: Callable[[Any], torch.Tensor]
+
+
+def noise(frames: int, size: tuple[int, int], scale: float = 1.0) -> dict:
+    """A LATENT [1, 16, T, H, W]."""
+    generator = torch.Generator().manual_seed(2)
+    return {"samples": scale * torch.randn(1, 16, frames, *size, generator=generator)}
+
+
+def preview(model: Any, shape: cost.ModelShape, frames: int, sizes: dict, cfg: float):
+    """Reshift KSampler, two legs of two sizes."""
+    from surf.nodes.preview import SurfReshiftKSampler
+
+    height, width = (8 * cells for cells in sizes["low"])
+    return SurfReshiftKSampler.execute(
+        model, *models.prompts(shape), noise(frames, sizes["high"], 0.0), 0, STEPS // 2, cfg, cfg,
+        steps=STEPS, shift=3.0, shift_low=3.0, sampler_name="euler", scheduler="simple",
+        denoise=1.0, low_resolution="by size", low_scale=0.5, low_width=width, low_height=height,
+        sigma_policy="same", noise_policy="fresh", handover="reuse",
+    ).args[0]["samples"]  # fmt: skip
+
+
+def refined(
+    model: Any, shape: cost.ModelShape, frames: int, size: tuple[int, int], *, cfg: float = 1.0,
+    window: int = 4, tile: int = 0, keep: float = 1.0,
+) -> torch.Tensor:  # fmt: skip
+    """Surf Refiner to a size, through the latent; `keep` below 1 masks at random."""
+    from surf.nodes.host.masking import SkipMask
+    from surf.nodes.host.refining import RefineSettings, refine
+    from surf.surf_core.skip import Mask
+
+    start, mask = noise(frames, (size[0] // 2, size[1] // 2)), None
+    if keep < 1:
+        grid = frames, size[0] // 2, size[1] // 2
+        scores = torch.rand(grid, generator=torch.Generator().manual_seed(round(100 * keep)))
+        chosen = Mask(tokens=scores < keep, scores=scores, source="random", tau=1.0)
+        mask = SkipMask(
+            mask=chosen, size=size, start=None, upsample="latent", samples=start["samples"]
+        )
+    settings = RefineSettings(
+        seed=0, sigma_start=0.65, steps=STEPS, cfg=cfg, window=window, low_band_lock=0.0,
+        colour_match=False, tile=tile,
+    )  # fmt: skip
+    out, _ = refine(
+        model, *models.prompts(shape), start, settings, upsample="latent", mask=mask,
+        resolution="by size", scale=2.0, width=8 * size[1], height=8 * size[0],
+    )  # fmt: skip
+    return out["samples"]
+
+
+def settings_of(name: str, shape: cost.ModelShape, toy: bool) -> list[Setting]:
+    """What a model runs, in this order."""
+    sizes, (clip, other) = SIZES[toy], (9, 7) if toy else (21, 13)
+    target, tile = sizes["target"], 256 if toy else 512
+    tiles = (48, 80) if toy else target
+
+    def refiner(title: str, frames: int = clip, size: tuple[int, int] = target, **more) -> Setting:
+        return Setting(name=title, run=lambda m: refined(m, shape, frames, size, **more))
+
+    found = []
+    if name != "surf":
+        found = [
+            Setting(
+                name=f"preview, two sizes{', guided' * (cfg > 1)}",
+                run=lambda m, cfg=cfg: preview(m, shape, 3 if toy else clip, sizes, cfg),
+            )
+            for cfg in ((1.0,) if name == "hunyuan" else (1.0, 5.0))
+        ]
+    found += [
+        refiner("refine in windows"),
+        refiner("refine, fewer frames, another size", other, sizes["other"]),
+    ]
+    if name == "hunyuan":
+        return found
+    return [
+        *found,
+        refiner("refine, guided", cfg=4.0),
+        refiner("refine half of the tokens", keep=0.5),
+        refiner("refine a third of the tokens", keep=0.33),
+        refiner("refine in tiles", 5 if toy else clip, tiles, tile=tile),
+        refiner("refine in windows, again"),
+    ]
