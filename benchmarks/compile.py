@@ -46,6 +46,8 @@ LEGEND = """`first` is the first evaluation of a setting, which compiles what is
 `differs by` is the largest difference of the result from the plain model's, over the largest value
 in that; above 0.01 it is WRONG. The settings of a model run in this order; inductor, no cache."""
 WRONG, NOT_REACHED = 0.01, "not reached"
+AGAIN = 5.0
+"""Seconds after which Over is raised once more: what compiles takes it for a failure at times."""
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
@@ -95,7 +97,7 @@ def at_most(seconds: float) -> Iterator[None]:
         return
     signal.signal(signal.SIGALRM, ring)
     # Zero would mean never.
-    signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.001))
+    signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.001), AGAIN)
     try:
         yield
     finally:
@@ -145,7 +147,9 @@ def give_up(planned: Iterable[Tried], why: str) -> None:
             tried.why_not = why
 
 
-def measure(model: Any, planned: list[Tried], watch: Watch, tell: Callable[[], None]) -> None:
+def measure(
+    model: Any, planned: list[Tried], watch: Watch, deadline: float, tell: Callable[[], None]
+) -> None:
     """Run the settings of a mode with one compiled model; one that fails leaves the others."""
     torch._dynamo.reset()
     try:
@@ -158,6 +162,10 @@ def measure(model: Any, planned: list[Tried], watch: Watch, tell: Callable[[], N
             attempt(tried, given, watch)
         except FAILURES as error:
             tried.why_not = reason(error)
+        if time.perf_counter() > deadline:
+            # Over was raised and got lost: neither a result nor a failure of this setting.
+            tried.out, tried.why_not = None, NOT_REACHED
+            raise Over
         tell()
 
 
@@ -199,12 +207,12 @@ def rows(plan: Plan) -> Iterator[list]:
             yield from (tried.row(name, each[0]) for tried in each)
 
 
-def run(plan: Plan, toy: bool, seconds: float, tell: Callable[[], None]) -> None:
+def run(plan: Plan, toy: bool, deadline: float, tell: Callable[[], None]) -> None:
     """Measure all, mode by mode, as long as there is time."""
     cuda = torch.cuda.is_available()
     watch, dtype = Watch(cuda), torch.bfloat16 if cuda else torch.float32
     try:
-        with at_most(seconds), torch.inference_mode():
+        with at_most(deadline - time.perf_counter()), torch.inference_mode():
             for name, modes in plan.items():
                 try:
                     model = build(name, toy, dtype)
@@ -212,7 +220,7 @@ def run(plan: Plan, toy: bool, seconds: float, tell: Callable[[], None]) -> None
                     give_up(chain(*modes.values()), reason(error))
                     continue
                 for planned in modes.values():
-                    measure(model, planned, watch, tell)
+                    measure(model, planned, watch, deadline, tell)
     except Over:
         for modes in plan.values():
             give_up(chain(*modes.values()), "the minutes were over")
@@ -253,7 +261,7 @@ def main() -> None:
         publish_page("Compiled blocks", legend, table(COLUMNS, rows(plan)), args.out, final=final)
 
     try:
-        run(plan, args.toy, args.deadline - time.perf_counter(), publish)
+        run(plan, args.toy, args.deadline, publish)
     finally:
         publish(final=True)
 

@@ -24,7 +24,9 @@ def reason(error: BaseException) -> str:
     if isinstance(error, torch.OutOfMemoryError):
         said = "out of memory"
     else:
-        first = next(iter(str(error).splitlines()), "")
+        first, *more = str(error).splitlines() or [""]
+        # A compiler says in the second line what went wrong.
+        first = " ".join([first, *more[:1]]) if first.endswith(":") else first
         said = f"{type(error).__name__}: {first[:LONGEST]}".replace("|", "/")
     gc.collect()
     if torch.cuda.is_available():

@@ -219,25 +219,45 @@ print(json.dumps(run([sys.executable, "-c", script], 3.0)))
     assert "page" in said
 
 
-def test_a_compilation_is_ended_when_the_minutes_are_over():
+def test_a_compilation_is_ended_when_the_minutes_are_over_even_if_it_takes_that_for_a_failure():
     said = called("""
 import json, time
-from benchmarks.compile import Over, at_most
+from types import SimpleNamespace
+from benchmarks import compile as benchmark
 
-said, began = [], time.perf_counter()
+said, began, benchmark.AGAIN = [], time.perf_counter(), 0.2
 try:
-    with at_most(0.2):
+    with benchmark.at_most(0.2):
         try:
             time.sleep(20)
         except Exception:
-            said.append("taken for a failure")
-except Over:
+            said.append("an error")
+        except BaseException:
+            said.append("lost")
+        time.sleep(20)
+except benchmark.Over:
     said.append("over")
-with at_most(float("inf")):
+with benchmark.at_most(float("inf")):
     time.sleep(0.3)
-print(json.dumps([*said, time.perf_counter() - began < 10]))
+said.append(time.perf_counter() - began < 10)
+
+def lost(*_):
+    raise RuntimeError("backend='inductor' raised:\\nKeyError: 'cell'\\nand more")
+
+benchmark.attempt, benchmark.compiled = lost, lambda model, mode: model
+watch = SimpleNamespace(over=lambda model: model)
+for deadline in (began + 1000, began):
+    planned = [benchmark.Tried(setting=None, mode="surf") for _ in range(2)]
+    try:
+        benchmark.measure(None, planned, watch, deadline, lambda: None)
+    except benchmark.Over:
+        said.append("over")
+    said += [each.why_not for each in planned]
+print(json.dumps(said))
 """)
-    assert said == ["over", True]
+    failed = "RuntimeError: backend='inductor' raised: KeyError: 'cell'"
+    assert said[:3] == ["lost", "over", True]
+    assert said[3:] == [failed, failed, "over", "not reached", "not reached"]
 
 
 def test_the_commands_for_a_gpu_fit_half_an_hour_with_seven_minutes_more_and_nine_each():
