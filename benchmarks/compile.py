@@ -4,7 +4,7 @@
     COMFYUI_PATH=/path/to/ComfyUI python -m benchmarks.compile --models surf --modes eager surf
 
 The host's own sampler and the nodes of the pack run random models, plain (eager), with Surf Compile
-(surf) and with the host's TorchCompileModel (host), one setting after the other, as in a session:
+(surf) and with the host's TorchCompileModel (host), one setting after the other:
 sizes, guidance, windows, masks and tiles change, the compiled model stays. The page is written
 after every setting. What fails, or does not fit the minutes, is a row that says so. On a CPU, or
 with --toy, everything is toy-sized.
@@ -28,7 +28,7 @@ import torch
 
 from benchmarks.failures import FAILURES, reason
 from benchmarks.host import models
-from benchmarks.host.session import Setting, settings_of
+from benchmarks.host.settings import Setting, settings_of
 from benchmarks.host.tables import NOT, table
 from benchmarks.host.watch import Watch
 from benchmarks.host_flow import TOY_HUNYUAN, TOY_SURF, TOY_WAN

@@ -38,9 +38,9 @@ import sys
 import torch
 sys.argv[0] = "compile.py"
 from benchmarks import compile as benchmark
-from benchmarks.host import session
+from benchmarks.host import settings
 
-real, calls = session.refined, []
+real, calls = settings.refined, []
 
 def refined(*args, **more):
     calls.append(more)
@@ -50,7 +50,7 @@ def refined(*args, **more):
         raise KeyboardInterrupt
     return real(*args, **more)
 
-session.refined = refined
+settings.refined = refined
 benchmark.main()
 """
 """The guided refiner runs out of memory; then someone stops the run."""

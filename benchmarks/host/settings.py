@@ -1,4 +1,4 @@
-"""What a session runs on a model, setting by setting, through the samplers that the nodes call.
+"""What a user runs on a model, setting by setting, through the samplers that the nodes call.
 
 Dims: T latent frames, H, W latent cells.
 """
