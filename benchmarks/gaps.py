@@ -171,8 +171,8 @@ def gaps() -> list[Gap]:
             name="guidance after the switch",
             seconds=both(lambda size: part(size, "on", 1) - part(size, "first", 1)),
             how="40 evaluations of the second leg run the network once instead of twice",
-            today="cfg_low of Reshift KSampler, 1 (nodes/host/sampling.py): an input, not its "
-            "default. In between: Hold Guidance (nodes/guidance.py), a third on top",
+            today="cfg_low of Reshift KSampler, 1 (nodes/host/preview/guider.py): an input, not "
+            "its default. In between: Hold Guidance (nodes/guidance.py), a third on top",
             command="host_flow --cfg on held first",
         ),
         Gap(
@@ -199,7 +199,7 @@ def gaps() -> list[Gap]:
             "side of the comparison. Of it, channels last saves 6 to 7 % of the decode "
             "(sgl-project/sglang #18540)",
             today="in one piece where it fits, else in the cheapest pieces: Surf VAE Decode "
-            "(nodes/decode.py, nodes/host/decoding.py)",
+            "(nodes/decode.py, nodes/host/vae/decode.py)",
             command="host_flow, VAE decode; vae_decode",
         ),
         Gap(
@@ -207,7 +207,7 @@ def gaps() -> list[Gap]:
             seconds=both(upsampling),
             how="decode at 240p and encode at the target at 170 TFLOP/s; with upsample latent 0",
             today="once for mask and refiner: the mask hands its start over "
-            "(nodes/host/refining.py)",
+            "(nodes/host/refine/run.py)",
             command="host_flow --upsample pixel, then latent",
         ),
         Gap(
@@ -234,7 +234,7 @@ def gaps() -> list[Gap]:
             how="float32 frames of the preview down, of the target up, of the result down, at "
             f"25 GB/s; {BICUBIC}",
             today="the host's VAE gives frames in main memory; enlarged there, some at a time "
-            "(nodes/host/upsample.py); latents are 1 % of that",
+            "(nodes/host/vae/upsample.py); latents are 1 % of that",
             command="host_flow, upsample and decode; vae_decode",
         ),
         Gap(

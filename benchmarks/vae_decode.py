@@ -112,7 +112,7 @@ def host_tiles(size: Size, side: int) -> list[Size]:
 
 def our_pieces(size: Size, limit: Size) -> list[Size]:
     """The pieces of Surf VAE Decode."""
-    from surf.nodes.host.memory import PIECE_OVERLAP
+    from surf.nodes.host.vae.memory import PIECE_OVERLAP
     from surf.surf_core.tiles import boxes
 
     cut = boxes(size, limit, PIECE_OVERLAP, CELL)
@@ -121,12 +121,12 @@ def our_pieces(size: Size, limit: Size) -> list[Size]:
 
 def counted(made: Any, sizes: dict[str, Size], sides: tuple[int, ...], steps: int) -> list[str]:
     """Operations and memory, whole and in pieces; then what the node chooses for each card."""
-    from surf.nodes.host import decoding, memory
+    from surf.nodes.host.vae import decode, memory
 
     count, rows, chosen = counter(made, steps), [], []
     for name, size in sizes.items():
         latent = torch.zeros(1, CHANNELS, steps, size[0] // CELL, size[1] // CELL, device="meta")
-        job, whole = decoding.Job(made, latent, "benchmark"), count(size)
+        job, whole = decode.Job(made, latent, "benchmark"), count(size)
 
         def row(cut: str, by: str, parts: list[Size], name=name, job=job, whole=whole) -> list:
             work, needed = sum(map(count, parts)), max(map(job.needed, parts))
@@ -158,7 +158,7 @@ def told(size: Size) -> str:
 
 def card(needed: float) -> str:
     """The smallest card that takes so many bytes."""
-    from surf.nodes.host.memory import USABLE_MEMORY
+    from surf.nodes.host.vae.memory import USABLE_MEMORY
 
     fitting = [size for size in CARDS if needed <= USABLE_MEMORY * size * 2**30]
     return str(fitting[0]) if fitting else f"above {CARDS[-1]}"
@@ -216,7 +216,7 @@ def main() -> None:
     options = [] if cuda else ["--cpu", "--use-pytorch-cross-attention"]
     version = models.enter(Path(folder), options)
     sys.argv = asked
-    from surf.nodes.host.memory import USABLE_MEMORY
+    from surf.nodes.host.vae.memory import USABLE_MEMORY
 
     def scale(toy: bool) -> tuple[dict[str, Size], tuple[int, ...]]:
         sizes = TOY_SIZES if toy else SIZES

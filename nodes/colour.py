@@ -3,8 +3,8 @@
 from comfy_api.latest import io
 
 from ..surf_core.colour import METHODS
-from .host.colour import match_images
 from .host.schema import declare
+from .host.vae import match_images
 
 
 class SurfColourMatch(io.ComfyNode):

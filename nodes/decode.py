@@ -2,8 +2,8 @@
 
 from comfy_api.latest import io
 
-from .host.decoding import decode_latent
 from .host.schema import declare
+from .host.vae import decode_latent
 
 
 class SurfVAEDecode(io.ComfyNode):

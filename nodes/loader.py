@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from .host.loading import ATTENTIONS, WEIGHT_DTYPES, load_named, refiner_names
+from .host.refiner import ATTENTIONS, WEIGHT_DTYPES, load_named, refiner_names
 from .host.schema import declare
 
 

@@ -3,10 +3,8 @@
 from comfy_api.latest import io
 
 from ..surf_core.resample import METHODS
-from .host.ksampler import SAMPLERS, SCHEDULERS, sample_preview
 from .host.latents import downscale_latent
-from .host.plan import Switch
-from .host.sampling import ReshiftGuider
+from .host.preview import SAMPLERS, SCHEDULERS, ReshiftGuider, Switch, sample_preview
 from .host.schema import declare
 from .preview_inputs import (
     cfg_input,

@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from .host.refining import RefineSettings, refine
+from .host.refine import RefineSettings, refine
 from .host.schema import declare
 from .refine_inputs import target_inputs
 from .types import SurfMask

@@ -4,7 +4,7 @@ from comfy_api.latest import io
 
 from .host.models import TARGETS
 from .host.schema import declare
-from .host.upsample import UPSAMPLE_METHODS
+from .host.vae import UPSAMPLE_METHODS
 
 
 def target_inputs() -> list[io.Input]:

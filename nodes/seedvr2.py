@@ -4,7 +4,7 @@ from comfy_api.latest import io
 
 from ..surf_core.skip import Mask
 from .host.schema import declare
-from .host.seedvr2 import CHOICES, skip_seedvr2
+from .host.skip import CHOICES, skip_seedvr2
 
 
 class SurfSeedVR2Skip(io.ComfyNode):

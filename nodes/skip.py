@@ -2,10 +2,9 @@
 
 from comfy_api.latest import io, ui
 
-from .host.choosing import BUILT_IN, CHOICES, Choice, make_mask
-from .host.loading import refiner_names
-from .host.mask_report import picture, report
+from .host.refiner import refiner_names
 from .host.schema import declare
+from .host.skip import BUILT_IN, CHOICES, Choice, make_mask, picture, report
 from .refine_inputs import target_inputs
 from .types import SurfMask
 

@@ -3,8 +3,8 @@
 from comfy_api.latest import io
 
 from ..surf_core.tiny.prompt import BACKGROUNDS, COLOURS, DIRECTIONS, SHAPES
+from .host.refiner import tiny_conditioning, tiny_models
 from .host.schema import declare
-from .host.tiny import tiny_conditioning, tiny_models
 
 CATEGORY = "SURF"
 WORDS = (

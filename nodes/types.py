@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from .host.masking import SkipMask
+from .host.skip import SkipMask
 
 SurfMask = io.Custom("SURF_MASK")
 """Carries a SkipMask: from Surf Skip Mask to Surf Refiner."""

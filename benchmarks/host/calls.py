@@ -87,7 +87,8 @@ class Kit:
         With a mask, Surf Skip Mask goes first: it enlarges the preview, scores it and hands both
         over.
         """
-        from surf.nodes.host.refining import RefineSettings, refine
+        from surf.nodes.host.refine.run import refine
+        from surf.nodes.host.refine.traits import RefineSettings
 
         model, (_, window) = self.refiners[stage.refiner], self.setting.refiners[stage.refiner]
         settings = RefineSettings(
@@ -112,7 +113,7 @@ class Kit:
 
     def mask(self, stage: Stage, model: Any, latent: dict, wanted: dict) -> Any:
         """Surf Skip Mask by keep ratio; the stage's operations are then those of this mask."""
-        from surf.nodes.host.choosing import Choice, make_mask
+        from surf.nodes.host.skip.make_mask import Choice, make_mask
         from surf.surf_core.skip import packing
 
         choice = Choice(predictor="detail", choose="keep ratio", keep=stage.keep, tau=3.0)

@@ -70,12 +70,12 @@ class Timed:
 
 def calls(vae: Any, latent: torch.Tensor, sides: tuple[int, ...], card: float) -> Iterator[tuple]:
     """Yield (place in the order, cut, by, decode); up to HOST_TILES they are the telling ones."""
-    from surf.nodes.host import decoding, memory
+    from surf.nodes.host.vae import decode, memory
 
-    job = decoding.Job(vae, latent, "benchmark")
+    job = decode.Job(vae, latent, "benchmark")
 
     def ours(limit: Size) -> Callable:
-        return lambda vae, latent: decoding.Job(vae, latent, "benchmark").run(limit)
+        return lambda vae, latent: decode.Job(vae, latent, "benchmark").run(limit)
 
     def host(side: int) -> Callable:
         tile, overlap = side // CELL, OVERLAP // CELL

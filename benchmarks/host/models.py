@@ -78,9 +78,13 @@ def hunyuan(shape: ModelShape, dtype: torch.dtype) -> Any:
 
 def surf(config: RefinerConfig, dtype: torch.dtype) -> Any:
     """Our refiner as a MODEL, through the classes that its loader hands to the host."""
-    from surf.nodes.host.loading import ATTENTION_KEY, HOST_ATTENTION
-    from surf.nodes.host.refiner import RefinerSupport
-    from surf.nodes.host.refining import TRAITS_KEY, RefinerTraits
+    from surf.nodes.host.refiner.loading import (
+        ATTENTION_KEY,
+        HOST_ATTENTION,
+        TRAITS_KEY,
+        RefinerTraits,
+    )
+    from surf.nodes.host.refiner.model import RefinerSupport
 
     model = patcher(RefinerSupport(config), dtype)
     model.model_options["transformer_options"][ATTENTION_KEY] = HOST_ATTENTION

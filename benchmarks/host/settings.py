@@ -51,8 +51,9 @@ def refined(
     window: int = 4, tile: int = 0, keep: float = 1.0,
 ) -> torch.Tensor:  # fmt: skip
     """Surf Refiner to a size, through the latent; `keep` below 1 masks at random."""
-    from surf.nodes.host.masking import SkipMask
-    from surf.nodes.host.refining import RefineSettings, refine
+    from surf.nodes.host.refine.run import refine
+    from surf.nodes.host.refine.traits import RefineSettings
+    from surf.nodes.host.skip.skip_mask import SkipMask
     from surf.surf_core.skip import Mask
 
     start, mask = noise(frames, (size[0] // 2, size[1] // 2)), None

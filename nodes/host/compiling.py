@@ -10,14 +10,14 @@ import inspect
 import shutil
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ...surf_core.refiner import SurfRefinerDiT
-from .tokens import uncompiled
+from .models import uncompiled
 
 WHO = "Surf Compile"
 LIMIT_KEY = "surf_compile"
@@ -60,6 +60,17 @@ def compiled(model: Any, who: str = WHO) -> Any:
     clone.remove_wrappers_with_key(WrappersMP.APPLY_MODEL, LIMIT_KEY)
     clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, LIMIT_KEY, _with_room)
     return clone
+
+
+def outside_graphs(function: Callable, *, recursive: bool) -> Callable:
+    """Keep a function out of torch.compile, which would bake the grid of its first call in.
+
+    Every host we know has loaded dynamo by then; without it nothing is compiled, and its import
+    (two seconds) is spared.
+    """
+    if "torch._dynamo" not in sys.modules:
+        return function
+    return torch.compiler.disable(function, recursive=recursive)
 
 
 def block_keys(module: Any) -> Iterator[str]:

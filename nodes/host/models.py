@@ -27,6 +27,11 @@ PADDING = ("WanModel", "HostRefinerDiT")
 """Networks that pad a latent to whole patches by themselves, and everything beside it, too."""
 
 
+def uncompiled(module):
+    """The model inside a torch.compile wrapper."""
+    return getattr(module, "_orig_mod", module)
+
+
 def check_flow(model: Any, who: str) -> None:
     """Refuse a model that is not a rectified flow: the re-noise of SURF is linear in sigma."""
     sampling = model.get_model_object("model_sampling")
@@ -129,8 +134,7 @@ def takes_odd(model: Any) -> bool:
 
     Other kinds of Wan (VACE, camera, reference) hold grids beside the latent that are not padded.
     """
-    network = model.get_model_object("diffusion_model")
-    network = getattr(network, "_orig_mod", network)
+    network = uncompiled(model.get_model_object("diffusion_model"))
     return (
         cell_side(model) == 8
         and type(network).__name__ in PADDING

@@ -22,10 +22,11 @@ RESULTS = inside.enter()
 import comfy.sd  # noqa: E402
 import comfy_api.torch_helpers as helpers  # noqa: E402
 from surf.nodes.compile import SurfCompile  # noqa: E402
-from surf.nodes.host.attention import windowed  # noqa: E402
-from surf.nodes.host.loading import load_refiner  # noqa: E402
-from surf.nodes.host.masking import SkipMask  # noqa: E402
-from surf.nodes.host.refining import RefineSettings, refine  # noqa: E402
+from surf.nodes.host.attention.windows import windowed  # noqa: E402
+from surf.nodes.host.refine.run import refine  # noqa: E402
+from surf.nodes.host.refine.traits import RefineSettings  # noqa: E402
+from surf.nodes.host.refiner.loading import load_refiner  # noqa: E402
+from surf.nodes.host.skip.skip_mask import SkipMask  # noqa: E402
 from surf.nodes.preview import SurfReshiftKSampler  # noqa: E402
 from surf.surf_core.skip import Mask  # noqa: E402
 from torch._dynamo.utils import counters  # noqa: E402

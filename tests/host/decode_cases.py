@@ -20,7 +20,7 @@ import comfy.nested_tensor  # noqa: E402
 import comfy.sd  # noqa: E402
 import comfy.utils  # noqa: E402
 from surf.nodes.decode import SurfVAEDecode  # noqa: E402
-from surf.nodes.host import decoding, memory  # noqa: E402
+from surf.nodes.host.vae import decode, memory  # noqa: E402
 
 import nodes  # noqa: E402
 
@@ -31,7 +31,7 @@ class Lines(logging.Handler):
     def __init__(self):
         super().__init__(logging.INFO)
         self.said = []
-        for name in (decoding.__name__, memory.__name__):
+        for name in (decode.__name__, memory.__name__):
             logging.getLogger(name).addHandler(self)
             logging.getLogger(name).setLevel(logging.INFO)
 
@@ -189,7 +189,7 @@ def case_the_pieces_of_1080p_follow_the_hosts_estimate():
             ("wan", wan(), (1, 16, 21, 136, 240)), ("wan22", wan22(), (1, 48, 21, 68, 120)),
         ):  # fmt: skip
             vae.vae_dtype = torch.bfloat16
-            job = decoding.Job(vae, torch.zeros(shape, device="meta"), "T")
+            job = decode.Job(vae, torch.zeros(shape, device="meta"), "T")
             for card in (12, 16, 24, 48, 80):
                 management.get_total_memory = lambda device, card=card: card * 2**30
                 limit = memory.choose_piece(vae, job.size, job.cell, job.needed)

@@ -20,8 +20,9 @@ from comfy.patcher_extension import WrappersMP  # noqa: E402
 from comfy_extras import nodes_easycache  # noqa: E402
 from surf.nodes.guidance import SurfHoldGuidance  # noqa: E402
 from surf.nodes.host.guidance import SLOT, WRAPPER_KEY  # noqa: E402
-from surf.nodes.host.masking import SkipMask  # noqa: E402
-from surf.nodes.host.refining import RefineSettings, refine  # noqa: E402
+from surf.nodes.host.refine.run import refine  # noqa: E402
+from surf.nodes.host.refine.traits import RefineSettings  # noqa: E402
+from surf.nodes.host.skip.skip_mask import SkipMask  # noqa: E402
 from surf.nodes.preview import SurfReshiftKSampler  # noqa: E402
 from surf.surf_core.flow import euler  # noqa: E402
 from surf.surf_core.resample import resize  # noqa: E402

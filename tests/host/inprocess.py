@@ -24,7 +24,7 @@ class Host:
         import comfy.samplers
         import comfy.sd
         import latent_preview
-        import surf.nodes.host.sampling
+        import surf.nodes.host.preview.guider
         from comfy_extras import nodes_custom_sampler, nodes_easycache, nodes_model_advanced
 
         import nodes
@@ -39,7 +39,7 @@ class Host:
         extension = asyncio.run(surf.comfy_entrypoint())
         found = asyncio.run(extension.get_node_list())
         self.nodes = {node.GET_SCHEMA().node_id: node for node in found}
-        self.engine = surf.nodes.host.sampling
+        self.engine = surf.nodes.host.preview.guider
 
     def model(self, name="tiny_wan_t2v"):
         if name not in self.loaded:

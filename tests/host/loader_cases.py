@@ -26,8 +26,9 @@ import comfy.utils  # noqa: E402
 import folder_paths  # noqa: E402
 from comfy.cli_args import args as flags  # noqa: E402
 from comfy.ldm.common_dit import pad_to_patch_size  # noqa: E402
-from surf.nodes.host import dense, loading  # noqa: E402
-from surf.nodes.host.refining import TRAITS_KEY  # noqa: E402
+from surf.nodes.host.attention import host_attention  # noqa: E402
+from surf.nodes.host.refiner import loading  # noqa: E402
+from surf.nodes.host.refiner.loading import TRAITS_KEY  # noqa: E402
 from surf.nodes.loader import SurfRefinerLoader  # noqa: E402
 from surf.surf_core import checkpoint  # noqa: E402
 from surf.surf_core.tiny.model import WEIGHTS  # noqa: E402
@@ -282,13 +283,13 @@ def case_sage_1_gets_heads_that_it_takes():
         return out.transpose(1, 2)
 
     expected = network(model)(LATENT, TIME, text())
-    original, version = module.optimized_attention, dense._sage_is_1
+    original, version = module.optimized_attention, host_attention._sage_is_1
     module.sageattn, module.optimized_attention = sageattn, module.attention_sage
-    dense._sage_is_1, flags.use_sage_attention = lambda: True, True
+    host_attention._sage_is_1, flags.use_sage_attention = lambda: True, True
     try:
         close(network(model)(LATENT, TIME, text()), expected, 2e-5)
     finally:
-        module.optimized_attention, dense._sage_is_1 = original, version
+        module.optimized_attention, host_attention._sage_is_1 = original, version
         flags.use_sage_attention = False
         del module.sageattn
     assert set(widths) == {96}

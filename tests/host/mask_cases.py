@@ -20,8 +20,8 @@ import comfy.sd  # noqa: E402
 import folder_paths  # noqa: E402
 import latent_preview  # noqa: E402
 from PIL import Image  # noqa: E402
-from surf.nodes.host.mask_report import rough, shape_of  # noqa: E402
-from surf.nodes.host.tiny import TinyFormat  # noqa: E402
+from surf.nodes.host.refiner.tiny import TinyFormat  # noqa: E402
+from surf.nodes.host.skip.report import rough, shape_of  # noqa: E402
 from surf.nodes.preview import SurfReshiftKSampler  # noqa: E402
 from surf.nodes.refine import SurfRefiner  # noqa: E402
 from surf.nodes.skip import SurfSkipMask  # noqa: E402

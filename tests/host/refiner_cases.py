@@ -18,7 +18,7 @@ import comfy.samplers  # noqa: E402
 import comfy.sd  # noqa: E402
 import comfy.utils  # noqa: E402
 import latent_preview  # noqa: E402
-from surf.nodes.host.refining import TRAITS_KEY, RefinerTraits  # noqa: E402
+from surf.nodes.host.refiner.loading import TRAITS_KEY, RefinerTraits  # noqa: E402
 from surf.nodes.refine import SurfRefiner  # noqa: E402
 from surf.surf_core.lowband import low_band, wavelet_match  # noqa: E402
 from surf.surf_core.resample import resize  # noqa: E402

@@ -19,7 +19,7 @@ RESULTS = inside.enter()
 
 import comfy.model_patcher  # noqa: E402
 import comfy.supported_models  # noqa: E402
-import surf.nodes.host.seedvr2 as ours  # noqa: E402
+import surf.nodes.host.skip.seedvr2 as ours  # noqa: E402
 from surf.nodes.seedvr2 import SurfSeedVR2Skip  # noqa: E402
 from surf.surf_core.skip import Mask, weight  # noqa: E402
 

@@ -18,8 +18,8 @@ RESULTS = inside.enter()
 import comfy.ldm.wan.model as wan  # noqa: E402
 import comfy.model_patcher  # noqa: E402
 import comfy.ops  # noqa: E402
-from surf.nodes.host.attention import OVERRIDE, windowed  # noqa: E402
-from surf.nodes.host.skipping import WRAPPER_KEY, skipping  # noqa: E402
+from surf.nodes.host.attention.windows import OVERRIDE, windowed  # noqa: E402
+from surf.nodes.host.skip.wrapper import WRAPPER_KEY, skipping  # noqa: E402
 from surf.surf_core import cost  # noqa: E402
 from surf.surf_core.skip import Mask, packing  # noqa: E402
 from surf.surf_core.window import segments  # noqa: E402

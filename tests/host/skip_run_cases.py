@@ -19,9 +19,10 @@ import comfy.model_management  # noqa: E402
 import comfy.sd  # noqa: E402
 import latent_preview  # noqa: E402
 from comfy_extras import nodes_easycache, nodes_slg  # noqa: E402
-from surf.nodes.host.loading import load_refiner  # noqa: E402
-from surf.nodes.host.masking import SkipMask  # noqa: E402
-from surf.nodes.host.refining import RefineSettings, refine  # noqa: E402
+from surf.nodes.host.refine.run import refine  # noqa: E402
+from surf.nodes.host.refine.traits import RefineSettings  # noqa: E402
+from surf.nodes.host.refiner.loading import load_refiner  # noqa: E402
+from surf.nodes.host.skip.skip_mask import SkipMask  # noqa: E402
 from surf.surf_core import checkpoint  # noqa: E402
 from surf.surf_core.resample import resize  # noqa: E402
 from surf.surf_core.skip import Mask, refine_skipping  # noqa: E402

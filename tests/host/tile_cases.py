@@ -19,10 +19,10 @@ import comfy.sample  # noqa: E402
 import comfy.samplers  # noqa: E402
 import comfy.sd  # noqa: E402
 from comfy_extras import nodes_easycache  # noqa: E402
-from surf.nodes.host import memory, upsample  # noqa: E402
-from surf.nodes.host.attention import windowed  # noqa: E402
+from surf.nodes.host.attention.windows import windowed  # noqa: E402
 from surf.nodes.host.models import target_cells  # noqa: E402
-from surf.nodes.host.tiling import tiled  # noqa: E402
+from surf.nodes.host.refine.tiling import tiled  # noqa: E402
+from surf.nodes.host.vae import memory, upsample  # noqa: E402
 from surf.surf_core.tiles import boxes, in_tiles  # noqa: E402
 
 ROWS, COLUMNS, OVERLAP = 48, 64, 16
@@ -172,7 +172,7 @@ def case_out_of_memory_repeats_one_evaluation_with_smaller_tiles():
     model, records = load(), []
     handler = logging.Handler()
     handler.emit = lambda record: records.append(record.getMessage())
-    logger = logging.getLogger("surf.nodes.host.tile_plan")
+    logger = logging.getLogger("surf.nodes.host.refine.tile_plan")
     logger.addHandler(handler)
     try:
         with Watch(model, limit=36 * 36, below=0.5) as calls:

@@ -18,9 +18,9 @@ import comfy.sample  # noqa: E402
 import comfy.samplers  # noqa: E402
 import comfy.sd  # noqa: E402
 import latent_preview  # noqa: E402
-import surf.nodes.host.sampling as engine  # noqa: E402
+import surf.nodes.host.preview.guider as engine  # noqa: E402
 from comfy_extras.nodes_model_advanced import ModelSamplingSD3  # noqa: E402
-from surf.nodes.host.tiny import CHANNELS, TinyFormat  # noqa: E402
+from surf.nodes.host.refiner.tiny import CHANNELS, TinyFormat  # noqa: E402
 from surf.nodes.preview import SurfReshiftKSampler  # noqa: E402
 from surf.nodes.refine import SurfRefiner  # noqa: E402
 from surf.nodes.tiny import SurfTinyModels, SurfTinyPrompt  # noqa: E402

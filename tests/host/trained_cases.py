@@ -17,7 +17,7 @@ RESULTS = inside.enter()
 
 import comfy.sd  # noqa: E402
 import latent_preview  # noqa: E402
-from surf.nodes.host.loading import load_refiner  # noqa: E402
+from surf.nodes.host.refiner.loading import load_refiner  # noqa: E402
 from surf.nodes.refine import SurfRefiner  # noqa: E402
 from surf.surf_core import checkpoint, flow  # noqa: E402
 from surf.surf_core.lowband import low_band, wavelet_match  # noqa: E402

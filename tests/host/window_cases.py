@@ -19,7 +19,7 @@ import comfy.ldm.wan.model as wan  # noqa: E402
 import comfy.model_patcher  # noqa: E402
 import comfy.ops  # noqa: E402
 import comfy.sd  # noqa: E402
-from surf.nodes.host.attention import OVERRIDE, WRAPPER_KEY  # noqa: E402
+from surf.nodes.host.attention.windows import OVERRIDE, WRAPPER_KEY  # noqa: E402
 from surf.nodes.windows import SurfWindowedAttention  # noqa: E402
 from surf.surf_core.refiner import RefinerConfig, SurfRefinerDiT  # noqa: E402
 

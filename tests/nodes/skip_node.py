@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import host_stub
 import torch
-from surf.nodes.host.tiny import TinyFormat
+from surf.nodes.host.refiner.tiny import TinyFormat
 from surf.nodes.skip import SurfSkipMask
 from surf.surf_core.resample import resize
 from surf.surf_core.tiny import codec

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from surf.nodes.host import attention, tokens
+from surf.nodes.host.attention import token_layout, windows
 from surf.surf_core.refiner import RefinerConfig, SurfRefinerDiT
 from surf.surf_core.window import segments
 from torch.nn.functional import scaled_dot_product_attention as sdpa
@@ -64,7 +64,7 @@ class Patcher:
 
 
 def read(network, x, context, **named):
-    return tokens.read_call(Executor(network), (x, None, context), named, "This Node")
+    return token_layout.read_call(Executor(network), (x, None, context), named, "This Node")
 
 
 def block(index, kind="double"):
@@ -79,7 +79,7 @@ def test_runs_match_the_masked_reference(frames, window, shifted, before, after)
     q, k, v = (random(2, length, 8, seed=seed) for seed in range(3))
     cuts = segments(frames, window, shifted)
     runs = [slice(before + a * per_frame, before + b * per_frame) for a, b in cuts]
-    out = attention.attend_runs(dense, q, k, v, None, runs, axis=1, out_axis=1)
+    out = windows.attend_runs(dense, q, k, v, None, runs, axis=1, out_axis=1)
     home = torch.full((length,), -1)
     for number, run in enumerate(runs):
         home[run] = number
@@ -92,10 +92,10 @@ def test_runs_keep_the_hosts_text_mask():
     mask = torch.zeros(1, 1, 1, 11, dtype=torch.float64)
     mask[..., 9:] = -torch.inf
     runs = [slice(0, 3), slice(3, 6)]
-    out = attention.attend_runs(dense, q, k, v, mask, runs, axis=2, out_axis=2)
+    out = windows.attend_runs(dense, q, k, v, mask, runs, axis=2, out_axis=2)
     changed = v.clone()
     changed[:, :, 9:] += 100
-    again = attention.attend_runs(dense, q, k, changed, mask, runs, axis=2, out_axis=2)
+    again = windows.attend_runs(dense, q, k, changed, mask, runs, axis=2, out_axis=2)
     assert torch.equal(out, again)
 
 
@@ -103,7 +103,7 @@ def test_a_mask_with_a_row_for_each_query_follows_its_queries():
     q, k, v = (random(1, 8, 4, seed=seed) for seed in range(3))
     mask = random(1, 8, 8, seed=5)
     runs = [slice(2, 5), slice(5, 8)]
-    out = attention.attend_runs(dense, q, k, v, mask, runs, axis=1, out_axis=1)
+    out = windows.attend_runs(dense, q, k, v, mask, runs, axis=1, out_axis=1)
     alone = dense(q[:, 2:5], k[:, :5], v[:, :5], mask[:, 2:5, :5])
     torch.testing.assert_close(out[:, 2:5], alone, rtol=0, atol=1e-12)
 
@@ -160,8 +160,8 @@ def test_joint_models_find_the_video_on_either_side_of_the_text():
 
 def test_unexpected_tokens_are_refused_after_the_call():
     state = threading.local()
-    wrapper = attention.make_wrapper(state, "This Node")
-    override = attention.make_override(state, 2, None)
+    wrapper = windows.make_wrapper(state, "This Node")
+    override = windows.make_override(state, 2, None)
 
     class Patched(WanModel):
         def _forward(self, x, timestep, context):
@@ -181,7 +181,7 @@ def test_a_host_without_block_numbers_is_refused():
 
 def test_window_zero_gives_the_model_itself():
     model = Patcher(WanModel())
-    assert attention.windowed(model, 0) is model
+    assert windows.windowed(model, 0) is model
 
 
 def spy(seen):
@@ -196,7 +196,7 @@ def spy(seen):
 
 def self_attention(model):
     """Self-attention of block 1 over 5 frames of 6 tokens, as a host would run it."""
-    override = model.model_options["transformer_options"][attention.OVERRIDE]
+    override = model.model_options["transformer_options"][windows.OVERRIDE]
     q = random(1, 5 * 6, 4)
 
     class Runs(WanModel):
@@ -204,16 +204,16 @@ def self_attention(model):
             call = {"transformer_options": block(1), "low_precision_attention": False}
             return override(lambda q, k, v, *args, **kwargs: dense(q, k, v), q, q, q, 1, **call)
 
-    [wrapper] = model.wrappers[attention.WRAPPER_KEY]
+    [wrapper] = model.wrappers[windows.WRAPPER_KEY]
     return wrapper(Executor(Runs()), torch.zeros(1, 16, 5, 6, 4), None, torch.zeros(1, 7, 8))
 
 
 def test_windowed_leaves_its_model_alone_and_chains_the_override():
     seen = []
     earlier = spy(seen)
-    model = Patcher(WanModel(), {attention.OVERRIDE: earlier})
-    out = self_attention(attention.windowed(model, 2))
-    assert model.model_options["transformer_options"] == {attention.OVERRIDE: earlier}
+    model = Patcher(WanModel(), {windows.OVERRIDE: earlier})
+    out = self_attention(windows.windowed(model, 2))
+    assert model.model_options["transformer_options"] == {windows.OVERRIDE: earlier}
     assert not model.wrappers
     assert seen == [(6, False), (12, False), (12, False)]
     q = random(1, 5 * 6, 4)
@@ -222,15 +222,15 @@ def test_windowed_leaves_its_model_alone_and_chains_the_override():
 
 def test_the_last_windows_replace_earlier_ones():
     seen = []
-    model = Patcher(WanModel(), {attention.OVERRIDE: spy(seen)})
-    first = attention.windowed(model, 3)
-    twice = attention.windowed(first, 2)
-    assert torch.equal(self_attention(twice), self_attention(attention.windowed(model, 2)))
+    model = Patcher(WanModel(), {windows.OVERRIDE: spy(seen)})
+    first = windows.windowed(model, 3)
+    twice = windows.windowed(first, 2)
+    assert torch.equal(self_attention(twice), self_attention(windows.windowed(model, 2)))
     assert seen == 2 * [(6, False), (12, False), (12, False)]
-    override = twice.model_options["transformer_options"][attention.OVERRIDE]
+    override = twice.model_options["transformer_options"][windows.OVERRIDE]
     assert (
-        getattr(override, attention.REPLACED)
-        is model.model_options["transformer_options"][attention.OVERRIDE]
+        getattr(override, windows.REPLACED)
+        is model.model_options["transformer_options"][windows.OVERRIDE]
     )
     seen.clear()
     self_attention(first)
@@ -239,8 +239,8 @@ def test_the_last_windows_replace_earlier_ones():
 
 def test_the_last_windows_replace_earlier_ones_that_another_override_chained():
     seen = []
-    first = attention.windowed(Patcher(WanModel()), 2)
-    ours = first.model_options["transformer_options"][attention.OVERRIDE]
+    first = windows.windowed(Patcher(WanModel()), 2)
+    ours = first.model_options["transformer_options"][windows.OVERRIDE]
 
     def chained(func, *args, **kwargs):
         def inner(q, k, v, *rest, **more):
@@ -249,9 +249,9 @@ def test_the_last_windows_replace_earlier_ones_that_another_override_chained():
 
         return ours(inner, *args, **kwargs)
 
-    first.model_options["transformer_options"][attention.OVERRIDE] = chained
-    second = attention.windowed(first, 3)
-    expected = self_attention(attention.windowed(Patcher(WanModel()), 3))
+    first.model_options["transformer_options"][windows.OVERRIDE] = chained
+    second = windows.windowed(first, 3)
+    expected = self_attention(windows.windowed(Patcher(WanModel()), 3))
     assert torch.equal(self_attention(second), expected)
     assert seen == [6, 18, 6]
 
@@ -259,7 +259,7 @@ def test_the_last_windows_replace_earlier_ones_that_another_override_chained():
 @pytest.mark.parametrize("window", [1, -2])
 def test_windowed_rejects_a_window(window):
     with pytest.raises(ValueError, match="^This Node: window must be"):
-        attention.windowed(Patcher(WanModel()), window, "This Node")
+        windows.windowed(Patcher(WanModel()), window, "This Node")
 
 
 def test_windowed_rejects_a_model_it_does_not_know():
@@ -272,9 +272,9 @@ def test_windowed_rejects_a_model_it_does_not_know():
     FlatPatch.__name__ = "HunyuanVideo"
     for network in (WanModel_S2V(), FlatPatch(), torch.nn.Identity()):
         with pytest.raises(ValueError, match="^This Node: .*set window to 0"):
-            attention.windowed(Patcher(network), 4, "This Node")
+            windows.windowed(Patcher(network), 4, "This Node")
     compiled = SimpleNamespace(_orig_mod=WanModel())
-    tokens.check_tokens_known(compiled, "This Node")
+    token_layout.check_tokens_known(compiled, "This Node")
 
 
 def test_windowed_rejects_a_refiner_that_has_windows_of_its_own():
@@ -283,5 +283,5 @@ def test_windowed_rejects_a_refiner_that_has_windows_of_its_own():
 
     model = Patcher(HostedRefiner(RefinerConfig.tiny()))
     with pytest.raises(ValueError, match="^This Node: .*Surf refiner.*connect it directly"):
-        attention.windowed(model, 4, "This Node")
-    assert attention.windowed(model, 0, "This Node") is model
+        windows.windowed(model, 4, "This Node")
+    assert windows.windowed(model, 0, "This Node") is model

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 from surf.nodes.decode import SurfVAEDecode
-from surf.nodes.host import decoding
+from surf.nodes.host.vae import decode
 from surf.tests.nodes.vaes import Vae
 
 GB = 2**30
@@ -238,5 +238,5 @@ def test_a_vae_of_pictures_decodes_a_batch_and_the_first_frame_of_a_video():
 def test_a_piece_is_at_least_two_overlaps_for_every_vae():
     for cell in (8, 16, 32):
         vae = Vae(cell)
-        run(vae, latent(1, 16, 1, 20, 34), piece=2 * decoding.PIECE_OVERLAP)
+        run(vae, latent(1, 16, 1, 20, 34), piece=2 * decode.PIECE_OVERLAP)
         assert len(vae.calls) > 1

@@ -6,8 +6,8 @@ import comfy.ldm.modules.attention
 import comfy.model_management
 import pytest
 import torch
-from surf.nodes.host import dense as module
-from surf.nodes.host.dense import HostDense, pad_heads
+from surf.nodes.host.attention import host_attention as module
+from surf.nodes.host.attention.host_attention import HostDense, pad_heads
 from torch.nn import functional as F
 
 WIDTHS = [(16, 64), (64, 64), (72, 96), (96, 96), (120, 128), (128, 128), (144, 144)]

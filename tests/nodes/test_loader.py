@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from surf.nodes.host import loading
-from surf.nodes.host.refiner import ATTENTION_KEY, RefinerSupport
-from surf.nodes.host.refining import TRAITS_KEY, RefinerTraits
+from surf.nodes.host.refiner import loading
+from surf.nodes.host.refiner.loading import TRAITS_KEY, RefinerTraits
+from surf.nodes.host.refiner.model import ATTENTION_KEY, RefinerSupport
 from surf.nodes.loader import SurfRefinerLoader
 from surf.surf_core import checkpoint, cost
 from surf.surf_core.refiner import RefinerConfig, SurfRefinerDiT

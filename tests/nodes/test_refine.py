@@ -5,8 +5,8 @@ import sys
 import host_stub
 import pytest
 import torch
-from surf.nodes.host import upsample
-from surf.nodes.host.attention import WRAPPER_KEY
+from surf.nodes.host.attention.windows import WRAPPER_KEY
+from surf.nodes.host.vae import upsample
 from surf.nodes.refine import SurfRefiner
 from surf.surf_core import flow
 from surf.surf_core.lowband import lock_low_band, wavelet_match

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import host_stub
 import pytest
 import torch
-from surf.nodes.host import seedvr2
-from surf.nodes.host.seedvr2_windows import Told, deal, phase, tell
+from surf.nodes.host.skip import seedvr2
+from surf.nodes.host.skip.seedvr2_windows import Told, deal, phase, tell
 from surf.nodes.seedvr2 import SurfSeedVR2Skip, describe
 from surf.surf_core.skip import Mask, packing
 

@@ -3,9 +3,9 @@
 import host_stub_ui
 import pytest
 import torch
-from surf.nodes.host.mask_report import DIMMED, TINT, TINTED, picture
 from surf.nodes.host.models import TARGETS
-from surf.nodes.host.tiny import TinyFormat
+from surf.nodes.host.refiner.tiny import TinyFormat
+from surf.nodes.host.skip.report import DIMMED, TINT, TINTED, picture
 from surf.nodes.refine import SurfRefiner
 from surf.nodes.skip import SurfSkipMask
 from surf.nodes.tiny import SurfTinyModels

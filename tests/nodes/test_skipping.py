@@ -3,11 +3,12 @@
 import host_stub
 import pytest
 import torch
-from surf.nodes.host import skipping
-from surf.nodes.host.masking import SkipMask
-from surf.nodes.host.refining import RefineSettings, refine
-from surf.nodes.host.tiling import tiled
-from surf.nodes.host.tokens import KEEP_KEY, kept_tokens
+from surf.nodes.host.attention.token_layout import KEEP_KEY, kept_tokens
+from surf.nodes.host.refine.run import refine
+from surf.nodes.host.refine.tiling import tiled
+from surf.nodes.host.refine.traits import RefineSettings
+from surf.nodes.host.skip import wrapper
+from surf.nodes.host.skip.skip_mask import SkipMask
 from surf.surf_core.resample import resize
 from surf.surf_core.skip import Mask, compose, weight
 from surf.surf_core.tiles import boxes
@@ -89,7 +90,7 @@ def test_nothing_to_skip_is_the_run_without_a_mask():
     model, everything = model_of(), some(share=2)
     plain = run()
     assert torch.equal(run(everything, model, seam=3), plain)
-    assert skipping.skipping(model, start_of(), everything, who=WHO) is model
+    assert wrapper.skipping(model, start_of(), everything, who=WHO) is model
     for step in model.seen:
         assert KEEP_KEY not in step.patcher.model_options["transformer_options"]
         assert "post_cfg" not in step.patcher.model_options
@@ -116,7 +117,7 @@ def test_skipped_cells_are_the_start_bit_for_bit(changes):
 def test_every_estimate_is_the_start_where_it_skips():
     """Before the guidance and after it, so no other node finds rubbish in the picture."""
     mask, model = some(), model_of()
-    clone = skipping.skipping(model, start_of(), mask, seam=2, who=WHO)
+    clone = wrapper.skipping(model, start_of(), mask, seam=2, who=WHO)
     clean, keep = model.model.process_latent_in(start_of()), cells(mask)
     x0 = random(2, 16, 3, 8, 12, seed=5)
     args = {"input": x0, "timestep": torch.ones(2), "c": {}}
@@ -138,7 +139,7 @@ def test_wrappers_of_other_nodes_stay_inside():
     model.set_model_unet_function_wrapper(theirs)
     run(mask, model)
     assert len(seen) == 2 * 4
-    clone = skipping.skipping(model, start_of(), mask, who=WHO)
+    clone = wrapper.skipping(model, start_of(), mask, who=WHO)
     args = {"input": random(1, 16, 3, 8, 12), "timestep": torch.ones(1), "c": {}}
     out = clone.model_options["model_function_wrapper"](lambda x, t: x, args)
     clean = model.model.process_latent_in(start_of())

@@ -4,8 +4,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from surf.nodes.host import attention, skipping
-from surf.nodes.host.tokens import KEEP_KEY
+from surf.nodes.host.attention import windows
+from surf.nodes.host.attention.token_layout import KEEP_KEY
+from surf.nodes.host.skip import wrapper
 from surf.surf_core.skip import Mask, round_up
 from surf.surf_core.window import segments
 from torch.nn.functional import scaled_dot_product_attention as sdpa
@@ -93,7 +94,7 @@ def cells(keep):
 
 def through(network, keep=None, window=0, times=TIMES, **options):
     """Call a network the way a refined model is: with windows, with a mask."""
-    wrappers = [] if keep is None else [skipping.make_wrapper(WHO)]
+    wrappers = [] if keep is None else [wrapper.make_wrapper(WHO)]
     extra = (
         {"reference_latent": torch.zeros(1, 16, 2 * network.before, 2)} if network.before else {}
     )
@@ -102,9 +103,9 @@ def through(network, keep=None, window=0, times=TIMES, **options):
     if window:
         state = SimpleNamespace()
         earlier = options.get("optimized_attention_override")
-        override = attention.make_override(state, window, earlier)
+        override = windows.make_override(state, window, earlier)
         options["optimized_attention_override"] = override
-        wrappers.insert(0, attention.make_wrapper(state, WHO))
+        wrappers.insert(0, windows.make_wrapper(state, WHO))
     if keep is not None:
         options[KEEP_KEY] = cells(keep)
     kept = dict(options)
@@ -199,12 +200,12 @@ def test_a_network_without_the_seam_is_refused():
 
 def test_a_network_that_answers_from_a_cache_later_is_not():
     keep = some((5, 3, 4)).tokens
-    network, wrapper = WanModel(), skipping.make_wrapper(WHO)
+    network, wrapped = WanModel(), wrapper.make_wrapper(WHO)
     options = {KEEP_KEY: cells(keep)}
     call = (VIDEO, TIMES, TEXT, None, None, options)
-    wrapper(Executor(network), *call)
+    wrapped(Executor(network), *call)
     network.deaf = True
-    wrapper(Executor(network), *call)
+    wrapped(Executor(network), *call)
 
 
 def test_tokens_that_another_node_adds_are_refused():

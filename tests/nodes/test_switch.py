@@ -6,7 +6,8 @@ import comfy.samplers
 import host_stub
 import pytest
 import torch
-from surf.nodes.host import sampling
+from surf.nodes.host import models
+from surf.nodes.host.preview.guider import second_seed
 from surf.nodes.preview import SurfReshiftGuider, SurfReshiftKSampler
 from surf.surf_core.schedule import snr_equal_sigma
 
@@ -38,7 +39,7 @@ def run(model=None, latent=None, **changes):
 
 def plain(latent, cfg, shift=3.0, seed=5, sampler="euler", steps=8):
     """What a KSampler of the fake host makes."""
-    model = sampling.models.with_shift(host_stub.Patcher(), shift, "test")
+    model = models.with_shift(host_stub.Patcher(), shift, "test")
     sigmas = comfy.samplers.KSampler(model, steps, "cpu", sampler, "simple", 1.0, {}).sigmas
     guider = comfy.samplers.CFGGuider(model)
     guider.set_conds(*conds().values())
@@ -90,7 +91,7 @@ def test_switch_at_step_zero_matches_a_plain_sampler_at_low_resolution():
 def test_sigmas_are_cut_at_the_switch():
     model, *_ = run()
     sigmas = [e.sigma for e in model.seen]
-    own = sampling.models.with_shift(host_stub.Patcher(), 3.0, "test")
+    own = models.with_shift(host_stub.Patcher(), 3.0, "test")
     whole = comfy.samplers.KSampler(own, 8, "cpu", "euler", "simple", 1.0, {}).sigmas.tolist()
     assert sigmas == whole[:8]
     model, *_ = run(sigma_policy="snr_equal")
@@ -122,7 +123,7 @@ def test_runs_are_deterministic_and_follow_the_seed():
 
 
 def test_the_second_seed_is_in_range_and_another():
-    seeds = [sampling.second_seed(seed) for seed in (0, 1, 2, 2**63, 2**64 - 1)]
+    seeds = [second_seed(seed) for seed in (0, 1, 2, 2**63, 2**64 - 1)]
     assert len(set(seeds)) == 5
     assert all(0 <= seed < 2**63 for seed in seeds)
     assert torch.isfinite(run(seed=2**64 - 1)[1]["samples"]).all()
@@ -161,7 +162,7 @@ def test_the_second_leg_starts_from_the_resized_estimate():
     _, _, x0 = run(model)
     z, sigma = next((x, s) for x, s in seen if tuple(x.shape[-2:]) == LOW)
     half = torch.nn.functional.avg_pool3d(x0["samples"], (1, 2, 2))
-    noise = host_stub.prepare_noise(half, sampling.second_seed(5))
+    noise = host_stub.prepare_noise(half, second_seed(5))
     expected = sigma * noise + (1 - sigma) * model.model.process_latent_in(half)
     torch.testing.assert_close(z, expected)
 

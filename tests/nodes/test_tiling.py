@@ -6,8 +6,8 @@ import sys
 import host_stub
 import pytest
 import torch
-from surf.nodes.host import tile_plan
-from surf.nodes.host.tiling import WRAPPER_KEY, tiled
+from surf.nodes.host.refine import tile_plan
+from surf.nodes.host.refine.tiling import WRAPPER_KEY, tiled
 from surf.surf_core.tiles import boxes, in_tiles
 
 GB = 2**30

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 from surf.nodes.host.models import cell_side, check_pair, side_multiple, target_cells
-from surf.nodes.host.refining import TRAITS_KEY
-from surf.nodes.host.tiny import FLOATS_OF_A_CELL, TinyFormat, load_tiny_t2v, tiny_vae
-from surf.nodes.host.upsample import check_vae, upsample_latent
+from surf.nodes.host.refiner.loading import TRAITS_KEY
+from surf.nodes.host.refiner.tiny import FLOATS_OF_A_CELL, TinyFormat, load_tiny_t2v, tiny_vae
+from surf.nodes.host.vae.upsample import check_vae, upsample_latent
 from surf.nodes.tiny import EXAMPLE, SurfTinyModels, SurfTinyPrompt
 from surf.surf_core import checkpoint
 from surf.surf_core.resample import resize

@@ -5,7 +5,7 @@ import logging
 import host_stub
 import pytest
 import torch
-from surf.nodes.host.refining import TRAITS_KEY, RefinerTraits
+from surf.nodes.host.refiner.loading import TRAITS_KEY, RefinerTraits
 from surf.nodes.refine import SurfRefiner
 from surf.surf_core import flow
 from surf.surf_core.resample import resize

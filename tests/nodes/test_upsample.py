@@ -4,8 +4,8 @@ import sys
 
 import pytest
 import torch
-from surf.nodes.host import memory as pieces
-from surf.nodes.host import upsample
+from surf.nodes.host.vae import memory as pieces
+from surf.nodes.host.vae import upsample
 from surf.surf_core.resample import resize
 from surf.surf_core.tiles import boxes
 from surf.tests.nodes.vaes import Vae

@@ -5,7 +5,7 @@ import copy
 import host_stub
 import pytest
 import torch
-from surf.nodes.host import attention
+from surf.nodes.host.attention import windows
 from surf.nodes.windows import SurfWindowedAttention
 
 
@@ -25,8 +25,8 @@ def test_the_node_clones_and_does_not_mutate_its_model():
     [out] = SurfWindowedAttention.execute(given, 2).args
     assert out is not given
     assert (given.patches, given.wrappers, given.model_options) == before
-    assert attention.OVERRIDE in out.model_options["transformer_options"]
-    assert out.wrappers["diffusion"].keys() == {attention.WRAPPER_KEY}
+    assert windows.OVERRIDE in out.model_options["transformer_options"]
+    assert out.wrappers["diffusion"].keys() == {windows.WRAPPER_KEY}
 
 
 def test_window_zero_hands_the_model_on():
@@ -37,9 +37,9 @@ def test_window_zero_hands_the_model_on():
 def test_two_nodes_in_a_row_leave_one_wrapper():
     [once] = SurfWindowedAttention.execute(model(), 4).args
     [twice] = SurfWindowedAttention.execute(once, 2).args
-    assert len(twice.wrappers["diffusion"][attention.WRAPPER_KEY]) == 1
-    override = twice.model_options["transformer_options"][attention.OVERRIDE]
-    assert getattr(override, attention.REPLACED) is None
+    assert len(twice.wrappers["diffusion"][windows.WRAPPER_KEY]) == 1
+    override = twice.model_options["transformer_options"][windows.OVERRIDE]
+    assert getattr(override, windows.REPLACED) is None
 
 
 @pytest.mark.parametrize("window", [1, -3])

@@ -17,14 +17,13 @@ import torch
 from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
 from torch import Tensor
 
-from ...surf_core import cost
-from ...surf_core.refiner import RefinerConfig, SurfRefinerDiT, kitchen
-from ...surf_core.refiner.fused import eager
-from ...surf_core.resample import cell_pixels
-from ...surf_core.window import backend, grouped
-from .attention import outside_graphs
-from .dense import HostDense
-from .tokens import kept_tokens
+from ....surf_core import cost
+from ....surf_core.refiner import RefinerConfig, SurfRefinerDiT, kitchen
+from ....surf_core.refiner.fused import eager
+from ....surf_core.resample import cell_pixels
+from ....surf_core.window import backend, grouped
+from ..attention import HostDense, kept_tokens
+from ..compiling import outside_graphs
 
 WHO = "Surf Refiner"
 ATTENTION_KEY = "surf_attention"

@@ -10,8 +10,8 @@ from typing import Any
 import comfy.model_management
 from torch import Tensor
 
-from ...surf_core.tiles import Box, boxes, spans
-from .models import cell_side, patch_side
+from ....surf_core.tiles import Box, boxes, spans
+from ..models import cell_side, patch_side
 
 log = logging.getLogger(__name__)
 

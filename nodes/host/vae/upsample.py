@@ -12,9 +12,9 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from ...surf_core.resample import resize, resize_part
-from ...surf_core.tiles import Box, blend
-from .decoding import decode, pixels_on_device
+from ....surf_core.resample import resize, resize_part
+from ....surf_core.tiles import Box, blend
+from .decode import decode, pixels_on_device
 from .memory import (
     PIECE_OVERLAP,
     PIXEL_BYTES,

@@ -19,12 +19,12 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
-from ...surf_core.resample import resize
-from ...surf_core.reshift import implied_noise, inherit_noise
-from ...surf_core.schedule import SwitchedSchedule, check_sigmas, switch
-from . import models
-from .conditioning import Conditioning, Step, carry, references_are_bound
-from .latents import check_channels, check_plain, is_blank, to_intermediate
+from ....surf_core.resample import resize
+from ....surf_core.reshift import implied_noise, inherit_noise
+from ....surf_core.schedule import SwitchedSchedule, check_sigmas, switch
+from .. import models
+from ..conditioning import Conditioning, Step, carry, references_are_bound
+from ..latents import check_channels, check_plain, is_blank, to_intermediate
 from .plan import Switch
 
 log = logging.getLogger(__name__)

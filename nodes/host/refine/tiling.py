@@ -14,11 +14,11 @@ from typing import Any
 import comfy.model_management
 from torch import Tensor
 
-from ...surf_core.tiles import Box, in_tiles
-from .memory import is_out_of_memory
-from .models import STEP_CACHES
+from ....surf_core.tiles import Box, in_tiles
+from ..attention import KEEP_KEY
+from ..models import STEP_CACHES
+from ..vae import is_out_of_memory
 from .tile_plan import Size, TilePlan
-from .tokens import KEEP_KEY
 
 log = logging.getLogger(__name__)
 

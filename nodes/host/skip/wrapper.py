@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...surf_core.refiner import SurfRefinerDiT
-from ...surf_core.skip import Mask, Packing, check_keep, compose, pack, unpack, weight
-from .attention import outside_graphs
-from .models import check_guarded
-from .tokens import KEEP_KEY, ModelCall, read_call, uncompiled
+from ....surf_core.refiner import SurfRefinerDiT
+from ....surf_core.skip import Mask, Packing, check_keep, compose, pack, unpack, weight
+from ..attention import KEEP_KEY, ModelCall, read_call
+from ..compiling import outside_graphs
+from ..models import check_guarded, uncompiled
 
 WRAPPER_KEY = "surf_skip"
 GATHERED = ("WanModel", "CameraWanModel")

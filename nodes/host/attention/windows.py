@@ -6,15 +6,15 @@ cuts the self-attention of every block into temporal windows, shifted on odd blo
 Dims: B batch, L tokens of a sequence, D width of all heads together.
 """
 
-import sys
 import threading
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from ...surf_core.window import segments
-from .tokens import ModelCall, check_tokens_known, read_call
+from ....surf_core.window import segments
+from ..compiling import outside_graphs
+from .token_layout import ModelCall, check_tokens_known, read_call
 
 WRAPPER_KEY = "surf_window"
 OVERRIDE = "optimized_attention_override"
@@ -64,17 +64,6 @@ def windowed(model, window: int, who: str = "Surf Refiner"):
     wrapper = outside_graphs(make_wrapper(state, who), recursive=False)
     clone.add_wrapper_with_key(kind, WRAPPER_KEY, wrapper)
     return clone
-
-
-def outside_graphs(function: Callable, *, recursive: bool) -> Callable:
-    """Keep a function out of torch.compile, which would bake the grid of its first call in.
-
-    Every host we know has loaded dynamo by then; without it nothing is compiled, and its import
-    (two seconds) is spared.
-    """
-    if "torch._dynamo" not in sys.modules:
-        return function
-    return torch.compiler.disable(function, recursive=recursive)
 
 
 def make_wrapper(state: threading.local, who: str) -> Callable:

@@ -14,9 +14,10 @@ from math import ceil, prod
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...surf_core.refiner import SurfRefinerDiT
-from ...surf_core.skip import Packing, packing
-from ...surf_core.window import token_bounds
+from ....surf_core.refiner import SurfRefinerDiT
+from ....surf_core.skip import Packing, packing
+from ....surf_core.window import token_bounds
+from ..models import uncompiled
 
 WAN_MODELS = ("WanModel", "VaceWanModel", "CameraWanModel")
 JOINT_MODELS = ("HunyuanVideo",)
@@ -179,11 +180,6 @@ def kept_tokens(x: Tensor, options: dict, patch: tuple[int, int, int], who: str)
             "of the picture: take it out, or take the mask out."
         )
     return F.max_pool3d(cells[None].float(), patch, ceil_mode=True)[0] > 0
-
-
-def uncompiled(module):
-    """The model inside a torch.compile wrapper."""
-    return getattr(module, "_orig_mod", module)
 
 
 def _tokens(latent: Tensor | None, patch: tuple[int, int, int]) -> int:

@@ -8,7 +8,7 @@ changed, so other loads, in other threads too, go on as ever.
 import importlib.util
 import inspect
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 import comfy.model_detection
@@ -16,12 +16,11 @@ import comfy.utils
 import folder_paths
 import torch
 
-from ...surf_core import checkpoint
-from ...surf_core.checks import check_choice
-from ...surf_core.refiner import RefinerConfig
-from ...surf_core.window import BACKENDS
-from .refiner import ATTENTION_KEY, HOST_ATTENTION, RefinerSupport, SurfRefinerModel
-from .refining import TRAITS_KEY, RefinerTraits
+from ....surf_core import checkpoint
+from ....surf_core.checks import check_choice
+from ....surf_core.refiner import RefinerConfig
+from ....surf_core.window import BACKENDS
+from .model import ATTENTION_KEY, HOST_ATTENTION, RefinerSupport, SurfRefinerModel
 
 WHO = "Surf Refiner Loader"
 FOLDER = "diffusion_models"
@@ -33,6 +32,8 @@ WEIGHT_DTYPES = {
 }
 """As the host's own loader maps them."""
 ATTENTIONS = (HOST_ATTENTION, *BACKENDS)
+TRAITS_KEY = "surf_refiner"
+"""Where the MODEL of a refiner carries its RefinerTraits."""
 
 
 def refiner_names() -> list[str]:
@@ -43,6 +44,27 @@ def refiner_names() -> list[str]:
 def load_named(name: str, weight_dtype: str, attention: str) -> Any:
     """Load a file of `refiner_names()`, see `load_refiner`."""
     return load_refiner(folder_paths.get_full_path_or_raise(FOLDER, name), weight_dtype, attention)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RefinerTraits:
+    """What the training of a refiner fixed: attached to its MODEL under `TRAITS_KEY`.
+
+    A flow map between (1 - s) * preview + s * noise and the high-resolution latent is, up to the
+    scale of its time, a flow model that starts at sigma = s. Models without traits are free.
+    """
+
+    sigma_start: float | None
+    """The s of its training; None for a text-to-video model, which starts anywhere."""
+    window: int
+    """Latent frames of the attention windows that the model itself runs; 0 = full."""
+    time: str = "sigma"
+    """How it was told the time. "sigma": the noise in the latent, from sigma_start down to 0.
+    "t": the way from the preview, 1, to the result, 0; sigma_start may then be 0."""
+    text_dim: int = 4096
+    """Channels of the text that it looks at."""
+    start_range: tuple[float, float] | None = None
+    """Least and greatest sigma_start of its training, where it is told which; None: only one."""
 
 
 def load_refiner(

@@ -16,19 +16,27 @@ import comfy.utils
 import torch
 from torch import Tensor
 
-from ...surf_core.checks import check_choice, check_latent
-from ...surf_core.skip import Mask, check_keep, compose, pack, packing, predict_mask, unpack, weight
-from .conditioning import Conditioning
-from .models import check_guarded
+from ....surf_core.checks import check_choice, check_latent
+from ....surf_core.skip import (
+    Mask,
+    check_keep,
+    compose,
+    pack,
+    packing,
+    predict_mask,
+    unpack,
+    weight,
+)
+from ..conditioning import Conditioning
+from ..models import check_guarded
 from .seedvr2_windows import Told, deal, phase, tell
+from .skip_mask import CHOICES
 
 WHO = "Surf SeedVR2 Skip"
 KEY = "surf_seedvr2_skip"
 """Names our wrappers, and what we keep for the length of a call in the host's cache."""
 REPLACED = "surf_seedvr2_replaced"
 """Attribute of our functions: the one that each took the place of, or None."""
-CHOICES = ("keep ratio", "tau")
-"""Ways to say how much is refined; saved workflows know the order."""
 CHANNELS = 16
 """Latent channels; the one behind them in the conditioning is a mask of the host."""
 MODULATION = "emb_repeat_0_vid"

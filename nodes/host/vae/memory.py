@@ -10,7 +10,7 @@ from typing import Any
 import comfy.model_management
 import torch
 
-from ...surf_core.tiles import boxes, spans
+from ....surf_core.tiles import boxes, spans
 
 log = logging.getLogger(__name__)
 

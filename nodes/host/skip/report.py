@@ -9,13 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...surf_core import cost
-from ...surf_core.skip import packing, weight
-from .masking import SkipMask
-from .models import cell_side, patch_side
-from .refiner import HostRefinerDiT
-from .refining import TRAITS_KEY
-from .tiny import TinyFormat
+from ....surf_core import cost
+from ....surf_core.skip import packing, weight
+from ..models import cell_side, patch_side
+from ..refiner import TRAITS_KEY, HostRefinerDiT, TinyFormat
+from .skip_mask import SkipMask
 
 DIMMED = 0.35
 """Brightness of what is skipped."""

@@ -17,9 +17,9 @@ import comfy.sd
 import torch
 from torch import Tensor, nn
 
-from ...surf_core.tiny import codec
-from ...surf_core.tiny.model import CELLS, FRAMES, REFINER, WEIGHTS
-from ...surf_core.tiny.prompt import encode_prompt
+from ....surf_core.tiny import codec
+from ....surf_core.tiny.model import CELLS, FRAMES, REFINER, WEIGHTS
+from ....surf_core.tiny.prompt import encode_prompt
 from .loading import load_refiner
 
 CHANNELS = 16

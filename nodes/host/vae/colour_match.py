@@ -7,7 +7,7 @@ import comfy.model_management
 import comfy.utils
 from torch import Tensor
 
-from ...surf_core.colour import match_colour
+from ....surf_core.colour import match_colour
 
 WHO = "Colour Match"
 WORKING_MEMORY = 2 * 2**30

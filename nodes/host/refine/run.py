@@ -6,7 +6,6 @@ Dims: B batch, C latent channels, T latent frames, H, W latent cells.
 """
 
 import logging
-from dataclasses import dataclass, replace
 from typing import Any
 
 import comfy.sample
@@ -17,90 +16,25 @@ import latent_preview
 import torch
 from torch import Tensor
 
-from ...surf_core.checks import check_choice, check_range
-from ...surf_core.flow import interpolate
-from ...surf_core.lowband import lock_low_band, wavelet_match
-from ...surf_core.skip import compose
-from ...surf_core.window import segments
-from .attention import windowed
-from .conditioning import Conditioning, Step, carry, references_are_bound
-from .latents import close_latent, open_latent, to_intermediate
-from .masking import SkipMask
-from .models import cell_side, check_flow, target_cells
-from .refiner import START_KEY, check_text
-from .skipping import cell_weight, check_mask, skipping
+from ....surf_core.checks import check_choice
+from ....surf_core.flow import interpolate
+from ....surf_core.lowband import lock_low_band, wavelet_match
+from ....surf_core.skip import compose
+from ..attention import windowed
+from ..conditioning import Conditioning, Step, carry, references_are_bound
+from ..latents import close_latent, open_latent, to_intermediate
+from ..models import cell_side, check_flow, target_cells
+from ..refiner import TRAITS_KEY, RefinerTraits
+from ..skip import SkipMask, cell_weight, check_mask, skipping
+from ..vae import UPSAMPLE_METHODS, check_vae, upsample_latent
 from .tiling import tiled
-from .upsample import UPSAMPLE_METHODS, check_vae, upsample_latent
+from .traits import RefineSettings, apply_traits, check_prompts, with_sigma_start
 
 log = logging.getLogger(__name__)
 
 WHO = "Surf Refiner"
-TRAITS_KEY = "surf_refiner"
 VIDEO_LATENTS = ("concat_latent_image", "vace_frames", "time_dim_concat", "pose_video_latent")
 """Conditioning that is a latent of the whole picture, and so tells its size."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RefinerTraits:
-    """What the training of a refiner fixed: attached to its MODEL under `TRAITS_KEY`.
-
-    A flow map between (1 - s) * preview + s * noise and the high-resolution latent is, up to the
-    scale of its time, a flow model that starts at sigma = s. Models without traits are free.
-    """
-
-    sigma_start: float | None
-    """The s of its training; None for a text-to-video model, which starts anywhere."""
-    window: int
-    """Latent frames of the attention windows that the model itself runs; 0 = full."""
-    time: str = "sigma"
-    """How it was told the time. "sigma": the noise in the latent, from sigma_start down to 0.
-    "t": the way from the preview, 1, to the result, 0; sigma_start may then be 0."""
-    text_dim: int = 4096
-    """Channels of the text that it looks at."""
-    start_range: tuple[float, float] | None = None
-    """Least and greatest sigma_start of its training, where it is told which; None: only one."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RefineSettings:
-    """How to sample; how large is not in here."""
-
-    seed: int
-    sigma_start: float
-    """Share of noise at the start, in (0, 1], with time "t" from 0; a sigma, never a denoise."""
-    steps: int
-    """Euler steps, linear in sigma."""
-    cfg: float
-    window: int
-    """Latent frames, >= 2; 0 = full attention."""
-    low_band_lock: float
-    """Share of the steps that keep the preview's low band, in 0..1."""
-    colour_match: bool
-    tile: int = 0
-    """Pixels along the side of a tile; 0 = as large as fits."""
-    time: str = "sigma"
-    """As in `RefinerTraits`."""
-
-    def __post_init__(self):
-        from_zero = self.time == "t"
-        if not (0 < self.sigma_start <= 1 or (from_zero and self.sigma_start == 0)):
-            raise ValueError(
-                f"{WHO}: sigma_start must be above 0 and at most 1, got {self.sigma_start}; "
-                "0.45 stays close to the preview, 0.8 invents more."
-            )
-        if self.steps < 1:
-            raise ValueError(f"{WHO}: steps must be at least 1, got {self.steps}; use about 10.")
-        check_range(self.cfg, f"{WHO}: cfg", 0.0, 100.0, "use 1 to 6")
-        check_range(self.low_band_lock, f"{WHO}: low_band_lock", 0.0, 1.0, "use 0 to switch it off")
-        try:
-            segments(1, self.window, False)
-        except ValueError as error:
-            raise ValueError(f"{WHO}: {error}") from error
-
-    def sigmas(self) -> Tensor:
-        """[steps + 1] from `sigma_start`, or from t = 1, to 0. Source: SURF Tab. R6 (shift 1)."""
-        first = 1.0 if self.time == "t" else self.sigma_start
-        return torch.linspace(first, 0.0, self.steps + 1)
 
 
 def refine(
@@ -140,8 +74,8 @@ def refine(
     samples = open_latent(model, latent, f"{WHO}: latent")
     traits: RefinerTraits | None = model.get_attachment(TRAITS_KEY)
     conds = {"positive": positive, "negative": negative}
-    settings = _trained(traits, settings)
-    _check_text(traits, conds, settings.cfg)
+    settings = apply_traits(traits, settings)
+    check_prompts(traits, conds, settings.cfg)
     size, asked = target_cells(model, samples, who=WHO, **wanted)
     check_choice(upsample, f"{WHO}: upsample", UPSAMPLE_METHODS)
     # By its shape alone, so that what does not fit is refused before the VAE works.
@@ -154,7 +88,9 @@ def refine(
         _check_areas(mask, conds)
     if start is None and upsample == "pixel":
         check_vae(vae, samples)
-    sampled = _told(traits, model, settings) if traits else windowed(model, settings.window)
+    sampled = (
+        with_sigma_start(traits, model, settings) if traits else windowed(model, settings.window)
+    )
     sampled = tiled(sampled, shape, settings.tile, WHO)
     if start is None:
         start = upsample_latent(samples, size, upsample, vae)
@@ -175,41 +111,6 @@ def refine(
     return close_latent(latent, to_intermediate(out)), asked
 
 
-def _trained(traits: RefinerTraits | None, settings: RefineSettings) -> RefineSettings:
-    """Let what a refiner was trained for override the widgets, aloud."""
-    if traits is None:
-        return settings
-    log.info("%s: this refiner runs its own windows of %d; window is ignored.", WHO, traits.window)
-    settings = replace(settings, window=0)
-    if traits.sigma_start is None:
-        return settings
-    if traits.start_range is not None:
-        least, greatest = traits.start_range
-        check_range(
-            settings.sigma_start,
-            f"{WHO}: sigma_start",
-            least,
-            greatest,
-            f"this refiner was trained for these, best known at {traits.sigma_start}",
-        )
-        return replace(settings, time=traits.time)
-    log.info(
-        "%s: this refiner was trained for sigma_start %s; the widget is ignored.",
-        WHO, traits.sigma_start,
-    )  # fmt: skip
-    return replace(settings, time=traits.time, sigma_start=traits.sigma_start)
-
-
-def _told(traits: RefinerTraits, model: Any, settings: RefineSettings) -> Any:
-    """Clone a refiner that wants to know sigma_start, and tell it."""
-    if traits.start_range is None:
-        return model
-    clone = model.clone()
-    options = clone.model_options.get("transformer_options", {})
-    clone.model_options["transformer_options"] = {**options, START_KEY: settings.sigma_start}
-    return clone
-
-
 def _start_of(mask: SkipMask, samples: Tensor, shape: Tensor, upsample: str) -> Tensor | None:
     """The enlarged preview that came with a mask, if it is this one, made in this way."""
     start = mask.start
@@ -228,15 +129,6 @@ def _check_areas(mask: SkipMask | None, conds: dict[str, Conditioning]) -> None:
             f"{WHO}: a prompt with an area and a mask do not go together, got both; confine the "
             "prompt with Conditioning (Set Mask), or disconnect the mask."
         )
-
-
-def _check_text(traits: RefinerTraits | None, conds: dict[str, Conditioning], cfg: float) -> None:
-    """Refuse conditioning that a refiner of ours would refuse, before the VAE has worked for it."""
-    if traits is None:
-        return
-    for cond in conds.values() if cfg != 1 else [conds["positive"]]:
-        for entry in cond:
-            check_text(entry[0], traits.text_dim)
 
 
 def _ratio(samples: Tensor, start: Tensor) -> float:

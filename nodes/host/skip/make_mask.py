@@ -12,21 +12,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...surf_core.checks import check_choice, check_range
-from ...surf_core.skip import MaskPredictor, predict_mask
-from ...surf_core.skip.predictor import load
-from ...surf_core.tiny.model import MASK
-from .latents import open_latent
-from .loading import FOLDER
-from .masking import SkipMask
-from .models import patch_side, target_cells
-from .tiny import TinyFormat
-from .upsample import UPSAMPLE_METHODS, check_vae, decode_frames, encode_frames, upsample_latent
+from ....surf_core.checks import check_choice, check_range
+from ....surf_core.skip import MaskPredictor, predict_mask
+from ....surf_core.skip.predictor import load
+from ....surf_core.tiny.model import MASK
+from ..latents import open_latent
+from ..models import patch_side, target_cells
+from ..refiner import FOLDER, TinyFormat
+from ..vae import UPSAMPLE_METHODS, check_vae, decode_frames, encode_frames, upsample_latent
+from .skip_mask import CHOICES, SkipMask
 
 WHO = "Surf Skip Mask"
 BUILT_IN = ("detail", "tiny")
 """Predictors that need no file of the user's; a saved workflow knows their names."""
-CHOICES = ("keep ratio", "tau")
 LEAST_KEEP = 0.05
 MOST_TAU = 255.0
 MOST_DILATE = 8

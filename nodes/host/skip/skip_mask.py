@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ...surf_core.skip import Mask
+from ....surf_core.skip import Mask
+
+CHOICES = ("keep ratio", "tau")
+"""Ways to say how many tokens are refined: a share of all, or the least score."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

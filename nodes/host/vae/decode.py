@@ -17,8 +17,8 @@ import comfy.utils
 import torch
 from torch import Tensor
 
-from ...surf_core.tiles import Box, blend, boxes
-from .latents import check_plain
+from ....surf_core.tiles import Box, blend, boxes
+from ..latents import check_plain
 from .memory import (
     PIECE_OVERLAP,
     PIXEL_BYTES,

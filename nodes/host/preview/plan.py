@@ -5,11 +5,11 @@ from typing import Any
 
 from torch import Tensor
 
-from ...surf_core.checks import check_choice, check_range
-from ...surf_core.reshift import NOISE_POLICIES
-from ...surf_core.schedule import HANDOVERS, SIGMA_POLICIES
-from . import models
-from .latents import low_size
+from ....surf_core.checks import check_choice, check_range
+from ....surf_core.reshift import NOISE_POLICIES
+from ....surf_core.schedule import HANDOVERS, SIGMA_POLICIES
+from .. import models
+from ..latents import low_size
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

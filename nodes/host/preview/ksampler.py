@@ -11,12 +11,12 @@ import comfy.utils
 import latent_preview
 from torch import Tensor
 
-from ...surf_core.checks import check_choice, check_range
-from . import models
-from .conditioning import Conditioning
-from .latents import close_latent, open_latent, to_intermediate
+from ....surf_core.checks import check_choice, check_range
+from .. import models
+from ..conditioning import Conditioning
+from ..latents import close_latent, open_latent, to_intermediate
+from .guider import ReshiftGuider, check_sampler
 from .plan import Switch
-from .sampling import ReshiftGuider, check_sampler
 
 SAMPLERS = tuple(comfy.samplers.KSampler.SAMPLERS)
 SCHEDULERS = tuple(comfy.samplers.KSampler.SCHEDULERS)

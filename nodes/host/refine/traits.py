@@ -1,0 +1,103 @@
+"""How to refine, and what the training of a refiner fixes of that."""
+
+import logging
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ....surf_core.checks import check_range
+from ....surf_core.window import segments
+from ..conditioning import Conditioning
+from ..refiner import START_KEY, RefinerTraits, check_text
+
+log = logging.getLogger(__name__)
+
+WHO = "Surf Refiner"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RefineSettings:
+    """How to sample; how large is not in here."""
+
+    seed: int
+    sigma_start: float
+    """Share of noise at the start, in (0, 1], with time "t" from 0; a sigma, never a denoise."""
+    steps: int
+    """Euler steps, linear in sigma."""
+    cfg: float
+    window: int
+    """Latent frames, >= 2; 0 = full attention."""
+    low_band_lock: float
+    """Share of the steps that keep the preview's low band, in 0..1."""
+    colour_match: bool
+    tile: int = 0
+    """Pixels along the side of a tile; 0 = as large as fits."""
+    time: str = "sigma"
+    """As in `RefinerTraits`."""
+
+    def __post_init__(self):
+        from_zero = self.time == "t"
+        if not (0 < self.sigma_start <= 1 or (from_zero and self.sigma_start == 0)):
+            raise ValueError(
+                f"{WHO}: sigma_start must be above 0 and at most 1, got {self.sigma_start}; "
+                "0.45 stays close to the preview, 0.8 invents more."
+            )
+        if self.steps < 1:
+            raise ValueError(f"{WHO}: steps must be at least 1, got {self.steps}; use about 10.")
+        check_range(self.cfg, f"{WHO}: cfg", 0.0, 100.0, "use 1 to 6")
+        check_range(self.low_band_lock, f"{WHO}: low_band_lock", 0.0, 1.0, "use 0 to switch it off")
+        try:
+            segments(1, self.window, False)
+        except ValueError as error:
+            raise ValueError(f"{WHO}: {error}") from error
+
+    def sigmas(self) -> Tensor:
+        """[steps + 1] from `sigma_start`, or from t = 1, to 0. Source: SURF Tab. R6 (shift 1)."""
+        first = 1.0 if self.time == "t" else self.sigma_start
+        return torch.linspace(first, 0.0, self.steps + 1)
+
+
+def apply_traits(traits: RefinerTraits | None, settings: RefineSettings) -> RefineSettings:
+    """Let what a refiner was trained for override the widgets, aloud."""
+    if traits is None:
+        return settings
+    log.info("%s: this refiner runs its own windows of %d; window is ignored.", WHO, traits.window)
+    settings = replace(settings, window=0)
+    if traits.sigma_start is None:
+        return settings
+    if traits.start_range is not None:
+        least, greatest = traits.start_range
+        check_range(
+            settings.sigma_start,
+            f"{WHO}: sigma_start",
+            least,
+            greatest,
+            f"this refiner was trained for these, best known at {traits.sigma_start}",
+        )
+        return replace(settings, time=traits.time)
+    log.info(
+        "%s: this refiner was trained for sigma_start %s; the widget is ignored.",
+        WHO, traits.sigma_start,
+    )  # fmt: skip
+    return replace(settings, time=traits.time, sigma_start=traits.sigma_start)
+
+
+def with_sigma_start(traits: RefinerTraits, model: Any, settings: RefineSettings) -> Any:
+    """Return a clone conditioned on sigma_start, where the refiner takes it."""
+    if traits.start_range is None:
+        return model
+    clone = model.clone()
+    options = clone.model_options.get("transformer_options", {})
+    clone.model_options["transformer_options"] = {**options, START_KEY: settings.sigma_start}
+    return clone
+
+
+def check_prompts(traits: RefinerTraits | None, conds: dict[str, Conditioning], cfg: float) -> None:
+    """Refuse conditioning that a refiner of ours would refuse, before the VAE has worked for it."""
+    if traits is None:
+        return
+    for cond in conds.values() if cfg != 1 else [conds["positive"]]:
+        for entry in cond:
+            check_text(entry[0], traits.text_dim)

@@ -1,0 +1,31 @@
+"""Our refiner as a model of the host, its files, and the embedded models."""
+
+from .loading import (
+    ATTENTIONS,
+    FOLDER,
+    TRAITS_KEY,
+    WEIGHT_DTYPES,
+    RefinerTraits,
+    load_named,
+    load_refiner,
+    refiner_names,
+)
+from .model import START_KEY, HostRefinerDiT, check_text
+from .tiny import TinyFormat, tiny_conditioning, tiny_models
+
+__all__ = [
+    "ATTENTIONS",
+    "FOLDER",
+    "HostRefinerDiT",
+    "RefinerTraits",
+    "START_KEY",
+    "TRAITS_KEY",
+    "TinyFormat",
+    "WEIGHT_DTYPES",
+    "check_text",
+    "load_named",
+    "load_refiner",
+    "refiner_names",
+    "tiny_conditioning",
+    "tiny_models",
+]

@@ -1,0 +1,17 @@
+"""Decoding, enlarging and colour matching of frames, in pieces that fit the memory."""
+
+from .colour_match import match_images
+from .decode import decode_latent
+from .memory import is_out_of_memory
+from .upsample import UPSAMPLE_METHODS, check_vae, decode_frames, encode_frames, upsample_latent
+
+__all__ = [
+    "UPSAMPLE_METHODS",
+    "check_vae",
+    "decode_frames",
+    "decode_latent",
+    "encode_frames",
+    "is_out_of_memory",
+    "match_images",
+    "upsample_latent",
+]
