@@ -72,7 +72,7 @@ def flows() -> dict[tuple, Flow]:
         refiners={"surf_1b": (cost.SURF_1B, WINDOW), "wan_1_3b": (cost.WAN_1_3B, WINDOW)},
         upsample=True, decode=True,
     )  # fmt: skip
-    made = Layout(setting).lay_out(["on", "held", "first"], list(SIZES), [1.0, 0.5])
+    made = Layout(setting).lay_out(["on", "first"], list(SIZES), [1.0, 0.5])
     return {
         (flow.plain.target, flow.plan, flow.refine.refiner, flow.refine.keep): flow
         for flow in made.flows
@@ -172,15 +172,15 @@ def gaps() -> list[Gap]:
             seconds=both(lambda size: part(size, "on", 1) - part(size, "first", 1)),
             how="40 evaluations of the second leg run the network once instead of twice",
             today="cfg_low of Reshift KSampler, 1 (nodes/host/preview/guider.py): an input, not "
-            "its default. In between: Hold Guidance (nodes/guidance.py), a third on top",
-            command="host_flow --cfg on held first",
+            "its default",
+            command="host_flow --cfg on first",
         ),
         Gap(
             name="guidance in the refiner",
             seconds=both(lambda size: part(size, "on", 2) - part(size, "first", 2)),
             how="10 evaluations of surf_1b run the network once instead of twice",
             today="cfg of Surf Refiner, 1 (nodes/refine.py): an input, not its default",
-            command="host_flow --cfg on held first",
+            command="host_flow --cfg on first",
         ),
         Gap(
             name="attention backend",

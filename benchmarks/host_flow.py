@@ -39,7 +39,6 @@ from benchmarks.host.tables import floor_table, flow_table, goal_table, share_ta
 from benchmarks.host.watch import ELEMENTWISE, KINDS, Watch
 from benchmarks.provenance import command_line, place, provenance
 from surf_core import cost
-from surf_core.guidance import HOLD_EVERY
 from surf_core.refiner import RefinerConfig
 
 SIDES = {"240p": (240, 416), "480p": (480, 832), "720p": (720, 1280), "1080p": (1088, 1920),
@@ -57,14 +56,12 @@ PLANNED = 0.8
 """Of the minutes, for the calls; the rest is for profiles, and for what takes longer."""
 NEEDS = "host_flow: not run: set COMFYUI_PATH to a ComfyUI checkout, and use the Python of it."
 LEGEND = f"""`guidance` of a stage is whether it runs the network twice; of a plan, where it does:
-`on` everywhere, `held` everywhere through Hold Guidance, `first` until the switch, `off` nowhere.
-The plain run of all but `off` has it.
+`on` everywhere, `first` until the switch, `off` nowhere. The plain run of all but `off` has it.
 `plans` are those that a stage is part of. `keep` in a refiner's name is the share of tokens that a
 mask was asked to leave to it, `kept` what it left.
 
-`evaluations` are those of a full run. Guided ones run the network twice; with guidance held one
-in {HOLD_EVERY} does, and times and operations are of evaluations of mean length. `measured`
-is calls x evaluations that ran, in turns with all other stages. `first` is the time until the first
+`evaluations` are those of a full run. Guided ones run the network twice. `measured` is calls x
+evaluations that ran, in turns with all other stages. `first` is the time until the first
 one ever was over, with everything before it; `later` the median of the others, or of the only one,
 without what came before it; `rest` what follows the last of a call; `stage` the median of a call,
 with `later` for each evaluation that it lacks. `peak` is what was allocated at most, the weights of

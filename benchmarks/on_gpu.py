@@ -67,7 +67,7 @@ def flow(size: str, cfg: str, minutes: float) -> Command:
 NEED_HOST = {"host_flow", "vae_decode", "compile"}
 PARTS = {
     # The plan that may reach the goal comes first: what is named first is called first.
-    "flow-720p": [flow("720p", "first held on", 7.0)],
+    "flow-720p": [flow("720p", "first on", 7.0)],
     # A guided evaluation of the plain run at 1080p takes minutes, so there is one plan.
     "flow-1080p": [flow("1080p", "first", 6.0)],
     "hunyuan": [Command(module="host_flow", plan="--base hunyuan", options="", minutes=3.5)],

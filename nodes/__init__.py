@@ -5,7 +5,6 @@ from comfy_api.latest import ComfyExtension, io
 from .colour import SurfColourMatch
 from .compile import SurfCompile
 from .decode import SurfVAEDecode
-from .guidance import SurfHoldGuidance
 from .loader import SurfRefinerLoader
 from .preview import SurfLatentDownscale, SurfReshiftGuider, SurfReshiftKSampler
 from .refine import SurfRefiner
@@ -31,7 +30,6 @@ class SurfExtension(ComfyExtension):
             SurfTinyPrompt,
             SurfSkipMask,
             SurfSeedVR2Skip,
-            SurfHoldGuidance,
             SurfCompile,
             SurfVAEDecode,
         ]

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from math import ceil, prod
 
-from .guidance import held_forwards
 from .window import segments, token_bounds
 
 
@@ -293,14 +292,12 @@ class Stage:
     """Latent frames of a self-attention window; 0 is full attention."""
     guided: bool = True
     """True: every evaluation runs the model twice, with and without the prompt (cfg above 1)."""
-    every: int = 1
-    """Guided evaluations that share one run without the prompt, see `guidance.HeldDifference`."""
     kept: tuple[int, ...] | None = None
     """Tokens that a mask keeps, for each step of tokens along time; None for all."""
 
     @property
     def forwards(self) -> int:
-        return held_forwards(self.steps, self.every) if self.guided else self.steps
+        return 2 * self.steps if self.guided else self.steps
 
     @property
     def tokens(self) -> int:

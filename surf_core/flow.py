@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from .checks import check_choice, check_latent, check_range
-from .guidance import HeldDifference
 from .schedule import check_sigmas, shift_sigma
 
 TIMES = ("sigma", "t")
@@ -156,7 +155,7 @@ def refine(
 
 
 def model_velocity(
-    model, context: Tensor, negative: Tensor | None = None, cfg: float = 1.0, every: int = 1
+    model, context: Tensor, negative: Tensor | None = None, cfg: float = 1.0
 ) -> Velocity:
     """Bind a text to a model: its velocity at a level, for one run.
 
@@ -164,9 +163,7 @@ def model_velocity(
         model: (z, timestep [B] in 0..1000, context) -> velocity, such as SurfRefinerDiT.
         context, negative: [B, L, text_dim]; negative + cfg * (context - negative) where both are
             given, one after the other: side by side they would need twice the memory.
-        every: evaluations that one difference context - negative serves, see `HeldDifference`.
     """
-    held = HeldDifference(every)
 
     def velocity(z: Tensor, level: float) -> Tensor:
         # Never in half precision: bfloat16 knows no whole numbers beyond 256.
@@ -175,12 +172,7 @@ def model_velocity(
         with_text = model(z, timestep, context)
         if negative is None or cfg == 1.0:
             return with_text
-        sigma = torch.tensor(level)
-        if held.due(z):
-            without = model(z, timestep, negative)
-            held.learn(sigma, with_text - without)
-        else:
-            without = with_text - held.at(sigma)
+        without = model(z, timestep, negative)
         return without + cfg * (with_text - without)
 
     return velocity
@@ -196,7 +188,6 @@ def refine_with(
     sigma_start: float | None = None,
     negative: Tensor | None = None,
     cfg: float = 1.0,
-    every: int = 1,
     shift: float = 1.0,
     on_step: OnStep | None = None,
 ) -> Tensor:
@@ -205,7 +196,6 @@ def refine_with(
     Args:
         model: as for `model_velocity`, with `config.time` and `config.sigma_start`.
         sigma_start: instead of the one it was trained for; needed where it has none.
-        every: as for `model_velocity`.
 
     Raises:
         ValueError: a model without sigma_start, and none given, or one outside its start_range.
@@ -217,7 +207,7 @@ def refine_with(
             "the model was not trained for a start, expected sigma_start, got None; use 0.65."
         )
     told = _told(model, s) if config.start_range is not None else model
-    velocity = model_velocity(told, context, negative, cfg, every)
+    velocity = model_velocity(told, context, negative, cfg)
     return refine(velocity, start, s, steps, noise, on_step, time=config.time, shift=shift)
 
 

@@ -25,7 +25,6 @@ THIRD_PARTY = {
 # Leaves first: a module imports its own rank or a lower one. A new subject needs one entry.
 RANK = {
     "checks": 0,
-    "guidance": 1,
     "schedule": 1,
     "resample": 1,
     "tiles": 1,

@@ -132,19 +132,3 @@ def test_skipping_is_measured_for_every_source_of_masks(models, tmp_path):
     for name in names[2:]:
         share = float(rows[name][kept].split()[0])
         assert share == pytest.approx(float(name.split()[0]) / 100, abs=0.05)
-
-
-@pytest.mark.slow
-def test_guidance_is_measured_held_left_out_and_beside_fewer_steps(models, tmp_path):
-    rows = measured("guidance", tmp_path / "a.md", "--pairs=2", models["weights"])
-    for name, runs in (
-        ("preview, 10 + 30 steps", "20 + 60"), ("held for 3 after the switch", "20 + 40"),
-        ("10 + 20 steps", "20 + 40"), ("held for 3 in both legs", "14 + 40"),
-        ("7 + 20 steps", "14 + 40"), ("not guided after the switch", "20 + 30"),
-        ("refinement, 10 steps", "20"), ("refinement, held for 3", "14"),
-        ("refinement, 7 steps", "14"),
-    ):  # fmt: skip
-        assert rows[name][4] == runs
-    for name in ("preview, 40 + 120 steps", "refinement, 40 steps"):
-        assert rows[name][0] == "0.00 +- 0.00"
-    assert len(rows) == 17

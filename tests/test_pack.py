@@ -45,7 +45,6 @@ FROZEN = {
         "model conditioning choose keep tau dilate seam",
         "model keep_ratio report",
     ),
-    "SurfHoldGuidance": ("model every", "model"),
     "SurfCompile": ("model", "model"),
     "SurfVAEDecode": ("samples vae width height piece", "image"),
 }

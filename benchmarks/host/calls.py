@@ -12,7 +12,7 @@ from .plans import Case, Setting
 from .stages import Stage
 from .watch import Watch
 
-CFG = {"on": 5.0, "held": 5.0, "off": 1.0}
+CFG = {"on": 5.0, "off": 1.0}
 UNSEEN = "the profiler saw no kernels"
 TO_SIZE = {"resolution": "by size", "scale": 2.0}
 """Inputs of the nodes that leave the size to width and height."""
@@ -68,7 +68,7 @@ class Kit:
         height, width = self.setting.sides["240p"]
         began = self.watch.start(self.watch.profiling)
         SurfReshiftKSampler.execute(
-            guided(self.base, first), *texts, latent, 0, high, CFG[first.cfg], CFG[second.cfg],
+            self.base, *texts, latent, 0, high, CFG[first.cfg], CFG[second.cfg],
             steps=high + low, shift=3.0, shift_low=3.0, sampler_name="euler", scheduler="simple",
             denoise=1.0,
             low_resolution="by size", low_scale=0.5, low_width=width, low_height=height,
@@ -103,7 +103,7 @@ class Kit:
         began = self.watch.start(self.watch.profiling)
         mask = None if stage.keep == 1 else self.mask(stage, model, latent, wanted)
         made = self.watch.now()
-        refine(guided(model, stage), *texts, latent, settings, mask=mask, **wanted)
+        refine(model, *texts, latent, settings, mask=mask, **wanted)
         ended = self.watch.now()
         if coding and self.watch.coding:
             coded = made if mask else self.watch.coding[-1].ended
@@ -151,12 +151,3 @@ class Kit:
         stage.calls.append(([spent], 0.0))
         stage.alone.append(spent)
         stage.peak = max(stage.peak, *(each.peak for each in seen))
-
-
-def guided(model: Any, stage: Stage) -> Any:
-    """The MODEL of a stage, through Hold Guidance where it is held."""
-    if stage.cfg != "held":
-        return model
-    from surf.nodes.host.guidance import holding
-
-    return holding(model, stage.work.every, "host_flow")

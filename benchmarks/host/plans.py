@@ -7,14 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from surf_core import cost
-from surf_core.guidance import HOLD_EVERY
 
 from .stages import DECODE, FIRST, PLAIN, SECOND, UPSAMPLE, Flow, Stage
 from .tables import TIMES_FASTER, table
 
 GUIDANCE = {
     "on": ("on", "on", "on", "on"),
-    "held": ("on", "held", "held", "held"),
     "first": ("on", "on", "off", "off"),
     "off": ("off", "off", "off", "off"),
 }
@@ -22,9 +20,9 @@ GUIDANCE = {
 Side = tuple[int, int]
 """Pixels, height and width."""
 DRY_LEGEND = f"""PFLOPs of `surf_core.cost`: matrix products of the networks, without the VAE and
-the text encoder. `guidance` is where there is some: `on` everywhere, `held` everywhere through Hold
-Guidance, `first` until the switch, `off` nowhere; the plain run of all but `off` has it. With
-guidance an evaluation runs the network twice, with held guidance one in {HOLD_EVERY} does.
+the text encoder. `guidance` is where there is some: `on` everywhere, `first` until the switch,
+`off` nowhere; the plain run of all but `off` has it. With guidance an evaluation runs the network
+twice.
 `kept` is the share of tokens that a mask leaves to the refiner, here the same in every latent
 frame. `needed` is the share of `times fewer operations` that has to come out as time for the goal:
 {TIMES_FASTER["720p"]:g} times faster than the plain run at 720p, {TIMES_FASTER["1080p"]:g} at
@@ -126,7 +124,7 @@ class Layout:
         clip = (self.setting.frames, *self.setting.sides[side])
         work = cost.Stage(
             shape=shape, steps=steps, frames=clip[0], height=clip[1], width=clip[2], window=window,
-            guided=cfg != "off", every=HOLD_EVERY if cfg == "held" else 1,
+            guided=cfg != "off",
             kept=None if keep == 1 else evenly(keep, shape, clip),
         )  # fmt: skip
         return self._stage(plan, target, cfg, name, work=work, refiner=refiner, keep=keep)

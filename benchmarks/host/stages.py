@@ -20,7 +20,7 @@ class Stage:
     target: str
     """The size of the final video, "-" for both legs of a preview."""
     cfg: str
-    """Guidance, "on", "held" or "off"; "-" for the VAE."""
+    """Guidance, "on" or "off"; "-" for the VAE."""
     name: str
     work: cost.Stage | None
     """Model, size and evaluations; None for the VAE."""
@@ -64,10 +64,7 @@ class Stage:
 
     @property
     def later(self) -> float:
-        """Median of the evaluations after the first; where there is none, of the first, alone.
-
-        With guidance held, of evaluations of mean length.
-        """
+        """Median of the evaluations after the first; where there is none, of the first, alone."""
         after = [
             spent / self._length(index)
             for evaluations, _ in self.calls

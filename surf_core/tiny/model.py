@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from .. import checkpoint
-from ..guidance import HeldDifference
 from ..refiner import SurfRefinerDiT
 from .prompt import encode_prompt
 
@@ -55,16 +54,14 @@ class TinyT2V(Prompted):
     def __init__(self, prompts: list[str], weights: Path = WEIGHTS):
         super().__init__(prompts, weights)
 
-    def velocity(self, cfg: float, window: int = 0, every: int = 1) -> Velocity:
+    def velocity(self, cfg: float, window: int = 0) -> Velocity:
         """Bind guidance to a velocity function, for one run.
 
         Args:
             cfg: its strength.
             window: latent frames, 0 = full.
-            every: evaluations that one difference of the prompt serves, see `HeldDifference`.
         """
         both = torch.cat([self.context, torch.zeros_like(self.context)])
-        held = HeldDifference(every)
 
         def evaluate(z: Tensor, sigma: float, context: Tensor) -> Tensor:
             return self.model(z, torch.full((len(z),), 1000 * float(sigma)), context)
@@ -73,13 +70,7 @@ class TinyT2V(Prompted):
         def guided(z: Tensor, sigma: float) -> Tensor:
             self.model.window = window
             self.evaluations += 1
-            level = torch.tensor(float(sigma))
-            if held.due(z):
-                with_text, without = evaluate(torch.cat([z, z]), sigma, both).chunk(2)
-                held.learn(level, with_text - without)
-            else:
-                with_text = evaluate(z, sigma, self.context)
-                without = with_text - held.at(level)
+            with_text, without = evaluate(torch.cat([z, z]), sigma, both).chunk(2)
             return without + cfg * (with_text - without)
 
         return guided

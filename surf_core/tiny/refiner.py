@@ -40,7 +40,6 @@ class TinyRefiner(Prompted):
         steps: int = 10,
         sigma_start: float | None = None,
         cfg: float = 1.0,
-        every: int = 1,
         window: int | None = None,
         mask: Mask | None = None,
         seam: int = 0,
@@ -54,7 +53,6 @@ class TinyRefiner(Prompted):
             steps: evaluations.
             sigma_start: noise of the start; None for the file's.
             cfg: guidance; 1 runs the model once a step, without a negative prompt.
-            every: guided steps that share one run without the prompt, see `HeldDifference`.
             window: latent frames that self-attention sees at once, 0 for all; None for the file's.
             mask: tokens to refine, one for all videos; the others are the enlarged preview.
             seam: see `surf_core.skip.refine_skipping`.
@@ -69,7 +67,7 @@ class TinyRefiner(Prompted):
         self.model.window = self.model.config.window if window is None else window
         options = dict(
             steps=steps, noise=self.noise(seeds, cells), sigma_start=sigma_start,
-            negative=torch.zeros_like(self.context), cfg=cfg, every=every, on_step=self._count,
+            negative=torch.zeros_like(self.context), cfg=cfg, on_step=self._count,
         )  # fmt: skip
         if mask is None:
             return refine_with(self.model, start, self.context, **options)

@@ -23,11 +23,10 @@ FULL = {"plain run": 4}
 """Evaluations by stage; 2 of all others."""
 KEPT = [f"{name}, keep 0.5" for name in REFINERS]
 NETWORKS = ("plain run", "first leg, 480p", "second leg, 240p", *REFINERS, *KEPT)
-STAGES = [(cfg, name) for cfg in ("on", "off", "held") for name in NETWORKS
-          if (cfg, name) != ("held", "plain run")]  # fmt: skip
+STAGES = [(cfg, name) for cfg in ("on", "off") for name in NETWORKS]
 GUIDED = {
     "on": ("on", "on", "on", "on"), "off": ("off", "off", "off", "off"),
-    "first": ("on", "on", "off", "off"), "held": ("on", "held", "held", "held"),
+    "first": ("on", "on", "off", "off"),
 }  # fmt: skip
 """Plan -> guidance of the plain run, both legs, the refiner."""
 PLANS = [(plan, name) for plan in GUIDED for name in (*REFINERS, *KEPT)]
@@ -54,8 +53,7 @@ def work(name, cfg, steps):
     shape = REFINERS.get(name, WAN)
     height, width = SIDES.get(name, SIDES["720p"])
     return cost.Stage(shape=shape, steps=steps, frames=9, height=height, width=width,
-                      window=2 if name in REFINERS else 0, guided=cfg != "off",
-                      every=3 if cfg == "held" else 1)  # fmt: skip
+                      window=2 if name in REFINERS else 0, guided=cfg != "off")  # fmt: skip
 
 
 @pytest.mark.slow
@@ -119,7 +117,7 @@ class TestAtToySize:
             assert row["measured"].startswith("1 x 2")
             assert ("the rest at the median" in row["measured"]) == (name == "plain run")
             # Held, the first of two evaluations runs the network twice, the second once.
-            later = row["evaluations"] - (4 / 3 if cfg == "held" else 1)
+            later = row["evaluations"] - 1
             parts = row["first, s"] + later * row["later, s"] + row["rest, s"]
             assert row["stage, s"] == about(parts)
             if name not in KEPT:

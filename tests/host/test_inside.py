@@ -19,7 +19,6 @@ SCRIPTS = {
     "window_cases.py": ("window_cases.py",),
     "colour_cases.py": ("colour_cases.py",),
     "decode_cases.py": ("decode_cases.py",),
-    "guidance_cases.py": ("guidance_cases.py",),
     "compile_cases.py": ("compile_cases.py",),
     "refiner_cases.py": ("refiner_cases.py",),
     "tile_cases.py": ("tile_cases.py",),
