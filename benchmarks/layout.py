@@ -25,7 +25,6 @@ from surf_core.reshift import (
     NOISE_POLICIES,
     inherit_noise,
     preview,
-    renoise_literal,
 )
 from surf_core.schedule import SIGMA_POLICIES, flow_sigmas, switch
 from surf_core.signature import layout_distance
@@ -42,7 +41,7 @@ def literal(tiny: TinyT2V, full: Tensor, fresh: Tensor, sigmas: Tensor, k: int) 
     """Preview with eq. 2 as printed, x0 + sigma * noise, at the paper's sigma."""
     cut = switch(sigmas, k, ratio=2.0)
     x0 = euler(tiny.velocity(CFG), full, cut.high)
-    start = renoise_literal(resize(x0, (LOW, LOW)), cut.sigma, fresh)
+    start = resize(x0, (LOW, LOW)) + cut.sigma * fresh
     return euler(tiny.velocity(CFG_LOW), start, cut.low)
 
 

@@ -44,7 +44,7 @@ def sources(case: Case, predictor, seed: int) -> dict[str, Callable[[float], Mas
         "oracle": lambda keep: oracle_mask(sharp, keep=keep),
         "predictor": lambda keep: predict_mask(start, predictor, keep=keep),
         "detail": lambda keep: predict_mask(start, keep=keep),
-        "random": lambda keep: choose(drawn, source="random", keep=keep, hold=1.0),
+        "random": lambda keep: choose(drawn, source="random", keep=keep, hysteresis=1.0),
     }
 
 

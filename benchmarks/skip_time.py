@@ -5,9 +5,8 @@
 
 One forward of surf_1b with random weights, on masks that look like those of videos: blobs that
 drift. Without a mask, with one that keeps everything, and with smaller ones, all in turns, on
-every attention that runs here; the median is shown. On a GPU kept counts are rounded up to whole
-tiles. What fails, or does not fit the minutes, is a row that says so. On a CPU the model has few
-layers.
+every attention that runs here; the median is shown. What fails, or does not fit the minutes, is a
+row that says so. On a CPU the model has few layers.
 
 Dims: T, h, w tokens of the clip along time, rows and columns.
 """
@@ -29,7 +28,7 @@ from benchmarks.provenance import provenance, publish_page
 from benchmarks.refiner_step import FRAMES, LATENT_FRAMES, SIZES, WARM_UPS, build, inputs
 from surf_core.cost import ModelShape, forward_flops
 from surf_core.refiner import SurfRefinerDiT
-from surf_core.skip import MULTIPLE, choose, packing, round_up
+from surf_core.skip import choose, packing
 from surf_core.window import BACKENDS, backend, why_not
 
 NOT, LEAST = "not measured", 2
@@ -40,13 +39,12 @@ same turns. `promise kept` is the one over the other: 1 where time falls as oper
 of 100 % has a mask that keeps everything; what it adds to 100 % of the time is the overhead."""
 
 
-def blobs(grid: tuple[int, int, int], keep: float, multiple: int, window: int) -> Tensor:
+def blobs(grid: tuple[int, int, int], keep: float) -> Tensor:
     """Draw a mask [T, h, w] of bool: smooth noise, coarse in space and time, above a threshold."""
     coarse = [max(2, size // step) for size, step in zip(grid, (6, 8, 8), strict=True)]
     noise = torch.rand(1, 1, *coarse, generator=torch.Generator().manual_seed(0))
     smooth = torch.nn.functional.interpolate(noise, size=grid, mode="trilinear")[0, 0]
-    mask = choose(smooth, source="drawn", keep=keep, hold=1.0)
-    return round_up(mask, window, multiple).tokens
+    return choose(smooth, source="drawn", keep=keep, hysteresis=1.0).tokens
 
 
 def measure(
@@ -65,7 +63,7 @@ def measure(
     shape = replace(ModelShape.of(model.config), layers=len(model.blocks))
     sizes = zip(given[0].shape[2:], model.config.patch, strict=True)
     grid = tuple(cells // step for cells, step in sizes)
-    masks = [blobs(grid, keep, MULTIPLE if like.is_cuda else 1, window) for keep in keeps]
+    masks = [blobs(grid, keep) for keep in keeps]
     times: list[list[float]] = [[] for _ in range(len(masks) + 1)]
     for turn in range(WARM_UPS + reps):
         if turn >= WARM_UPS + LEAST and time.perf_counter() > deadline:

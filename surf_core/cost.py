@@ -237,9 +237,9 @@ def activation_bytes(
         min(stream, FFN_ROWS) * value + min(stream, NORM_ROWS) * shape.dim * 2 * max(4, itemsize),
     )
     table = frames_in * per_step * row
-    places = 0 if kept is None else 3 * 8 * stream
+    indices = 0 if kept is None else 3 * 8 * stream
     text = 3 * shape.text_tokens * value
-    return batch * (stream * value + max(moments) + text) + table + places
+    return batch * (stream * value + max(moments) + text) + table + indices
 
 
 def weight_bytes(shape: ModelShape, itemsize: int = 2) -> int:

@@ -31,17 +31,6 @@ def renoise(x0: Tensor, sigma: float, noise: Tensor) -> Tensor:
     return interpolate(x0, noise, sigma)
 
 
-def renoise_literal(x0: Tensor, sigma: float, noise: Tensor) -> Tensor:
-    """The paper's eq. 2 as printed, x0 + sigma * noise, kept for the record and the benchmark.
-
-    A flow model expects x0 scaled by 1 - sigma; at sigma 0.92 this is 13 times too loud, so no
-    policy offers it.
-
-    Source: SURF eq. 2.
-    """
-    return x0 + sigma * noise
-
-
 def implied_noise(z: Tensor, x0: Tensor, sigma: float) -> Tensor:
     """Solve `renoise` for the noise: (z - (1 - sigma) * x0) / sigma.
 

@@ -86,22 +86,22 @@ class SelfAttention(Attention):
         bounds: Bounds | None,
         table: Tensor,
         kernels: Kernels,
-        places: Tensor | None = None,
+        positions: Tensor | None = None,
     ) -> Tensor:
         """Map tokens [B, N, D] whose segments are `bounds`; x is normed here, to be freed here.
 
         Args:
             bounds: None where all of x is one segment; its length is then known from x alone.
             table: [1, M, 1, K/2, 2, 2], positions of the longest segment or more.
-            places: [N], row of the table for every token; None where segments have no gaps.
+            positions: [N], row of the table for every token; None where segments have no gaps.
         """
         bounds = bounds or ((0, x.shape[1]),)
-        if places is not None:
-            table = table[:, places]
+        if positions is not None:
+            table = table[:, positions]
         y = norm(x)
         q, k, v = self.q(y), self.k(y), self.split(self.v(y))
         del y
-        turns = [table[:, a:b] if places is not None else table[:, : b - a] for a, b in bounds]
+        turns = [table[:, a:b] if positions is not None else table[:, : b - a] for a, b in bounds]
         q, k = self._placed(q, k, bounds, turns, kernels.steps)
         out = kernels.packed(q, k, v, bounds)
         del q, k, v
@@ -173,7 +173,7 @@ class Block(nn.Module):
         table: Tensor,
         kernels: Kernels,
         segmentwise: bool,
-        places: Tensor | None = None,
+        positions: Tensor | None = None,
     ) -> Tensor:
         """Map tokens [B, N, D]; into x itself when gradients are off.
 
@@ -183,7 +183,7 @@ class Block(nn.Module):
             bounds: token ranges that attend among themselves.
             table: rotary positions of the longest of them.
             segmentwise: one range after the other; needs gradients off.
-            places: [N], row of the table for every token; None where ranges have no gaps.
+            positions: [N], row of the table for every token; None where ranges have no gaps.
         """
         modulations, keys = self.modulations_at(time), self.cross_attn.keys(context)
         pieces = bounds if segmentwise else ((0, x.shape[1]),)
@@ -193,10 +193,10 @@ class Block(nn.Module):
             part = x[:, start:stop]
             if segmentwise:
                 # The rows of this segment alone: two lengths of one call are one for a compiler.
-                at = slice(stop - start) if places is None else places[start:stop]
+                at = slice(stop - start) if positions is None else positions[start:stop]
                 part = self.attend(part, modulations[0], None, table[:, at], kernels)
             else:
-                part = self.attend(part, modulations[0], bounds, table, kernels, places)
+                part = self.attend(part, modulations[0], bounds, table, kernels, positions)
             step = part.shape[1] if torch.is_grad_enabled() else kernels.rows
             for row in range(0, part.shape[1], step):
                 rows = self.think(part[:, row : row + step], modulations[1:], keys, kernels)
@@ -204,11 +204,13 @@ class Block(nn.Module):
 
     def attend(
         self, x: Tensor, modulation: Modulation, bounds: Bounds | None, table: Tensor,
-        kernels: Kernels, places: Tensor | None = None,
+        kernels: Kernels, positions: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         """Add self-attention to tokens [B, N, D]; in x itself when gradients are off."""
         norm = self._norm(modulation, kernels)
-        return _add(x, self.self_attn(x, norm, bounds, table, kernels, places), _gate(modulation))
+        return _add(
+            x, self.self_attn(x, norm, bounds, table, kernels, positions), _gate(modulation)
+        )
 
     def think(
         self, x: Tensor, modulations: tuple[Modulation, Modulation], keys: tuple[Tensor, Tensor],

@@ -111,8 +111,8 @@ class SurfRefinerDiT(nn.Module):
         time, time_head = self._times(t, start, x.dtype)
         context = self.text_embedding(context)
         for index, block in enumerate(self.blocks):
-            bounds, places = cuts[index % 2]
-            given = (x, time, context, bounds, table, kernels, segmentwise, places)
+            bounds, positions = cuts[index % 2]
+            given = (x, time, context, bounds, table, kernels, segmentwise, positions)
             if self.checkpointing and torch.is_grad_enabled():
                 x = checkpoint(block, *given, use_reentrant=False)
             else:
@@ -185,7 +185,7 @@ class SurfRefinerDiT(nn.Module):
             return _laid(parts, 1, prod(grid)).contiguous()
         spans = (kept.within(a, b) for a, b in self._spans(grid))
         chosen = (pack(part, span) for part, span in zip(parts, spans, strict=True))
-        return _laid(chosen, 1, len(kept.places))
+        return _laid(chosen, 1, len(kept.indices))
 
     def _read(self, x: Tensor, time: Tensor, grid: Grid, kernels: Kernels) -> Tensor:
         """Make a velocity [B, C, T, H, W] of tokens."""

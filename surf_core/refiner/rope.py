@@ -40,8 +40,8 @@ def rotary_table(
         exponent = torch.arange(0, width, 2, dtype=torch.float64, device="cpu") / width
         angle = torch.arange(size, device="cpu")[:, None] * 10000.0**-exponent
         turn = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], dim=-1)
-        places = [size if other == axis else 1 for other in range(3)]
-        turn = turn.to(device, dtype).view(*places, width // 2, 2, 2)
+        shape = [size if other == axis else 1 for other in range(3)]
+        turn = turn.to(device, dtype).view(*shape, width // 2, 2, 2)
         turns.append(turn.expand(*grid, width // 2, 2, 2))
     return torch.cat(turns, dim=3).flatten(0, 2)[None, :, None]
 

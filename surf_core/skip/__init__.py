@@ -4,12 +4,11 @@ from .compose import Skipping, compose, refine_skipping, weight
 from .detail import detail
 from .mask import Mask, check_keep, choose
 from .oracle import down_up, oracle_mask, scores
-from .pack import MULTIPLE, Packing, pack, packing, round_up, unpack
+from .pack import Packing, pack, packing, unpack
 from .predict import predict_mask
 from .predictor import MaskPredictor, PredictorConfig
 
 __all__ = [
-    "MULTIPLE",
     "Mask",
     "MaskPredictor",
     "Packing",
@@ -25,7 +24,6 @@ __all__ = [
     "packing",
     "predict_mask",
     "refine_skipping",
-    "round_up",
     "scores",
     "unpack",
     "weight",

@@ -14,8 +14,8 @@ from ..checks import check_range
 
 SOURCES = ("oracle", "predictor", "detail")
 """Where scores come from: the sharp clip, a trained network, the preview's own detail."""
-HOLD = 0.7
-"""A token that is refined stays so down to this share of tau."""
+HYSTERESIS = 0.7
+"""A refined token stays refined in the next latent frame down to this share of tau."""
 GREATEST = 255.0
 """No tau is above the range of a pixel."""
 
@@ -117,14 +117,13 @@ def choose(
     source: str,
     tau: float | None = None,
     keep: float | None = None,
-    smear: int = 0,
-    hold: float = HOLD,
+    hysteresis: float = HYSTERESIS,
     dilate: int = 0,
 ) -> Mask:
     """Choose tokens by score.
 
     A token is refined from tau on (so tau 0 refines all) and, having been refined in the latent
-    frame before, down to hold * tau.
+    frame before, down to hysteresis * tau.
 
     Args:
         scores: [T, h, w], or [B, T, h, w], of which the maximum over the batch counts.
@@ -132,8 +131,8 @@ def choose(
         tau: 0..255, see `surf_core.skip.oracle` for the unit; this or keep.
         keep: wanted share of refined tokens, above 0 to 1: the largest tau that keeps as many, with
             all that follows counted in; equal scores are kept together.
-        smear: latent frames to either side of which each token takes the maximum; 1 is a pool of 3.
-        hold: 0..1; 1 does without the memory.
+        hysteresis: 0..1, share of tau down to which a refined token stays refined in the next
+            frame; 1 for a plain threshold.
         dilate: tokens to every side of a refined one that are refined too.
 
     Raises:
@@ -143,9 +142,8 @@ def choose(
     """
     if (tau is None) == (keep is None):
         raise ValueError(f"expected either tau or keep, got {tau=}, {keep=}; give one of them.")
-    check_range(hold, "hold", 0.0, 1.0, "use 0.7, or 1 for none")
-    for name, value in (("smear", smear), ("dilate", dilate)):
-        check_range(value, name, 0, 64, "use 0 or 1")
+    check_range(hysteresis, "hysteresis", 0.0, 1.0, "use 0.7, or 1 for none")
+    check_range(dilate, "dilate", 0, 64, "use 0 or 1")
     if scores.ndim not in (3, 4):
         raise ValueError(
             f"expected scores [T, h, w] or [B, T, h, w], got {tuple(scores.shape)}; pass one for "
@@ -156,27 +154,20 @@ def choose(
     scores = scores.amax(dim=0) if scores.ndim == 4 else scores
 
     def tokens(tau: float) -> Tensor:
-        return _dilated(_held(_smeared(scores, smear), tau, hold), dilate)
+        return _dilated(_threshold(scores, tau, hysteresis), dilate)
 
     if tau is None:
         check_range(keep, "keep", 1e-6, 1.0, "use 0.5 for half of the tokens")
-        tau = _tau_for(keep, tokens, _smeared(scores, smear), hold)
+        tau = _tau_for(keep, tokens, scores, hysteresis)
     check_tau(tau)
     return Mask(tokens=tokens(tau), scores=scores, source=source, tau=tau)
 
 
-def _smeared(scores: Tensor, frames: int) -> Tensor:
-    """Maximum over 2 * frames + 1 frames around each."""
-    if not frames:
-        return scores
-    return F.max_pool3d(scores[None], (2 * frames + 1, 1, 1), 1, (frames, 0, 0))[0]
-
-
-def _held(scores: Tensor, tau: float, hold: float) -> Tensor:
-    """Threshold with a memory of the frame before."""
+def _threshold(scores: Tensor, tau: float, hysteresis: float) -> Tensor:
+    """Keep scores from tau on, and from hysteresis * tau on where the frame before was kept."""
     on, frames = torch.zeros_like(scores[0], dtype=torch.bool), []
     for frame in scores:
-        on = (frame >= tau) | on & (frame >= hold * tau)
+        on = (frame >= tau) | on & (frame >= hysteresis * tau)
         frames.append(on)
     return torch.stack(frames)
 
@@ -187,18 +178,20 @@ def _dilated(tokens: Tensor, by: int) -> Tensor:
     return F.max_pool2d(tokens[:, None].float(), 2 * by + 1, 1, by)[:, 0] > 0
 
 
-def _tau_for(keep: float, tokens: Callable[[float], Tensor], scores: Tensor, hold: float) -> float:
-    """The largest tau that keeps the wanted share: fewer are kept the larger it is."""
-    steps = scores.flatten().double()
-    if hold:
-        steps = torch.cat([steps, steps / hold])
-    steps = torch.cat([steps.new_zeros(1), steps]).unique()
-    steps = steps[steps <= GREATEST]
-    low, high = 0, len(steps) - 1
+def _tau_for(
+    keep: float, tokens: Callable[[float], Tensor], scores: Tensor, hysteresis: float
+) -> float:
+    """Find the largest tau that keeps the share `keep`, by bisection over all that differ."""
+    taus = scores.flatten().double()
+    if hysteresis:
+        taus = torch.cat([taus, taus / hysteresis])
+    taus = torch.cat([taus.new_zeros(1), taus]).unique()
+    taus = taus[taus <= GREATEST]
+    low, high = 0, len(taus) - 1
     while low < high:
         middle = (low + high + 1) // 2
-        if tokens(steps[middle].item()).double().mean() >= keep:
+        if tokens(taus[middle].item()).double().mean() >= keep:
             low = middle
         else:
             high = middle - 1
-    return steps[low].item()
+    return taus[low].item()

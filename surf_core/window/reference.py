@@ -24,7 +24,7 @@ def reference_attention(
     counts: Sequence[int],
     window: int,
     shifted: bool,
-    places: Tensor | None = None,
+    positions: Tensor | None = None,
 ) -> Tensor:
     """Attend inside shifted windows by padding, rolling and masking.
 
@@ -33,7 +33,7 @@ def reference_attention(
         counts: tokens of each latent frame, which may differ and may be 0.
         window: latent frames, >= 2; 0, or as many as there are, for one window without a shift.
         shifted: True on every second layer.
-        places: [S, 2], row and column of each token in its frame, for the rotation of queries
+        positions: [S, 2], row and column of each token in its frame, for the rotation of queries
             and keys by (frame within the rolled window, row, column); None leaves them as given.
 
     Returns:
@@ -62,9 +62,9 @@ def reference_attention(
     allowed = label[:, :, None] == label[:, None, :]
 
     q, k, v = (windows(x.double()) for x in (q, k, v))
-    if places is not None:
+    if positions is not None:
         time = torch.arange(window).repeat_interleave(slots).expand(label.shape)
-        row, column = windows(places[None])[0].unbind(-1)
+        row, column = windows(positions[None])[0].unbind(-1)
         q, k = (rotated(x, torch.stack([time, row, column])) for x in (q, k))
     scores = torch.einsum("bnqhk,bnmhk->bnhqm", q, k) / q.shape[-1] ** 0.5
     weights = scores.masked_fill(~allowed[:, None], -torch.inf).softmax(dim=-1)

@@ -14,7 +14,6 @@ from surf.surf_core.reshift import (
     inherit_noise,
     preview,
     renoise,
-    renoise_literal,
     reshift,
 )
 from surf.surf_core.schedule import HANDOVERS, SIGMA_POLICIES, flow_sigmas, snr_equal_sigma
@@ -64,14 +63,6 @@ def test_implied_noise_is_the_same_before_and_after_an_euler_step(tolerance):
     first, second = implied_noise(z, x0, 0.8), implied_noise(after, x0, 0.7)
     assert torch.allclose(first, second, atol=tolerance[torch.float64])
     assert torch.allclose(first, x0 + v, atol=tolerance[torch.float64])
-
-
-def test_literal_eq_2_has_the_picture_too_loud():
-    x0, eps = noise(1, 4, 3, 5), noise(1, 4, 3, 5, seed=1)
-    sigma = 12 / 13
-    extra = renoise_literal(x0, sigma, eps) - sigma * eps
-    meant = renoise(x0, sigma, eps) - sigma * eps
-    assert torch.allclose(extra, 13 * meant, atol=1e-5)
 
 
 @pytest.mark.parametrize("sigma", [0.0, -0.1, float("nan")])

@@ -86,7 +86,7 @@ def test_down_up_is_identity_at_ratio_one_and_does_not_mutate():
 def test_the_oracle_keeps_the_wanted_share_of_the_worst():
     hr = random(1, 3, 3, 64, 64)
     hr[..., :32] *= 0.1
-    mask = oracle_mask(hr, keep=0.5, cell=(1, 4), hold=1.0)
+    mask = oracle_mask(hr, keep=0.5, cell=(1, 4), hysteresis=1.0)
     assert (mask.source, mask.grid) == ("oracle", (3, 8, 8))
     assert mask.tokens[..., 4:].all()
     assert not mask.tokens[..., :4].any()
@@ -119,7 +119,7 @@ def test_tau_zero_refines_everything(grid):
 
 def test_tau_is_a_threshold_per_token_without_memory():
     given = scored()
-    assert torch.equal(choose(given, source="test", tau=5, hold=1).tokens, given >= 5)
+    assert torch.equal(choose(given, source="test", tau=5, hysteresis=1).tokens, given >= 5)
 
 
 def test_what_was_refined_stays_until_it_falls_well_below_tau():
@@ -130,7 +130,7 @@ def test_what_was_refined_stays_until_it_falls_well_below_tau():
 
 def test_memory_lowers_the_flip_rate_and_never_drops_a_token():
     given = scored((20, 5, 7))
-    plain, held = (choose(given, source="test", tau=10, hold=hold) for hold in (1.0, 0.7))
+    plain, held = (choose(given, source="test", tau=10, hysteresis=hold) for hold in (1.0, 0.7))
     assert held.flip_rate < plain.flip_rate
     assert not (plain.tokens & ~held.tokens).any()
 
@@ -141,17 +141,15 @@ def test_flip_rate_counts_changes():
     assert mask_of(tokens[:1]).flip_rate == 0
 
 
-def test_smear_takes_the_maximum_of_three_frames_and_dilate_the_neighbours():
+def test_dilate_takes_the_neighbours_within_a_frame():
     given = torch.zeros(5, 5, 5)
     given[2, 2, 2] = 9
-    smeared = choose(given, source="test", tau=5, smear=1).tokens
-    assert smeared.nonzero().tolist() == [[1, 2, 2], [2, 2, 2], [3, 2, 2]]
     dilated = choose(given, source="test", tau=5, dilate=1).tokens
     assert int(dilated.sum()) == 9
     assert dilated[2, 1:4, 1:4].all()
 
 
-@pytest.mark.parametrize("options", [{}, {"hold": 1}, {"hold": 0}, {"smear": 1, "dilate": 1}])
+@pytest.mark.parametrize("options", [{}, {"hysteresis": 1}, {"hysteresis": 0}, {"dilate": 1}])
 @pytest.mark.parametrize("keep", [0.01, 0.25, 0.5, 0.9, 1.0])
 def test_keep_finds_the_largest_tau_that_keeps_as_much(keep, options):
     given = scored((6, 5, 7))
@@ -160,13 +158,13 @@ def test_keep_finds_the_largest_tau_that_keeps_as_much(keep, options):
     more = choose(given, source="test", tau=min(255, mask.tau * 1.0001 + 1e-6), **options)
     assert more.keep_ratio < keep or torch.equal(more.tokens, mask.tokens)
     assert torch.equal(choose(given, source="test", tau=mask.tau, **options).tokens, mask.tokens)
-    if options == {"hold": 1}:
+    if options == {"hysteresis": 1}:
         assert mask.keep_ratio == pytest.approx(keep, abs=1 / 210 + 1e-6)
 
 
 def test_a_batch_shares_the_mask_of_its_maximum():
     given = torch.stack([scored(seed=1), scored(seed=2)])
-    both = choose(given, source="test", tau=10, hold=1).tokens
+    both = choose(given, source="test", tau=10, hysteresis=1).tokens
     assert torch.equal(both, (given >= 10).any(dim=0))
 
 
@@ -180,8 +178,7 @@ def test_a_batch_shares_the_mask_of_its_maximum():
         ({"tau": float("nan")}, "tau must lie within"),
         ({"keep": 0}, "keep must lie within"),
         ({"keep": 1.5}, "keep must lie within"),
-        ({"tau": 3, "hold": 2}, "hold must lie within"),
-        ({"tau": 3, "smear": -1}, "smear must lie within"),
+        ({"tau": 3, "hysteresis": 2}, "hysteresis must lie within"),
         ({"tau": 3, "dilate": 65}, "dilate must lie within"),
     ],
     ids=str,
@@ -264,10 +261,12 @@ def test_detail_and_predictor_have_one_interface():
     start = random(2, 16, 3, 8, 12)
     model = MaskPredictor(PredictorConfig())
     for predictor, source in ((None, "detail"), (model, "predictor")):
-        mask = predict_mask(start, predictor, keep=0.5, hold=1)
+        mask = predict_mask(start, predictor, keep=0.5, hysteresis=1)
         assert (mask.source, mask.grid) == (source, (3, 4, 6))
         assert mask.keep_ratio >= 0.5
-        assert torch.equal(predict_mask(start, predictor, tau=mask.tau, hold=1).tokens, mask.tokens)
+        assert torch.equal(
+            predict_mask(start, predictor, tau=mask.tau, hysteresis=1).tokens, mask.tokens
+        )
         assert predict_mask(start, predictor, tau=0).keep_ratio == 1
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from surf.surf_core.refiner.rope import rotary_table, rotate
-from surf.surf_core.skip import Mask, choose, pack, packing, round_up, unpack
+from surf.surf_core.skip import pack, packing, unpack
 from surf.surf_core.window import grouped, sdpa, segments
 
 # One frame, fewer than a window, as many, one more, and lengths that no window divides.
@@ -57,10 +57,10 @@ def test_ranges_cover_kept_tokens_once_at_their_own_positions(frames, window, sh
     bounds, positions = packed.bounds(window, shifted), packed.positions(window, shifted)
     edges = [0, *(stop for _, stop in bounds)]
     assert [start for start, _ in bounds] == edges[:-1]
-    assert edges[-1] == len(packed.places)
+    assert edges[-1] == len(packed.indices)
     assert all(start < stop for start, stop in bounds)
     cuts = segments(frames, window, shifted)
-    for place, position in zip(packed.places.tolist(), positions.tolist(), strict=True):
+    for place, position in zip(packed.indices.tolist(), positions.tolist(), strict=True):
         start = next(start for start, stop in cuts if start <= place // 15 < stop)
         assert position == place - 15 * start
 
@@ -92,7 +92,7 @@ def test_skipped_attention_is_dense_attention_with_skipped_tokens_masked_out(
     q, k, v = (x.transpose(1, 2) for x in (rotate(q, table), rotate(k, table), v))
     allowed = (home[:, None] == home) & keep.flatten()
     scores = (q @ k.mT / 12**0.5).masked_fill(~allowed, -torch.inf)
-    dense = (scores.softmax(dim=-1) @ v).transpose(1, 2)[:, packed.places]
+    dense = (scores.softmax(dim=-1) @ v).transpose(1, 2)[:, packed.indices]
     assert (ours - dense).abs().max() <= tolerance[torch.float64]
 
 
@@ -104,53 +104,9 @@ def test_attention_of_nothing_is_nothing():
     assert grouped(sdpa)(x, x, x, packed.bounds(4, True)).shape == (2, 0, 2, 12)
 
 
-@pytest.mark.parametrize("multiple", [1, 4, 16])
-@pytest.mark.parametrize(("frames", "window"), CLIPS)
-@pytest.mark.parametrize("keep", [0.05, 0.4, 0.9])
-def test_counts_are_rounded_up_by_the_best_skipped_tokens(frames, window, keep, multiple):
-    scores = 20 * torch.rand(frames, 4, 7, generator=torch.Generator().manual_seed(frames))
-    mask = choose(scores, source="test", keep=keep)
-    kept = mask.tokens.clone()
-    more = round_up(mask, window, multiple)
-    assert torch.equal(mask.tokens, kept)
-    assert not (kept & ~more.tokens).any()
-    assert (more.scores is mask.scores, more.tau, more.source) == (True, mask.tau, "test")
-    halves = {edge for s in (False, True) for cut in segments(frames, window, s) for edge in cut}
-    halves = sorted(halves)
-    for start, stop in zip(halves[:-1], halves[1:], strict=True):
-        before, after, score = (x[start:stop].flatten() for x in (kept, more.tokens, scores))
-        assert after.sum() - before.sum() < multiple
-        assert after.all() or after.sum() % multiple == 0
-        assert bool(after.any()) == bool(before.any())
-        added = after & ~before
-        if added.any() and not after.all():
-            assert score[added].min() >= score[~after].max()
-
-
-@pytest.mark.parametrize(("frames", "window"), CLIPS)
-def test_every_window_of_both_phases_holds_a_multiple(frames, window):
-    """Halves of 16 tokens a frame are never whole by rounding alone, so no exception is met."""
-    scores = 20 * torch.rand(frames, 4, 4, generator=torch.Generator().manual_seed(1))
-    packed = packing(round_up(choose(scores, source="test", keep=0.4), window, 8).tokens)
-    for shifted in (False, True):
-        assert all((stop - start) % 8 == 0 for start, stop in packed.bounds(window, shifted))
-
-
-def test_rounding_keeps_all_and_none():
-    scores = torch.ones(5, 3, 3)
-    for tokens in (torch.ones(5, 3, 3, dtype=torch.bool), torch.zeros(5, 3, 3, dtype=torch.bool)):
-        mask = Mask(tokens=tokens, scores=scores, source="test", tau=1)
-        assert torch.equal(round_up(mask, 4).tokens, tokens)
-
-
-def test_wrong_token_counts_and_multiples_are_rejected():
+def test_wrong_token_counts_are_rejected():
     packed = packing(mask_of((3, 2, 3), 0.5))
     with pytest.raises(ValueError, match="expected 18 tokens"):
         pack(torch.zeros(1, 12, 4), packed)
     with pytest.raises(ValueError, match="kept tokens, got 18"):
         unpack(torch.zeros(1, 18, 4), packed)
-    mask = choose(torch.ones(3, 2, 3), source="test", tau=0)
-    with pytest.raises(ValueError, match="multiple of at least 1"):
-        round_up(mask, 4, 0)
-    with pytest.raises(ValueError, match="window must be"):
-        round_up(mask, 1)

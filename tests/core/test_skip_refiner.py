@@ -15,7 +15,6 @@ from surf.surf_core.skip import (
     compose,
     packing,
     refine_skipping,
-    round_up,
     weight,
 )
 from surf.surf_core.training.live_bytes import LiveBytes
@@ -320,13 +319,3 @@ def test_refining_with_nothing_skipped_is_refining_bit_for_bit(time, s, dtype):
     with torch.no_grad():
         plain = refine_with(model, start, context, **options)
         assert torch.equal(refine_skipping(model, start, context, mask, **options), plain)
-
-
-def test_a_rounded_mask_refines_more_and_leaves_the_rest():
-    model = make(2, time="t", sigma_start=0.0)
-    start, _, context = inputs(5)
-    scores = 9 * torch.rand(5, *SIZE, generator=torch.Generator().manual_seed(2))
-    mask = round_up(choose(scores, source="test", keep=0.3), 2, 8)
-    with torch.no_grad():
-        out = refine_skipping(model, start, context, mask, steps=2)
-    assert torch.equal((out != start).any(dim=1)[0], cells(mask.tokens))

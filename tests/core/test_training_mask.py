@@ -301,6 +301,6 @@ def test_a_short_run_learns_and_exports_what_predict_mask_loads(clips, tmp_path)
     starts = torch.stack([clips.load(key).start for key in clips.held_out])
     truth = torch.stack([task.sample(key)[1] for key in clips.held_out])
     assert share(model.scores(starts) >= task.tau, truth >= task.tau) >= task.recall - 1e-3
-    mask = predict_mask(starts, model, keep=0.5, hold=1)
+    mask = predict_mask(starts, model, keep=0.5, hysteresis=1)
     assert torch.equal(mask.scores, model.scores(starts).amax(dim=0))
     assert 0.5 <= mask.keep_ratio < 0.6

@@ -16,8 +16,8 @@ def clip(counts, batch=1, seed=0):
     generator = torch.Generator().manual_seed(seed)
     shape = (batch, sum(counts), HEADS, WIDTH)
     q, k, v = (torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(3))
-    places = torch.randint(0, 9, (sum(counts), 2), generator=generator)
-    return 3 * q, k, v, places
+    positions = torch.randint(0, 9, (sum(counts), 2), generator=generator)
+    return 3 * q, k, v, positions
 
 
 def ragged(frames, seed=0):
@@ -29,9 +29,9 @@ def ragged(frames, seed=0):
     return counts.tolist()
 
 
-def turn(x, time, places):
+def turn(x, time, positions):
     """Rotate channel pairs of x [B, S, H, 6] by time, row and column; written apart from ours."""
-    angle = torch.stack([time, places[:, 0], places[:, 1]], dim=1).double()[:, None]
+    angle = torch.stack([time, positions[:, 0], positions[:, 1]], dim=1).double()[:, None]
     even, odd = x[..., 0::2], x[..., 1::2]
     sin, cos = angle.sin(), angle.cos()
     return torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1).flatten(-2)
@@ -49,22 +49,22 @@ def local_time(counts, cuts):
     return time
 
 
-def ours(q, k, v, places, counts, window, shifted, time=None):
+def ours(q, k, v, positions, counts, window, shifted, time=None):
     cuts = segments(len(counts), window, shifted)
     time = frame_of_token(counts) if time is None else time
-    q, k = turn(q, time, places), turn(k, time, places)
+    q, k = turn(q, time, positions), turn(k, time, positions)
     return attend(q, k, v, token_bounds(counts, cuts))
 
 
 def worst_difference(counts, **options):
-    q, k, v, places = clip(counts, **options)
+    q, k, v, positions = clip(counts, **options)
     differences = []
     for window in WINDOWS:
         for shifted in PHASES:
             expected = reference_attention(
-                q, k, v, counts=counts, window=window, shifted=shifted, places=places
+                q, k, v, counts=counts, window=window, shifted=shifted, positions=positions
             )
-            out = ours(q, k, v, places, counts, window, shifted)
+            out = ours(q, k, v, positions, counts, window, shifted)
             differences.append((out - expected).abs().max())
     return torch.stack(differences).max()  # NaN if any is
 
@@ -89,12 +89,12 @@ def test_a_batch_matches_the_reference(frames):
 def test_positions_may_count_from_the_window_too(frames, shifted):
     for window in (2, 3, 4, 7, 32):
         counts = ragged(frames)
-        q, k, v, places = clip(counts)
+        q, k, v, positions = clip(counts)
         expected = reference_attention(
-            q, k, v, counts=counts, window=window, shifted=shifted, places=places
+            q, k, v, counts=counts, window=window, shifted=shifted, positions=positions
         )
         time = local_time(counts, segments(frames, window, shifted))
-        out = ours(q, k, v, places, counts, window, shifted, time)
+        out = ours(q, k, v, positions, counts, window, shifted, time)
         assert (out - expected).abs().max() <= 1e-12
 
 
@@ -115,13 +115,13 @@ def gradients(attention, q, k, v):
 @pytest.mark.parametrize(("frames", "window"), [(1, 4), (3, 4), (5, 2), (8, 4), (13, 3), (21, 4)])
 def test_gradients_match_the_reference(frames, window, make, batch):
     counts = make(frames)
-    q, k, v, places = clip(counts, batch)
+    q, k, v, positions = clip(counts, batch)
     for shifted in PHASES:
         case = {"counts": counts, "window": window, "shifted": shifted}
         expected = gradients(
-            lambda *x, case=case: reference_attention(*x, **case, places=places), q, k, v
+            lambda *x, case=case: reference_attention(*x, **case, positions=positions), q, k, v
         )
-        found = gradients(lambda *x, case=case: ours(*x, places, **case), q, k, v)
+        found = gradients(lambda *x, case=case: ours(*x, positions, **case), q, k, v)
         for a, b in zip(found, expected, strict=True):
             assert (a - b).abs().max() <= 1e-12
 
@@ -156,11 +156,13 @@ def test_padding_without_a_mask_differs():
 
 def test_positions_and_the_phase_matter_to_the_comparison():
     counts = [2] * 9
-    q, k, v, places = clip(counts)
-    expected = reference_attention(q, k, v, counts=counts, window=4, shifted=True, places=places)
+    q, k, v, positions = clip(counts)
+    expected = reference_attention(
+        q, k, v, counts=counts, window=4, shifted=True, positions=positions
+    )
     others = [
-        ours(q, k, v, places, counts, 4, False),
-        ours(q, k, v, places, counts, 4, True, 2 * frame_of_token(counts)),
+        ours(q, k, v, positions, counts, 4, False),
+        ours(q, k, v, positions, counts, 4, True, 2 * frame_of_token(counts)),
         reference_attention(q, k, v, counts=counts, window=4, shifted=True),
     ]
     assert all((other - expected).abs().max() > 0.1 for other in others)

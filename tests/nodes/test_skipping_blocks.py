@@ -7,7 +7,7 @@ import torch
 from surf.nodes.host.attention import windows
 from surf.nodes.host.attention.token_layout import KEEP_KEY
 from surf.nodes.host.skip import wrapper
-from surf.surf_core.skip import Mask, round_up
+from surf.surf_core.skip import Mask
 from surf.surf_core.window import segments
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 
@@ -149,14 +149,6 @@ def test_kept_tokens_match_the_masked_reference(window, before, after, kept, tol
     torch.testing.assert_close(got[:, seen], expected[:, seen], **close)
     assert not got[:, ~seen].any()
     assert set(network.seen) == {int(seen.sum())}
-
-
-def test_rounded_up_masks_are_masks_like_any(tolerance):
-    keep = round_up(some((5, 3, 4), 0.3), 2, 4).tokens
-    options, seen = masked(keep, 2, 0, 0)
-    expected, got = through(WanModel(), **options), through(WanModel(), keep, 2)
-    close = {"rtol": 0, "atol": tolerance[torch.float64]}
-    torch.testing.assert_close(got[:, seen], expected[:, seen], **close)
 
 
 @pytest.mark.parametrize(("before", "rows"), [(0, 5), (0, 60), (3, 5), (3, 63)])

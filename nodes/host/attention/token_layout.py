@@ -201,7 +201,7 @@ def _wan_call(network, named: dict, who: str) -> ModelCall:
         kept_tokens(x, named.get("transformer_options") or {}, patch, who),
     )
     kept = None if keep is None else packing(keep)
-    length = before + (video if kept is None else len(kept.places)) + after
+    length = before + (video if kept is None else len(kept.indices)) + after
     clip = named.get("clip_fea")
     return ModelCall(
         who=who,

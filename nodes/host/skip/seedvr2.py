@@ -173,7 +173,7 @@ def _run_block(attention, dealt, places, index: int, last: int, earlier) -> Call
         if index == 0:
             args = {**args, "vid": _gather(args["vid"], args["vid_shape"], places)}
             cache.cache[KEY] = Told()
-            lengths = [len(places.places)] * len(args["vid_shape"])
+            lengths = [len(places.indices)] * len(args["vid_shape"])
             cache.cache[KEY].give("vid_len", torch.tensor(lengths, device=args["vid"].device))
         told = cache.cache[KEY]
         if f"{phase(attention)}.win_transform" not in told:
@@ -214,7 +214,7 @@ def _scatter(vid: Tensor, cache: dict, told: Told, places) -> Tensor:
             f"{WHO}: expected SeedVR2 as ComfyUI 0.33 has it, got one that does not look up "
             f"{sorted(told.unread)}; leave this node out, and look for a newer version of it."
         )
-    whole, kept = places.grid[0] * places.grid[1] * places.grid[2], len(places.places)
+    whole, kept = places.grid[0] * places.grid[1] * places.grid[2], len(places.indices)
     if MODULATION in told:
         rows = told[MODULATION]
         cache[MODULATION] = rows[::kept].repeat_interleave(whole, dim=0)

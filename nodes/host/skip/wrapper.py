@@ -186,10 +186,10 @@ class Gathering:
         self.used = False
         video = call.before + call.per_frame * call.frames
         places = (
-            torch.arange(call.before), call.before + call.kept.places,
+            torch.arange(call.before), call.before + call.kept.indices,
             torch.arange(video, call.length),
         )  # fmt: skip
-        self.packed = Packing(grid=(1, 1, call.length), places=torch.cat(places).to(device))
+        self.packed = Packing(grid=(1, 1, call.length), indices=torch.cat(places).to(device))
         self.table = self.rows = None
 
     def gathered(self, args: dict) -> dict:
@@ -199,7 +199,7 @@ class Gathering:
             ValueError: a sequence of another length.
         """
         self.used = True
-        img, (total, kept) = args["img"], (self.packed.grid[2], len(self.packed.places))
+        img, (total, kept) = args["img"], (self.packed.grid[2], len(self.packed.indices))
         if img.shape[1] not in (total, kept):
             raise ValueError(
                 f"{self.who}: expected {total} tokens, or the mask's {kept}, got {img.shape[1]}; "
@@ -225,7 +225,7 @@ class Gathering:
         if vec.ndim < 4 or vec.shape[1] == 1:
             return vec
         each = -(-self.packed.grid[2] // vec.shape[1])
-        return vec.index_select(1, self.packed.places // each)
+        return vec.index_select(1, self.packed.indices // each)
 
     def whole(self, img: Tensor) -> Tensor:
         """Put tokens back: [B, K, D] -> [B, L, D]; zeros for skipped ones.
