@@ -8,46 +8,12 @@ from pathlib import Path
 
 import pytest
 from surf.nodes import SurfExtension
+from surf.tests.frozen_nodes import INPUTS, OUTPUTS
+from surf.tests.frozen_nodes import describe as describe_input
 
 ROOT = Path(__file__).parents[1]
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
 WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
-# Node id -> (inputs in order, outputs in order). A name may be appended, never changed or moved.
-FROZEN = {
-    "SurfReshiftKSampler": (
-        "model positive negative latent_image seed steps switch_step cfg cfg_low shift shift_low "
-        "sampler_name scheduler denoise low_resolution low_scale low_width low_height "
-        "sigma_policy noise_policy handover model_low",
-        "preview switch_x0",
-    ),
-    "SurfReshiftGuider": (
-        "model positive negative switch_step cfg cfg_low low_resolution low_scale low_width "
-        "low_height sigma_policy noise_policy handover model_low",
-        "guider",
-    ),
-    "SurfLatentDownscale": ("samples resolution scale width height method", "latent"),
-    "SurfRefiner": (
-        "model positive negative latent seed resolution scale width height upsample sigma_start "
-        "steps cfg window low_band_lock colour_match vae tile mask seam",
-        "latent width height",
-    ),
-    "SurfRefinerLoader": ("refiner_name weight_dtype attention", "model"),
-    "SurfWindowedAttention": ("model window", "model"),
-    "SurfColourMatch": ("image reference method strength", "image"),
-    "SurfTinyModels": ("", "model refiner vae latent"),
-    "SurfTinyPrompt": ("text", "conditioning"),
-    "SurfSkipMask": (
-        "model latent predictor choose keep tau resolution scale width height upsample dilate vae "
-        "image",
-        "mask keep_ratio image report",
-    ),
-    "SurfSeedVR2Skip": (
-        "model conditioning choose keep tau dilate seam",
-        "model keep_ratio report",
-    ),
-    "SurfCompile": ("model", "model"),
-    "SurfVAEDecode": ("samples vae width height piece", "image"),
-}
 # The host's nodes that the workflows use: inputs (? optional), output types, widgets.
 CORE = {
     "CLIPLoader": ("", "CLIP", "clip_name type device"),
@@ -213,16 +179,25 @@ def faults(graph):
 
 
 def test_node_ids_are_the_frozen_list():
-    assert sorted(NODES) == sorted(FROZEN)
-    assert len(list_nodes()) == len(FROZEN)
+    assert sorted(NODES) == sorted(INPUTS) == sorted(OUTPUTS)
+    assert len(list_nodes()) == len(INPUTS)
 
 
-@pytest.mark.parametrize("node_id", FROZEN)
-def test_inputs_and_outputs_are_the_frozen_list(node_id):
+@pytest.mark.parametrize("node_id", INPUTS)
+def test_inputs_and_outputs_are_frozen_in_their_order(node_id):
     schema = NODES[node_id].define_schema()
-    inputs, outputs = (part.split() for part in FROZEN[node_id])
-    assert [item.id for item in schema.inputs] == inputs
-    assert [item.display_name for item in schema.outputs] == outputs
+    assert [item.id for item in schema.inputs] == list(INPUTS[node_id])
+    outputs = [(item.display_name, type_of(item)) for item in schema.outputs]
+    assert outputs == list(OUTPUTS[node_id].items())
+
+
+@pytest.mark.parametrize(
+    ("node_id", "name"), [(node, name) for node, inputs in INPUTS.items() for name in inputs]
+)
+def test_type_default_range_and_options_of_an_input_are_frozen(node_id, name):
+    [item] = [item for item in NODES[node_id].define_schema().inputs if item.id == name]
+    frozen = INPUTS[node_id][name]
+    assert describe_input(item, frozen) == frozen
 
 
 @pytest.mark.parametrize("node_id", NODES)

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import av
 import pytest
+from surf.tests.frozen_nodes import INPUTS
 from surf.tests.host.checkpoints import refiner
 from surf.tests.host.convert import to_api
 from surf.tests.host.graphs import FRAMES, HEIGHT, WIDTH, WRITTEN, shrink
 from surf.tests.host.server import Server
 from surf.tests.test_archive import archive
-from surf.tests.test_pack import FROZEN
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -79,7 +79,7 @@ def run(server, prompt):
 
 def test_the_host_loads_the_archive(server):
     info = server.get("/object_info")
-    assert {name for name in info if name.startswith("Surf")} == set(FROZEN)
+    assert {name for name in info if name.startswith("Surf")} == set(INPUTS)
     assert "IMPORT FAILED" not in server.log.read_text()
 
 
