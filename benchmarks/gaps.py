@@ -17,7 +17,7 @@ from benchmarks.host.tables import TIMES_FASTER, table
 from benchmarks.host_flow import SIDES
 from benchmarks.provenance import publish_counted
 from surf_core import cost
-from surf_core.window import runs, segments, token_bounds
+from surf_core.window import segments, strided_ranges, token_bounds
 
 SIZES = ("720p", "1080p")
 FRAMES, LATENT_FRAMES, WINDOW = 81, 21, 4
@@ -130,7 +130,7 @@ def shapes(size: str) -> int:
     ours = {
         (run.length, run.count)
         for shifted in (False, True)
-        for run in runs(token_bounds(per_frame, segments(LATENT_FRAMES, WINDOW, shifted)))
+        for run in strided_ranges(token_bounds(per_frame, segments(LATENT_FRAMES, WINDOW, shifted)))
     }
     return 2 * 2 + len(ours) + 1
 

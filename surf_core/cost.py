@@ -275,7 +275,7 @@ def _check_ours(shape: ModelShape) -> None:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Stage:
+class Evaluations:
     """Some evaluations of one model at one size."""
 
     shape: ModelShape
@@ -312,6 +312,6 @@ class Stage:
         return self.forwards * forward_flops(self.shape, *clip, self.window, self.kept)
 
 
-def plan_flops(stages: Iterable[Stage]) -> int:
+def plan_flops(stages: Iterable[Evaluations]) -> int:
     """Add up the operations of a plan, for one video."""
     return sum(stage.flops for stage in stages)

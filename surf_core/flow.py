@@ -206,12 +206,12 @@ def refine_with(
         raise ValueError(
             "the model was not trained for a start, expected sigma_start, got None; use 0.65."
         )
-    told = _told(model, s) if config.start_range is not None else model
+    told = with_sigma_start(model, s) if config.start_range is not None else model
     velocity = model_velocity(told, context, negative, cfg)
     return refine(velocity, start, s, steps, noise, on_step, time=config.time, shift=shift)
 
 
-def _told(model, s: float):
+def with_sigma_start(model, s: float):
     """Bind the noise of the start to a model that wants to know it."""
     least, greatest = model.config.start_range
     check_range(s, "sigma_start", least, greatest, "this refiner was trained for these only")

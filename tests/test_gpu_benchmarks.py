@@ -62,7 +62,7 @@ def test_plans_are_priced_as_cost_prices_them():
 
     def petaflops(shape, side, **more):
         height, width = sizes[side]
-        stage = cost.Stage(shape=shape, frames=81, height=height, width=width, **more)
+        stage = cost.Evaluations(shape=shape, frames=81, height=height, width=width, **more)
         return stage.flops / 1e15
 
     plain = petaflops(cost.WAN_14B, "plain", steps=50)

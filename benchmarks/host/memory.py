@@ -77,7 +77,7 @@ def memory_table(
 def one_step(kit: Kit, size: str, name: str, cfg: str) -> Stage:
     """A refiner's evaluation at a size."""
     (shape, window), (height, width) = kit.setting.refiners[name], kit.setting.sides[size]
-    work = cost.Stage(
+    work = cost.Evaluations(
         shape=shape, steps=1, frames=kit.setting.frames, height=height, width=width, window=window,
         guided=cfg != "off",
     )  # fmt: skip

@@ -122,7 +122,7 @@ class Layout:
         self, plan, target, cfg, name, shape, steps, side, *, refiner="", keep=1.0, window=0
     ) -> Stage:
         clip = (self.setting.frames, *self.setting.sides[side])
-        work = cost.Stage(
+        work = cost.Evaluations(
             shape=shape, steps=steps, frames=clip[0], height=clip[1], width=clip[2], window=window,
             guided=cfg != "off",
             kept=None if keep == 1 else evenly(keep, shape, clip),

@@ -22,7 +22,7 @@ class Stage:
     cfg: str
     """Guidance, "on" or "off"; "-" for the VAE."""
     name: str
-    work: cost.Stage | None
+    work: cost.Evaluations | None
     """Model, size and evaluations; None for the VAE."""
     refiner: str = ""
     """Which one, if it is one."""

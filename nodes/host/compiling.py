@@ -23,7 +23,7 @@ WHO = "Surf Compile"
 LIMIT_KEY = "surf_compile"
 ROWS = ("blocks", "double_blocks", "single_blocks", "vace_blocks", "transformer_blocks")
 """Attributes of a network that hold its blocks in a row."""
-PARTS = ("attend", "think")
+PARTS = ("attend", "cross_attend_and_mlp")
 """Methods of a block of ours: they see one segment, so that its length alone changes."""
 LIMIT = 64
 """Codes of one block at most: torch would stop at 8, for all models of the same class together."""

@@ -43,7 +43,7 @@ class Fused:
     """(x [B, L, H, K], table) -> x, turned."""
 
 
-def whole() -> bool:
+def out_of_place() -> bool:
     """Whether tensors are taken whole and none is written into: with gradients, and in compiled
     code, where no temporary is worth saving."""
     return torch.is_grad_enabled() or torch.compiler.is_compiling()
@@ -52,9 +52,9 @@ def whole() -> bool:
 def by_rows(change: Callable[..., Tensor], x: Tensor, *along: Tensor) -> Tensor:
     """Apply `change` to x [B, L, ...] and to what goes along with its tokens.
 
-    It goes `ROWS` tokens at a time and writes into x, unless `whole`.
+    It goes `ROWS` tokens at a time and writes into x, unless `out_of_place`.
     """
-    if whole():
+    if out_of_place():
         return change(x, *along)
     for start in range(0, x.shape[1], ROWS):
         part = slice(start, start + ROWS)
@@ -70,7 +70,7 @@ def _modulate(x: Tensor, scale: Tensor, shift: Tensor | None) -> Tensor:
 
 
 def _modulated_norm(x: Tensor, scale: Tensor, shift: Tensor | None) -> Tensor:
-    if whole() or x.shape[1] <= ROWS:
+    if out_of_place() or x.shape[1] <= ROWS:
         return _modulate(x, scale, shift)
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     for start in range(0, x.shape[1], ROWS):

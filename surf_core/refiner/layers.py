@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..window import Bounds, Dense, Packed
-from .fused import EPS, Fused, by_rows, eager, whole
+from .fused import EPS, Fused, by_rows, eager, out_of_place
 
 Norm = Callable[[Tensor], Tensor]
 """[B, N, D] -> what a module gets to see, [B, N, D]."""
@@ -39,7 +39,7 @@ class Kernels:
     """Tokens that the row-wise parts take at once when gradients are off."""
 
     @property
-    def steps(self) -> Fused:
+    def fused_ops(self) -> Fused:
         """`fused`; for a compiler, which fuses by itself, plain torch."""
         return eager if torch.compiler.is_compiling() else self.fused
 
@@ -102,7 +102,7 @@ class SelfAttention(Attention):
         q, k, v = self.q(y), self.k(y), self.split(self.v(y))
         del y
         turns = [table[:, a:b] if positions is not None else table[:, : b - a] for a, b in bounds]
-        q, k = self._placed(q, k, bounds, turns, kernels.steps)
+        q, k = self._placed(q, k, bounds, turns, kernels.fused_ops)
         out = kernels.packed(q, k, v, bounds)
         del q, k, v
         return self.o(out.flatten(-2))
@@ -120,7 +120,7 @@ class SelfAttention(Attention):
 
 def _turned(x: Tensor, bounds: Bounds, turns: list[Tensor], fused: Fused) -> Tensor:
     parts = [fused.rotate(x[:, a:b], turn) for (a, b), turn in zip(bounds, turns, strict=True)]
-    if not whole():
+    if not out_of_place():
         return x
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
@@ -145,10 +145,10 @@ def _add(x: Tensor, y: Tensor, gate: Tensor | None) -> Tensor:
 
 
 class Block(nn.Module):
-    """Self-attention, cross-attention, feed-forward, each behind a norm that knows the time.
+    """Transformer block with timestep-modulated (adaLN) norms.
 
-    `attend` and `think` are what there is to compute, on any number of tokens: a compiler that
-    takes these two has one code for every block, window and size.
+    `attend` and `cross_attend_and_mlp` do all of its arithmetic, on any number of tokens: compile
+    these two and one graph serves every block, window and size.
     """
 
     per_head = False
@@ -199,7 +199,9 @@ class Block(nn.Module):
                 part = self.attend(part, modulations[0], bounds, table, kernels, positions)
             step = part.shape[1] if torch.is_grad_enabled() else kernels.rows
             for row in range(0, part.shape[1], step):
-                rows = self.think(part[:, row : row + step], modulations[1:], keys, kernels)
+                rows = self.cross_attend_and_mlp(
+                    part[:, row : row + step], modulations[1:], keys, kernels
+                )
         return rows if torch.is_grad_enabled() else x
 
     def attend(
@@ -212,19 +214,21 @@ class Block(nn.Module):
             x, self.self_attn(x, norm, bounds, table, kernels, positions), _gate(modulation)
         )
 
-    def think(
+    def cross_attend_and_mlp(
         self, x: Tensor, modulations: tuple[Modulation, Modulation], keys: tuple[Tensor, Tensor],
         kernels: Kernels,
     ) -> Tensor:  # fmt: skip
         """Add cross-attention and feed-forward to tokens [B, N, D]; in x itself as above."""
-        look, think = modulations
-        x = _add(x, self.cross_attn(x, self._norm(look, kernels), keys, kernels.dense), _gate(look))
-        return _add(x, self.ffn(self._norm(think, kernels)(x)), _gate(think))
+        cross, mlp = modulations
+        x = _add(
+            x, self.cross_attn(x, self._norm(cross, kernels), keys, kernels.dense), _gate(cross)
+        )
+        return _add(x, self.ffn(self._norm(mlp, kernels)(x)), _gate(mlp))
 
     def _norm(self, modulation: Modulation, kernels: Kernels) -> Norm:
         if modulation is None:
             return self.norm3
-        return lambda x: kernels.steps.modulated_norm(x, *modulation[:2])
+        return lambda x: kernels.fused_ops.modulated_norm(x, *modulation[:2])
 
 
 def _gate(modulation: Modulation) -> Tensor | None:

@@ -4,7 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from .demo import PROMPTS, Run, Settings, table
+from .demo import PROMPTS, Demo, Settings, table
 from .model import REFINER, WEIGHTS
 from .pictures import contact_sheet, write_mp4
 
@@ -20,7 +20,7 @@ def main() -> None:
     args = parser.parse_args()
     prompts = args.prompt or list(PROMPTS)
     settings = Settings(seed=args.seed, switch_step=args.switch_step)
-    run = Run(prompts, settings, args.weights, args.refiner)
+    run = Demo(prompts, settings, args.weights, args.refiner)
     run()
     args.out.mkdir(parents=True, exist_ok=True)
     for name, videos in run.videos.items():

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..cost import TINY, Stage, plan_flops
+from ..cost import TINY, Evaluations, plan_flops
 from ..flow import euler
 from ..resample import resize
 from ..reshift import DEFAULT_NOISE, DEFAULT_SIGMA, inherit_noise, preview
@@ -60,7 +60,7 @@ class Settings:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Row:
+class DemoRow:
     """One line of the report; costs are per video, guidance counted, earlier stages included."""
 
     name: str
@@ -91,7 +91,7 @@ def resized(video: Tensor, side: int) -> Tensor:
     return video if side == video.shape[-1] else resize(video, (side, side), method).clamp(0, 1)
 
 
-class Run:
+class Demo:
     """Runs each method once and prices it.
 
     Args:
@@ -114,16 +114,16 @@ class Run:
         self.untrained = TinyRefiner(prompts, weights)
         self.seeds = [settings.seed + index for index in range(len(prompts))]
         self.sigmas = flow_sigmas(settings.steps, settings.shift)
-        self.rows: list[Row] = []
+        self.rows: list[DemoRow] = []
         self.videos: dict[str, Tensor] = {}
 
     def measure(
         self,
         name: str,
         model: Prompted,
-        legs: list[Stage],
+        legs: list[Evaluations],
         make: Callable[[], Tensor],
-        after: Row | None = None,
+        after: DemoRow | None = None,
     ) -> Tensor:
         """Time `make`, check that `model` ran `legs`, and price both."""
         before, began = model.evaluations, time.perf_counter()
@@ -135,7 +135,7 @@ class Run:
         self.videos[name] = video
         signature = compare(video, resized(self.videos["baseline"], video.shape[-1]))
         self.rows.append(
-            Row(
+            DemoRow(
                 name=name,
                 pixels=video.shape[-1],
                 evaluations=ran + (after.evaluations if after else 0),
@@ -172,7 +172,7 @@ class Run:
         )  # fmt: skip
         self._refine(shown, self.rows[-1])
 
-    def _refine(self, shown: Tensor, after: Row) -> None:
+    def _refine(self, shown: Tensor, after: DemoRow) -> None:
         """Refine a preview with the trained refiner, and with the untrained model.
 
         That one stays at the size of its training: beyond it, it falls apart into patches.
@@ -207,18 +207,18 @@ class Run:
         }
 
 
-def leg(steps: int, cells: int, window: int = 0, guided: bool = True) -> Stage:
+def leg(steps: int, cells: int, window: int = 0, guided: bool = True) -> Evaluations:
     """So many evaluations of a tiny model at a size in latent cells."""
     side = cells * codec.CELL
-    return Stage(
+    return Evaluations(
         shape=TINY, steps=steps, frames=FRAMES, height=side, width=side, window=window,
         guided=guided,
     )  # fmt: skip
 
 
-def table(rows: list[Row]) -> str:
+def table(rows: list[DemoRow]) -> str:
     """Lay the rows out as a Markdown table."""
-    names = list(Row.__dataclass_fields__)
+    names = list(DemoRow.__dataclass_fields__)
     lines = [" | ".join(names), " | ".join("---" for _ in names)]
     lines += [" | ".join(str(getattr(row, name)) for name in names) for row in rows]
     return "\n".join(f"| {line} |" for line in lines)

@@ -95,7 +95,7 @@ def _mesh(kind: str, size: int, shards: int | None) -> DeviceMesh:
     return init_device_mesh(kind, (size // shards, shards), mesh_dim_names=("replica", "shard"))
 
 
-def spread(model: nn.Module, world: World, precision: str) -> nn.Module:
+def shard_model(model: nn.Module, world: World, precision: str) -> nn.Module:
     """Move the model to its device; of more than one process, each keeps its shard.
 
     A block's weights are gathered when it runs, in bf16 if that is the precision; gradients are

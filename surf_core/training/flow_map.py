@@ -19,9 +19,9 @@ from ..degrade.draw import seeded
 from ..flow import interpolate, velocity_target
 from ..refiner import RefinerConfig, SurfRefinerDiT
 from ..schedule import shift_sigma
-from .holes import Holes
 from .sampler import BucketSampler
 from .task import Batch, Task
+from .token_dropout import TokenDropout
 
 QUANTILES = (0.1, 0.3, 0.5, 0.7, 0.9)
 """Levels t at which the held-out loss is taken."""
@@ -80,7 +80,7 @@ class FlowMap(Task):
     """Share of samples without text, for guidance."""
     text_tokens: int = 512
     """L: texts are filled up with zeros to as many, as Wan does."""
-    holes: Holes = field(default_factory=Holes)
+    token_dropout: TokenDropout = field(default_factory=TokenDropout)
     """How often, and where, tokens are left out."""
     weights: Path | None = None
     """Where to begin: Wan's file or one of ours; None draws fresh ones."""
@@ -121,15 +121,15 @@ class FlowMap(Task):
     def batch(self, step: int, rank: int, world: int) -> Batch:
         phase, sampler, within = self._at(step)
         keys = sampler.at(within, rank, world).keys
-        levels = spread(self.batch_size, seeded(self.seed, "levels", step))
-        drop = torch.rand((), generator=seeded(self.seed, "holes", step)) < self.holes.share
+        levels = stratified_levels(self.batch_size, seeded(self.seed, "levels", step))
+        drop = torch.rand((), generator=seeded(self.seed, "holes", step)) < self.token_dropout.share
         items = [
             self._item(key, phase.frames, step, rank + index * world)
             for index, key in enumerate(keys)
         ]
         tensors = {name: torch.stack([item[name] for item in items]) for name in items[0]}
         tensors["t"] = shift_sigma(levels[rank::world], self.shift)
-        tensors["holes"] = drop.expand(len(keys))
+        tensors["drop_tokens"] = drop.expand(len(keys))
         return Batch(tensors=tensors, keys=keys)
 
     def _item(self, key: str, frames: int, step: int, position: int) -> dict[str, Tensor]:
@@ -162,8 +162,8 @@ class FlowMap(Task):
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         given = batch.tensors
         keep = None
-        if given["holes"].any():
-            keep = self.holes.keep(given["hr"], self.config.patch)
+        if given["drop_tokens"].any():
+            keep = self.token_dropout.keep(given["hr"], self.config.patch)
         return self._distance(model, given, keep)
 
     def _distance(
@@ -211,7 +211,7 @@ class FlowMap(Task):
         return {name: getattr(self, name) for name in named} | {
             "config": asdict(self.config),
             "phases": [asdict(phase) for phase in self.phases],
-            "holes": asdict(self.holes),
+            "holes": asdict(self.token_dropout),
             "begins_with": self.weights.name if self.weights else None,
         }
 
@@ -226,7 +226,7 @@ def by_size(buckets: Mapping[str, str], frames: int) -> dict[str, str]:
     return found
 
 
-def spread(count: int, generator: torch.Generator) -> Tensor:
+def stratified_levels(count: int, generator: torch.Generator) -> Tensor:
     """Draw logit-normal levels [count] in 0..1, one from each of `count` equal shares of them.
 
     Less noise in the gradient than independent draws have. Source: SURF B.3; the shares are ours.

@@ -14,11 +14,11 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from torch.distributed.tensor import DTensor
 
 from . import state
-from .distributed import World, processes, spread
+from .distributed import World, processes, shard_model
+from .divergence import DivergenceGuard, write_report
 from .logs import Log
 from .optim import Average, optimizers, take_step
 from .task import Batch, Recipe, Task
-from .watch import Watch, write_report
 
 log = logging.getLogger(__name__)
 
@@ -56,10 +56,12 @@ def run(
     """
     out.mkdir(parents=True, exist_ok=True)
     with processes(device, shards) as world:
-        return Run(task, recipe, out, world, compile_model, trackers).to_the_end(max_minutes)
+        return TrainingLoop(task, recipe, out, world, compile_model, trackers).to_the_end(
+            max_minutes
+        )
 
 
-class Run:
+class TrainingLoop:
     """A recipe under way: weights, their average, optimizers, and how far it has come."""
 
     def __init__(
@@ -78,7 +80,7 @@ class Run:
             )
         self.task, self.recipe, self.out, self.world = task, recipe, out, world
         self.step, self.seconds, self.pending = 0, 0.0, []
-        self.watch = Watch(recipe.explode)
+        self.guard = DivergenceGuard(recipe.explode)
         self.model = task.build()
         if recipe.checkpointing:
             if not hasattr(self.model, "checkpointing"):
@@ -101,7 +103,7 @@ class Run:
         if compile_model and self.world.mesh:
             for block in self.model.blocks:
                 block.compile(dynamic=False)
-        self.model = spread(self.model, self.world, self.recipe.precision)
+        self.model = shard_model(self.model, self.world, self.recipe.precision)
         whole = compile_model and not self.world.mesh
         self.forward = torch.compile(self.model, dynamic=False) if whole else self.model
 
@@ -115,7 +117,7 @@ class Run:
         tensors = state.tensors_of(self.model, self.average, self.opts)
         state.load(path, tensors, self.world)
         self.step, self.seconds, self.pending = notes["step"], notes["seconds"], notes["pending"]
-        self.watch = Watch(self.recipe.explode, **notes["watch"])
+        self.guard = DivergenceGuard(self.recipe.explode, **notes["watch"])
         log.info("resumed at step %d", self.step)
 
     def to_the_end(self, max_minutes: float | None = None) -> Path | None:
@@ -150,7 +152,7 @@ class Run:
         loss, wants = world.mean(self._backward(batch), float(stop))
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip)
         norm = (norm.full_tensor() if isinstance(norm, DTensor) else norm).item()
-        problem = self.watch.see(loss, norm)
+        problem = self.guard.see(loss, norm)
         if problem:
             self._give_up(problem, batch, {"loss": loss, "grad_norm": norm})
         take_step(self.opts, recipe.rate(self.step))
@@ -175,7 +177,7 @@ class Run:
         keys = self.world.gather(batch.keys)
         name = f"bad-step-{self.step:06d}.json"
         if self.world.first:
-            write_report(self.out, self.step, numbers, keys, self.watch)
+            write_report(self.out, self.step, numbers, keys, self.guard)
         raise FloatingPointError(
             f"expected a loss that stays finite, at step {self.step} {problem}; {self.out / name} "
             "names the samples. Lower lr or leave them out, and go on from the last checkpoint."
@@ -219,12 +221,12 @@ class Run:
 
     def save(self) -> None:
         """Write everything that a resumed run needs, unless the loss is exploding."""
-        if not self.watch.calm:
+        if not self.guard.calm:
             log.warning("step %d is not saved: its loss explodes", self.step)
             return
         tensors = state.tensors_of(self.model, self.average, self.opts)
         notes = self.identity | {"seed": self.recipe.seed, "seconds": self.seconds}
-        notes |= {"pending": self.pending, "watch": self.watch.state()}
+        notes |= {"pending": self.pending, "watch": self.guard.state()}
         state.save(self.out, self.step, tensors, notes, self.world, self.recipe.keep)
 
     def export(self) -> Path:
@@ -240,4 +242,4 @@ class Run:
 
     def _usual_loss(self) -> float:
         """Mean of the last losses."""
-        return sum(self.watch.losses) / len(self.watch.losses)
+        return sum(self.guard.losses) / len(self.guard.losses)

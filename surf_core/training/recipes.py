@@ -15,9 +15,9 @@ from ..refiner import RefinerConfig
 from ..skip.oracle import LATENT
 from .dry_run import Price, price
 from .flow_map import Clips, FlowMap, Phase
-from .holes import Holes
 from .mask import MaskTask
 from .task import Recipe, Task
+from .token_dropout import TokenDropout
 
 STRENGTHS = (0.6, 0.9)
 """Least and greatest noise s of a start. Source: SURF B.3."""
@@ -29,7 +29,7 @@ scenes that are in no table."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Job:
+class TrainingJob:
     """A task and the numbers of its run."""
 
     task: Task
@@ -55,7 +55,7 @@ class Job:
         )  # fmt: skip
 
 
-def surf_1b(clips: Clips, weights: Path | None = None, seed: int = 0) -> Job:
+def surf_1b(clips: Clips, weights: Path | None = None, seed: int = 0) -> TrainingJob:
     """The paper's refiner and schedule, 1.02 B parameters from nothing.
 
     21 frames for 1000 steps, then 81 for 4000; batch 24, AdamW at 5e-5, bf16. The paper begins
@@ -73,7 +73,7 @@ def surf_1b(clips: Clips, weights: Path | None = None, seed: int = 0) -> Job:
     return _large(replace(config, start_range=STRENGTHS), clips, weights, seed, "surf_1b")
 
 
-def wan_1_3b(clips: Clips, weights: Path | None = None, seed: int = 0) -> Job:
+def wan_1_3b(clips: Clips, weights: Path | None = None, seed: int = 0) -> TrainingJob:
     """The reproducible one: Wan 2.1 T2V 1.3B becomes a refiner; same VAE, same text encoder.
 
     Its self-attention is cut into windows of 4 latent frames and an embedding of s is added that
@@ -91,7 +91,7 @@ def wan_1_3b(clips: Clips, weights: Path | None = None, seed: int = 0) -> Job:
     return _large(config, clips, weights, seed, "wan_1_3b")
 
 
-def single_gpu(clips: Clips, weights: Path | None = None, seed: int = 0) -> Job:
+def single_gpu(clips: Clips, weights: Path | None = None, seed: int = 0) -> TrainingJob:
     """`wan_1_3b` for one GPU: 21 frames only, 4 clips a step one after the other, 3000 steps.
 
     Hardware: 1 GPU of 80 GB. Time: not measured. Result: not measured. Command:
@@ -103,10 +103,12 @@ def single_gpu(clips: Clips, weights: Path | None = None, seed: int = 0) -> Job:
     job = wan_1_3b(clips, weights, seed)
     task = replace(job.task, phases=(Phase(frames=21, steps=3000),), batch_size=4)
     recipe = replace(job.recipe, name="single_gpu", steps=3000, batch=4, micro=4)
-    return Job(task=task, recipe=recipe, size=(21, 720, 1280))
+    return TrainingJob(task=task, recipe=recipe, size=(21, 720, 1280))
 
 
-def _large(config: RefinerConfig, clips: Clips, weights: Path | None, seed: int, name: str) -> Job:
+def _large(
+    config: RefinerConfig, clips: Clips, weights: Path | None, seed: int, name: str
+) -> TrainingJob:
     phases = (Phase(frames=21, steps=1000), Phase(frames=81, steps=4000))
     batch = 24
     task = FlowMap(
@@ -120,7 +122,7 @@ def _large(config: RefinerConfig, clips: Clips, weights: Path | None, seed: int,
         seed=seed,
         held_out_every=250,
     )
-    return Job(task=task, recipe=recipe, size=(81, 720, 1280))
+    return TrainingJob(task=task, recipe=recipe, size=(81, 720, 1280))
 
 
 def tiny(
@@ -132,7 +134,7 @@ def tiny(
     precision: str = "fp32",
     strengths: tuple[float, float] = (0.0, 0.4),
     window: int = 2,
-) -> Job:
+) -> TrainingJob:
     """The embedded refiner: 2.3 M parameters, drawn scenes from 32 to 128 pixels.
 
     Less noise than the paper's: what noise of 0.6 leaves of a 32-pixel preview does not tell a
@@ -160,13 +162,13 @@ def tiny(
         shift=1.0,
         text_tokens=3,
         dtype=torch.float16,
-        holes=Holes(),
+        token_dropout=TokenDropout(),
     )
     recipe = Recipe(
         name="tiny_refiner", steps=steps, batch=8, lr=2e-3, betas=(0.9, 0.99), optimizer="muon",
         cooldown=0.3, ema=0.995, precision=precision, seed=seed, held_out_every=250, log_every=50,
     )  # fmt: skip
-    return Job(task=task, recipe=recipe, size=(5, 128, 128))
+    return TrainingJob(task=task, recipe=recipe, size=(5, 128, 128))
 
 
 def mask(
@@ -177,7 +179,7 @@ def mask(
     steps: int = 800,
     decode: Callable[[Tensor], Tensor] | None = None,
     cell: tuple[int, int] = LATENT,
-) -> Job:
+) -> TrainingJob:
     """SkipSR's mask predictor: which tokens need refining, told by the enlarged preview's latent.
 
     Scored are the sharp latents themselves, or their pixels where `decode` makes some.
@@ -197,7 +199,7 @@ def mask(
         name="mask", steps=steps, batch=8, lr=2e-3, betas=(0.9, 0.99), cooldown=0.3, ema=0.99,
         precision="fp32", seed=seed, held_out_every=200, log_every=50,
     )  # fmt: skip
-    return Job(task=task, recipe=recipe)
+    return TrainingJob(task=task, recipe=recipe)
 
 
 RECIPES = {

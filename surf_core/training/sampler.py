@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Batch:
+class BucketBatch:
     """The clips of one step, all of one bucket."""
 
     step: int
@@ -97,7 +97,7 @@ class BucketSampler:
         self._kept = epoch, ordered
         return ordered
 
-    def at(self, step: int, rank: int = 0, world: int = 1) -> Batch:
+    def at(self, step: int, rank: int = 0, world: int = 1) -> BucketBatch:
         """The batch of a step, or one rank's share of it.
 
         Args:
@@ -117,4 +117,4 @@ class BucketSampler:
             )
         epoch, position = divmod(step, self.steps_per_epoch)
         bucket, keys = self._epoch(epoch)[position]
-        return Batch(step=step, epoch=epoch, bucket=bucket, keys=keys[rank::world])
+        return BucketBatch(step=step, epoch=epoch, bucket=bucket, keys=keys[rank::world])

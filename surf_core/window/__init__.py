@@ -9,17 +9,17 @@ from .backends import (
     why_not_torch_varlen,
     why_not_triton,
 )
-from .geometry import Bounds, Run, runs, segments, token_bounds
+from .geometry import Bounds, StridedRanges, segments, strided_ranges, token_bounds
 
 __all__ = [
     "BACKENDS",
     "Bounds",
     "Dense",
     "Packed",
-    "Run",
+    "StridedRanges",
     "backend",
     "grouped",
-    "runs",
+    "strided_ranges",
     "sdpa",
     "segments",
     "token_bounds",

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .geometry import Bounds, Run, check_bounds, runs, segments, token_bounds
+from .geometry import Bounds, StridedRanges, check_bounds, segments, strided_ranges, token_bounds
 
 Dense = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(q [n, L, H, K], k [n, M, H, K], v [n, M, H, K]) -> [n, L, H, K]. Never a mask: some kernels
@@ -28,10 +28,10 @@ def sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 def grouped(dense: Dense) -> Packed:
     """Make a packed attention of a dense one, with as few calls as the ranges allow.
 
-    Every run of `runs` is one call when B is 1 or the run has one range; otherwise one call for
+    Each of `strided_ranges` is one call when B is 1 or it has one range; otherwise one call for
     each sample or for each range, whichever are fewer, since one view cannot hold both.
-    Inputs of `dense` are views, and the result is put together by one copy; where one range
-    holds the sequence, the result of `dense` is returned as it is.
+    Inputs of `dense` are views, and one copy joins the results; where one range holds the
+    sequence, the result of `dense` is returned as it is.
 
     Raises:
         ValueError: when called with ranges that do not cover the sequence.
@@ -44,7 +44,7 @@ def grouped(dense: Dense) -> Packed:
             # Before the plan, which a compiler would make for this one length.
             return dense(q, k, v)
         check_bounds(bounds, q.shape[1])
-        plan = runs(bounds)
+        plan = strided_ranges(bounds)
         if not plan:
             return torch.zeros_like(v)
         if len(plan) == 1 and plan[0].count == 1:
@@ -57,7 +57,7 @@ def grouped(dense: Dense) -> Packed:
 
 
 def _attend_run(
-    dense: Dense, q: Tensor, k: Tensor, v: Tensor, run: Run
+    dense: Dense, q: Tensor, k: Tensor, v: Tensor, run: StridedRanges
 ) -> Iterator[tuple[tuple[int, int], Tensor]]:
     """Yield ((sample, first token), result [L, H, K]) for every range of a run."""
     q, k, v = (ranges_of(x, run) for x in (q, k, v))
@@ -69,7 +69,7 @@ def _attend_run(
             yield (sample, run.starts[place]), part
 
 
-def ranges_of(x: Tensor, run: Run) -> Tensor:
+def ranges_of(x: Tensor, run: StridedRanges) -> Tensor:
     """View x [B, S, H, K] as the ranges of a run: [B, count, length, H, K], no copy."""
     span = (run.count - 1) * run.step + run.length
     return x.narrow(1, run.start, span).unfold(1, run.length, run.step).movedim(-1, 2)

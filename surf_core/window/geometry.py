@@ -83,7 +83,7 @@ def check_bounds(bounds: Bounds, tokens: int) -> None:
         )
 
 
-class Run(NamedTuple):
+class StridedRanges(NamedTuple):
     """Ranges of equal length at equal distances: one strided view, so one dense call."""
 
     start: int
@@ -102,7 +102,7 @@ class Run(NamedTuple):
 
 
 @lru_cache(maxsize=256)
-def runs(bounds: Bounds) -> tuple[Run, ...]:
+def strided_ranges(bounds: Bounds) -> tuple[StridedRanges, ...]:
     """Group ranges into few dense calls: those of equal length at equal distances go together.
 
     The windows of a clip need one call per distinct length, at most three, which is the fewest: a
@@ -124,7 +124,7 @@ def runs(bounds: Bounds) -> tuple[Run, ...]:
         while starts:
             chain = _longest_progression(starts)
             step = chain[1] - chain[0] if len(chain) > 1 else length
-            plan.append(Run(chain[0], length, step, len(chain)))
+            plan.append(StridedRanges(chain[0], length, step, len(chain)))
             starts = [start for start in starts if start not in chain]
     return tuple(sorted(plan))
 

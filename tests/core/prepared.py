@@ -6,7 +6,7 @@ from fractions import Fraction
 import av
 import numpy as np
 from surf.surf_core.training.prepare import local
-from surf.surf_core.training.prepare.job import Job, prepare
+from surf.surf_core.training.prepare.job import PrepareJob, prepare
 from surf.surf_core.training.prepare.options import tiny
 from surf.surf_core.training.tiny.clips import write_clips
 
@@ -29,7 +29,7 @@ REASONS = {
 
 def job(given, out, **values):
     """A job of the embedded model."""
-    return Job(given=given, out=out, **{"options": OPTIONS, **values})
+    return PrepareJob(given=given, out=out, **{"options": OPTIONS, **values})
 
 
 def run(given, out, **values):

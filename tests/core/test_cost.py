@@ -14,8 +14,8 @@ from surf.surf_core.cost import (
     WAN_1_3B,
     WAN_5B,
     WAN_14B,
+    Evaluations,
     ModelShape,
-    Stage,
     activation_bytes,
     forward_flops,
     latent_frames,
@@ -48,7 +48,7 @@ class Counter(TorchDispatchMode):
 
 
 def wan(steps, height, width, **options):
-    return Stage(shape=WAN_14B, steps=steps, frames=81, height=height, width=width, **options)
+    return Evaluations(shape=WAN_14B, steps=steps, frames=81, height=height, width=width, **options)
 
 
 @pytest.mark.parametrize(

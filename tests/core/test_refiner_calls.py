@@ -52,7 +52,7 @@ def compiled():
     torch._dynamo.reset()
     module = network()
     for block in module.blocks:
-        for part in ("attend", "think"):
+        for part in ("attend", "cross_attend_and_mlp"):
             setattr(block, part, torch.compile(getattr(block, part), backend="eager"))
     yield module
     torch._dynamo.reset()

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from surf.surf_core.cost import SURF_1B, ModelShape, Stage, activation_bytes, forward_flops
+from surf.surf_core.cost import SURF_1B, Evaluations, ModelShape, activation_bytes, forward_flops
 from surf.surf_core.flow import refine_with
 from surf.surf_core.refiner import RefinerConfig, SurfRefinerDiT, outline
 from surf.surf_core.refiner import fused as steps
@@ -224,7 +224,7 @@ def test_torch_counts_what_the_mask_predicts(block, window, share):
 
 def test_a_stage_counts_kept_tokens():
     shape = ModelShape.of(RefinerConfig.tiny(), cell_pixels=4, cell_frames=1)
-    full = Stage(shape=shape, steps=3, frames=5, height=64, width=64, window=2)
+    full = Evaluations(shape=shape, steps=3, frames=5, height=64, width=64, window=2)
     half = replace(full, kept=(32, 0, 64, 10, 54))
     assert half.tokens == 3 * 2 * 160
     assert replace(full, kept=(64,) * 5).flops == full.flops

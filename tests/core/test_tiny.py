@@ -143,7 +143,7 @@ def test_demo_counts_evaluations_and_keeps_more_layout_than_direct_low_resolutio
     refiner, tmp_path
 ):
     settings = demo.Settings(steps=16, switch_step=4, refine_steps=4)
-    run = demo.Run(list(demo.PROMPTS), settings, refiner=refiner)
+    run = demo.Demo(list(demo.PROMPTS), settings, refiner=refiner)
     run()
     rows = {row.name: row for row in run.rows}
     assert [row.evaluations for row in run.rows] == [16, 16, 16, 20, 20]

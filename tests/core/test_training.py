@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from surf.surf_core.training.muon import Muon, orthogonalise
 from surf.surf_core.training.tiny import t2v
 
-SHORT = t2v.Recipe(
+SHORT = t2v.T2VRecipe(
     layers=1,
     size=16,
     frames=2,
@@ -51,7 +51,7 @@ def test_batch_is_a_function_of_seed_and_step_alone():
 
 
 def test_rate_warms_up_holds_and_cools_down():
-    recipe = t2v.Recipe().loop()
+    recipe = t2v.T2VRecipe().loop()
     assert recipe.rate(0) < recipe.rate(50) < recipe.rate(200) == recipe.lr
     assert recipe.rate(recipe.steps - 1) < 0.01 * recipe.lr
 

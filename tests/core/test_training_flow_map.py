@@ -7,9 +7,16 @@ import torch
 from safetensors.torch import save_file
 from surf.surf_core import checkpoint
 from surf.surf_core.refiner import RefinerConfig, SurfRefinerDiT
-from surf.surf_core.training.flow_map import FlowMap, Phase, by_size, cells_of, fill, spread
-from surf.surf_core.training.holes import Holes
+from surf.surf_core.training.flow_map import (
+    FlowMap,
+    Phase,
+    by_size,
+    cells_of,
+    fill,
+    stratified_levels,
+)
 from surf.surf_core.training.recipes import RECIPES, surf_1b, tiny, wan_1_3b
+from surf.surf_core.training.token_dropout import TokenDropout
 
 CONFIG = RefinerConfig(
     dim=16, heads=2, layers=2, ffn_dim=20, window=2, latent_channels=4, text_dim=8,
@@ -54,7 +61,7 @@ def task(clips=None, **changes):
     given = {
         "config": CONFIG, "clips": clips or Clips(), "batch_size": 4, "text_tokens": 5, "seed": 3,
         "phases": (Phase(frames=5, steps=2), Phase(frames=17, steps=10)),
-        "holes": Holes(share=0.0),
+        "token_dropout": TokenDropout(share=0.0),
     }  # fmt: skip
     return FlowMap(**given | changes)
 
@@ -103,7 +110,7 @@ def test_sizes_know_which_clips_are_long_enough():
 
 
 def test_levels_come_one_from_each_share_of_the_distribution():
-    levels = spread(64, torch.Generator().manual_seed(0))
+    levels = stratified_levels(64, torch.Generator().manual_seed(0))
     share = torch.special.ndtr(torch.logit(levels.double()))
     assert torch.equal((share * 64).floor().sort().values, torch.arange(64).double())
     assert levels.min() > 0
@@ -151,8 +158,10 @@ def test_text_is_filled_up_and_dropped_for_guidance():
 
 
 def test_holes_come_in_a_share_of_the_steps_and_only_kept_tokens_count():
-    made = task(holes=Holes(share=0.5, kept=0.5), phases=(Phase(frames=17, steps=64),))
-    holes = [bool(made.batch(step, 0, 1).tensors["holes"].any()) for step in range(64)]
+    made = task(
+        token_dropout=TokenDropout(share=0.5, kept=0.5), phases=(Phase(frames=17, steps=64),)
+    )
+    holes = [bool(made.batch(step, 0, 1).tensors["drop_tokens"].any()) for step in range(64)]
     assert 16 < sum(holes) < 48
     step = holes.index(True)
     batch = made.batch(step, 0, 1)
@@ -177,7 +186,7 @@ def test_holes_come_in_a_share_of_the_steps_and_only_kept_tokens_count():
 def test_holes_keep_what_blurring_would_lose():
     hr = torch.zeros(2, 4, 3, 16, 16)
     hr[1, :, :, 4:8, 8:12] = torch.randn(4, 3, 4, 4, generator=torch.Generator().manual_seed(0))
-    keep = Holes(kept=0.1).keep(hr, (1, 2, 2))
+    keep = TokenDropout(kept=0.1).keep(hr, (1, 2, 2))
     assert keep[:, 2:4, 4:6].all()
 
 

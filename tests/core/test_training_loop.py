@@ -13,11 +13,11 @@ import torch
 from safetensors.torch import load_file
 from surf.surf_core.training import loop
 from surf.surf_core.training.distributed import World
-from surf.surf_core.training.loop import Run, run
+from surf.surf_core.training.divergence import PATIENCE
+from surf.surf_core.training.loop import TrainingLoop, run
 from surf.surf_core.training.optim import optimizers
 from surf.surf_core.training.state import complete
 from surf.surf_core.training.task import Batch, Recipe
-from surf.surf_core.training.watch import PATIENCE
 
 TOY = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("training_toy.py"))))
 Toy, SHORT = TOY.Toy, Recipe(**TOY.SHORT)
@@ -27,7 +27,7 @@ CPU = World(device=torch.device("cpu"))
 def under_way(task, recipe, out):
     """A run that has not taken a step, in a folder that exists."""
     out.mkdir(parents=True, exist_ok=True)
-    return Run(task, recipe, out, CPU)
+    return TrainingLoop(task, recipe, out, CPU)
 
 
 def lines(out):

@@ -12,7 +12,7 @@ import pytest
 import torch
 from surf.surf_core.training import state
 from surf.surf_core.training.distributed import World
-from surf.surf_core.training.loop import Run, run
+from surf.surf_core.training.loop import TrainingLoop, run
 from surf.surf_core.training.state import complete, half_written
 from surf.surf_core.training.task import MAY_CHANGE, Recipe
 
@@ -25,7 +25,7 @@ LARGE |= {"save_every": 3, "log_every": 2, "held_out_every": 5, "sample_every": 
 
 def under_way(out, task=None, recipe=SHORT):
     out.mkdir(parents=True, exist_ok=True)
-    return Run(task or Toy(), recipe, out, CPU)
+    return TrainingLoop(task or Toy(), recipe, out, CPU)
 
 
 def names(out):
@@ -52,7 +52,7 @@ def test_checkpoint_round_trips_everything(tmp_path):
     }  # fmt: skip
     assert not torch.equal(mine["model/head.weight"], mine["average/head.weight"])
     assert (second.step, second.pending) == (3, first.pending)
-    assert second.watch.state() == first.watch.state()
+    assert second.guard.state() == first.guard.state()
     notes = json.loads((tmp_path / "step-000003" / state.MARKER).read_text())
     assert (notes["step"], notes["seed"]) == (3, 0)
     assert notes["recipe"] == SHORT.notes()

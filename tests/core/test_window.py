@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from surf.surf_core.window import Run, runs, segments, token_bounds
+from surf.surf_core.window import StridedRanges, segments, strided_ranges, token_bounds
 
 steady = settings(max_examples=50, deadline=None, derandomize=True)
 
@@ -109,7 +109,7 @@ def test_a_layer_needs_one_call_per_distinct_length(shifted):
     for frames in range(1, 122):
         for window in (0, *range(2, 33)):
             bounds = token_bounds(7, segments(frames, window, shifted))
-            plan = runs(bounds)
+            plan = strided_ranges(bounds)
             assert len(plan) == len({stop - start for start, stop in bounds})
             assert ranges(plan) == list(bounds)
             most = max(most, len(plan))
@@ -118,21 +118,25 @@ def test_a_layer_needs_one_call_per_distinct_length(shifted):
 
 def test_the_plan_of_a_wan_clip():
     full, odd = (token_bounds(10, segments(21, 4, shifted)) for shifted in (False, True))
-    assert runs(full) == (Run(0, 40, 40, 5), Run(200, 10, 10, 1))
-    assert runs(odd) == (Run(0, 20, 20, 1), Run(20, 40, 40, 4), Run(180, 30, 30, 1))
+    assert strided_ranges(full) == (StridedRanges(0, 40, 40, 5), StridedRanges(200, 10, 10, 1))
+    assert strided_ranges(odd) == (
+        StridedRanges(0, 20, 20, 1),
+        StridedRanges(20, 40, 40, 4),
+        StridedRanges(180, 30, 30, 1),
+    )
 
 
 def test_equal_first_and_last_windows_are_one_call():
     bounds = token_bounds(10, segments(12, 4, True))
     assert bounds == ((0, 20), (20, 60), (60, 100), (100, 120))
-    assert runs(bounds) == (Run(0, 20, 100, 2), Run(20, 40, 40, 2))
+    assert strided_ranges(bounds) == (StridedRanges(0, 20, 100, 2), StridedRanges(20, 40, 40, 2))
 
 
 @steady
 @given(st.lists(st.integers(0, 5), max_size=40))
 def test_ragged_runs_hold_every_range_once_and_never_an_empty_one(sizes):
     bounds = token_bounds(sizes, [(i, i + 1) for i in range(len(sizes))]) if sizes else ()
-    plan = runs(bounds)
+    plan = strided_ranges(bounds)
     assert ranges(plan) == [pair for pair in bounds if pair[0] < pair[1]]
     for size in range(1, 6):
         assert sum(run.length == size for run in plan) <= (sizes.count(size) + 1) // 2
@@ -142,10 +146,10 @@ def test_ragged_runs_take_the_longest_progression_first():
     # Ranges of 2 at 0, 10, 20, 30 with others of 1 and of 3 between, and a stray one at 5.
     starts = [0, 5, 10, 20, 30]
     edges = sorted({edge for start in starts for edge in (start, start + 2)})
-    plan = runs(tuple(zip(edges, edges[1:], strict=False)))
-    assert Run(0, 2, 10, 4) in plan
-    assert Run(5, 2, 2, 1) in plan
+    plan = strided_ranges(tuple(zip(edges, edges[1:], strict=False)))
+    assert StridedRanges(0, 2, 10, 4) in plan
+    assert StridedRanges(5, 2, 2, 1) in plan
 
 
 def test_runs_of_nothing_are_none():
-    assert runs(()) == runs(((0, 0), (0, 0))) == ()
+    assert strided_ranges(()) == strided_ranges(((0, 0), (0, 0))) == ()

@@ -2,7 +2,14 @@
 
 import pytest
 import torch
-from surf.surf_core.window import grouped, runs, sdpa, segments, token_bounds, window_attention
+from surf.surf_core.window import (
+    grouped,
+    sdpa,
+    segments,
+    strided_ranges,
+    token_bounds,
+    window_attention,
+)
 
 HEADS, WIDTH = 2, 8
 CASES = [
@@ -50,7 +57,7 @@ class Counting:
 
 
 def calls_of(bounds, batch):
-    return sum(min(batch, run.count) for run in runs(bounds))
+    return sum(min(batch, run.count) for run in strided_ranges(bounds))
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3])
@@ -61,7 +68,7 @@ def test_calls_are_those_of_the_plan_on_views(frames, window, shifted, batch):
     out = grouped(dense)(*wholes, bounds)
     assert len(dense.calls) == calls_of(bounds, batch)
     if batch == 1:
-        assert len(dense.calls) == len(runs(bounds)) <= 3
+        assert len(dense.calls) == len(strided_ranges(bounds)) <= 3
     for parts in dense.calls:
         for part, whole in zip(parts, wholes, strict=True):
             assert part.ndim == 4

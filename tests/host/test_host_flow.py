@@ -38,7 +38,7 @@ from benchmarks.host.minutes import plan
 from benchmarks.host.stages import Stage
 from surf_core import cost
 
-work = cost.Stage(shape=cost.WAN_14B, steps=50, frames=81, height=480, width=832)
+work = cost.Evaluations(shape=cost.WAN_14B, steps=50, frames=81, height=480, width=832)
 stages = [Stage(target="-", cfg=cfg, name="", work=work, guess=guess)
           for cfg, guess in (("on", 10.0), ("on", 1.0), ("off", 1.0), ("off", 10.0))]
 said = []
@@ -52,7 +52,7 @@ print(json.dumps([said, stages[0].why_not]))
 def work(name, cfg, steps):
     shape = REFINERS.get(name, WAN)
     height, width = SIDES.get(name, SIDES["720p"])
-    return cost.Stage(shape=shape, steps=steps, frames=9, height=height, width=width,
+    return cost.Evaluations(shape=shape, steps=steps, frames=9, height=height, width=width,
                       window=2 if name in REFINERS else 0, guided=cfg != "off")  # fmt: skip
 
 

@@ -52,7 +52,9 @@ def test_of_a_surf_refiner_two_methods_of_every_block_are_compiled():
     module = SurfRefinerDiT(RefinerConfig.tiny())
     keys = list(compiling.block_keys(module))
     blocks = [f"diffusion_model.blocks.{index}" for index in range(len(module.blocks))]
-    assert keys == [f"{block}.{part}" for block in blocks for part in ("attend", "think")]
+    assert keys == [
+        f"{block}.{part}" for block in blocks for part in ("attend", "cross_attend_and_mlp")
+    ]
 
 
 def test_of_wan_every_block_but_the_first_is_compiled():

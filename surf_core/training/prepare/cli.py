@@ -19,11 +19,11 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from . import cluster, local
-from .job import Job, Report, prepare
+from .job import PrepareJob, Report, prepare
 from .options import DTYPES, PRESETS, STARTS
 
 MODELS = {"tiny": ("tiny", "tiny")}
-"""Codec and text encoder of a preset, where it brings them."""
+"""LatentCodec and text encoder of a preset, where it brings them."""
 
 
 def _share(text: str) -> tuple[int, int]:
@@ -76,7 +76,7 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def job_of(args: argparse.Namespace) -> Job:
+def job_of(args: argparse.Namespace) -> PrepareJob:
     """The job that arguments ask for.
 
     Raises:
@@ -93,7 +93,7 @@ def job_of(args: argparse.Namespace) -> Job:
             f"preset {args.preset} needs --codec and --text, got {codec} and {text}; e.g. --codec "
             "wan:Wan2.1-T2V-1.3B-Diffusers --text umt5:Wan2.1-T2V-1.3B-Diffusers."
         )
-    return Job(
+    return PrepareJob(
         given=args.input,
         out=args.out,
         options=options,

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .codecs import load_codec
-from .job import Job
+from .job import PrepareJob
 from .sources import Source
 from .stages import Embed, Encode, Examine, Item, Write, cut, fit, lower, pack, unpack
 from .texts import load_text
@@ -68,7 +68,7 @@ def _items(table) -> Iterator[bytes]:
 class _Cut:
     """Videos to clips, as they come: a film never lies in memory whole."""
 
-    def __init__(self, job: Job):
+    def __init__(self, job: PrepareJob):
         self.job, self.digest = job, job.digest()
 
     def __call__(self, table):
@@ -91,12 +91,12 @@ class _Each:
 
 
 class _Examine(_Each):
-    def __init__(self, job: Job):
+    def __init__(self, job: PrepareJob):
         self.stage = Examine(job.options, job.load_scorer())
 
 
 class _Lower(_Each):
-    def __init__(self, job: Job):
+    def __init__(self, job: PrepareJob):
         self.options = job.options
 
     def stage(self, item: Item) -> Item:
@@ -104,22 +104,22 @@ class _Lower(_Each):
 
 
 class _Encode(_Each):
-    def __init__(self, job: Job):
+    def __init__(self, job: PrepareJob):
         codec = load_codec(job.codec, job.device)
         self.stage = Encode(job.options, codec, job.device)
 
 
 class _Embed(_Each):
-    def __init__(self, job: Job):
+    def __init__(self, job: PrepareJob):
         self.stage = Embed(job.options, load_text(job.text, job.device))
 
 
 class _Write(_Each):
-    def __init__(self, job: Job):
+    def __init__(self, job: PrepareJob):
         self.stage = Write(job.folder)
 
 
-def run(job: Job, sources: list[Source], cluster: Cluster | None = None) -> Iterator[Item]:
+def run(job: PrepareJob, sources: list[Source], cluster: Cluster | None = None) -> Iterator[Item]:
     """Prepare videos on a cluster; a video is a task, and its clips flow on as they are cut.
 
     Args:
@@ -160,7 +160,7 @@ def run(job: Job, sources: list[Source], cluster: Cluster | None = None) -> Iter
             ray.shutdown()
 
 
-def _flow(ray, job: Job, sources: list[Source], cluster: Cluster):
+def _flow(ray, job: PrepareJob, sources: list[Source], cluster: Cluster):
     """The dataset of finished items."""
     records = [
         {"path": os.fsencode(one.path.absolute())}

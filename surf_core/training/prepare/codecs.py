@@ -16,7 +16,7 @@ from ...tiny import codec as tiny_codec
 WAN_EXTRA = 'install it with: pip install "surf-video[wan]"'
 
 
-class Codec(Protocol):
+class LatentCodec(Protocol):
     """What makes latents. A VAE that has these is one."""
 
     name: str
@@ -53,7 +53,7 @@ class WanCodec:
 
     Args:
         vae: the module, or one with the same methods and config.
-        name: see `Codec`.
+        name: see `LatentCodec`.
     """
 
     def __init__(self, vae, name: str = "wan"):
@@ -104,7 +104,7 @@ def named(spec: str, what: str):
         ) from error
 
 
-def load_codec(spec, device: str = "cpu") -> Codec:
+def load_codec(spec, device: str = "cpu") -> LatentCodec:
     """Make a codec.
 
     Args:

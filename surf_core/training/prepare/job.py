@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Job:
+class PrepareJob:
     """What to prepare, with what, and where to."""
 
     given: Path
@@ -100,7 +100,7 @@ class Report:
         ]
 
 
-def ready(job: Job, source: Source, examine: Examine | None = None) -> Iterator[Item]:
+def ready(job: PrepareJob, source: Source, examine: Examine | None = None) -> Iterator[Item]:
     """The stages that need no GPU: from a video to clips of its buckets and their degraded twins.
 
     Args:
@@ -140,7 +140,7 @@ def _file(source: Source) -> dict:
     return {"source": source.name} | {name: getattr(source, name) for name in names}
 
 
-def plan(job: Job, threads: int = 1) -> tuple[list[Source], list[Source], Captions]:
+def plan(job: PrepareJob, threads: int = 1) -> tuple[list[Source], list[Source], Captions]:
     """(videos of this part, those still to do, captions), and the folder's parts brought up to it.
 
     Files that cannot be read, and copies of a file under another name, get their part here. A part
@@ -209,8 +209,8 @@ def collect(
 
 
 def prepare(
-    job: Job,
-    run: Callable[[Job, list[Source]], Iterable[Item]],
+    job: PrepareJob,
+    run: Callable[[PrepareJob, list[Source]], Iterable[Item]],
     progress: Callable[[int, int, int], None] | None = None,
     threads: int = 1,
 ) -> Report:

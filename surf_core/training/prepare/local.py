@@ -9,7 +9,7 @@ from multiprocessing import connection, get_context, parent_process
 from queue import Empty, Full
 
 from .codecs import load_codec
-from .job import Job, ready
+from .job import PrepareJob, ready
 from .sources import Source
 from .stages import Embed, Encode, Examine, Item, Write, pack, unpack
 from .texts import load_text
@@ -18,7 +18,7 @@ _WAIT = 0.2  # Seconds between looks at whether the other side still lives.
 _link: tuple = ()  # In a worker: (queue, stop).
 
 
-def run(job: Job, sources: list[Source], workers: int = 0) -> Iterator[Item]:
+def run(job: PrepareJob, sources: list[Source], workers: int = 0) -> Iterator[Item]:
     """Prepare videos; codec and text encoder work in this process.
 
     Args:
@@ -41,13 +41,13 @@ def run(job: Job, sources: list[Source], workers: int = 0) -> Iterator[Item]:
         yield write(embed(encode(item)))
 
 
-def _here(job: Job, sources: list[Source]) -> Iterator[Item]:
+def _here(job: PrepareJob, sources: list[Source]) -> Iterator[Item]:
     examine = Examine(job.options, job.load_scorer())
     for source in sources:
         yield from ready(job, source, examine)
 
 
-def _pooled(job: Job, sources: list[Source], workers: int) -> Iterator[Item]:
+def _pooled(job: PrepareJob, sources: list[Source], workers: int) -> Iterator[Item]:
     """Items from worker processes; the queue holds one for each, so that memory is bounded."""
     with _pool(workers) as (pool, queue):
         futures = [pool.submit(_work, job, source) for source in sources]
@@ -96,7 +96,7 @@ def end_with_parent() -> None:
     os._exit(1)
 
 
-def _work(job: Job, source: Source) -> None:
+def _work(job: PrepareJob, source: Source) -> None:
     for item in ready(job, source):
         if not _put(pack(item)):
             return

@@ -23,7 +23,7 @@ from ...degrade import Degradation, degrade, draw
 from ...resample import resize
 from . import buckets
 from .clips import Clip, clips
-from .codecs import Codec
+from .codecs import LatentCodec
 from .decode import Rejected
 from .filters import Scorer, examine
 from .manifest import Folder, Row, as_numbers, key_of
@@ -174,7 +174,7 @@ def lower(item: Item, options: Options) -> Item:
 class Encode:
     """Make latents of both clips and, if the options say so, of the enlarged degraded clip."""
 
-    def __init__(self, options: Options, codec: Codec, device: str = "cpu"):
+    def __init__(self, options: Options, codec: LatentCodec, device: str = "cpu"):
         self.options, self.codec, self.device = options, codec, device
 
     def __call__(self, item: Item) -> Item:

@@ -24,7 +24,7 @@ from ...tiny.pictures import contact_sheet
 from .. import loop
 from ..data import Shards
 from ..prepare import local
-from ..prepare.job import Job, prepare
+from ..prepare.job import PrepareJob, prepare
 from ..prepare.local import end_with_parent
 from ..prepare.options import tiny as tiny_options
 from ..recipes import mask, tiny
@@ -144,7 +144,7 @@ class Suite:
     def text_to_video(self) -> None:
         """Train the text-to-video model."""
         form = self.form
-        recipe = t2v.Recipe(
+        recipe = t2v.T2VRecipe(
             image_steps=form.image_steps, video_steps=form.video_steps, precision=self.precision
         )
         task = t2v.TextToVideo(recipe=recipe)
@@ -154,7 +154,7 @@ class Suite:
         drawn, data = self.out / "clips", self.out / "data"
         if len(list(drawn.glob("*.mp4"))) < self.form.clips:
             write_clips(drawn, self.form.clips, seed=1)
-        prepare(Job(given=drawn, out=data, options=tiny_options()), local.run)
+        prepare(PrepareJob(given=drawn, out=data, options=tiny_options()), local.run)
 
     @property
     def shards(self) -> Shards:

@@ -22,8 +22,7 @@ from ...schedule import shift_sigma
 from ...tiny import codec
 from ...tiny.prompt import encode_prompt
 from ..loop import run
-from ..task import Batch, Task
-from ..task import Recipe as LoopRecipe
+from ..task import Batch, Recipe, Task
 from .scenes import render
 
 REPORT_EVERY = 50
@@ -35,7 +34,7 @@ SHARED = ("steps", "lr", "warmup", "cooldown", "ema", "precision", "seed")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Recipe:
+class T2VRecipe:
     """What the shipped weights were trained with."""
 
     layers: int = 6
@@ -73,9 +72,9 @@ class Recipe:
     def steps(self) -> int:
         return self.image_steps + self.video_steps
 
-    def loop(self) -> LoopRecipe:
+    def loop(self) -> Recipe:
         """The same for the loop."""
-        return LoopRecipe(
+        return Recipe(
             name="tiny_t2v",
             optimizer="muon",
             betas=(0.9, 0.99),
@@ -88,7 +87,7 @@ class Recipe:
         )
 
 
-def batch(recipe: Recipe, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def batch(recipe: T2VRecipe, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Draw (clean latent, noise, sigma [B], context) of one step."""
     generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
     still = step < recipe.image_steps
@@ -112,7 +111,7 @@ def batch(recipe: Recipe, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 class TextToVideo(Task):
     """Predict noise - clean of rendered scenes from their mixture and their prompt."""
 
-    recipe: Recipe
+    recipe: T2VRecipe
     """What is trained, and on what."""
 
     def build(self) -> SurfRefinerDiT:
@@ -143,7 +142,7 @@ class TextToVideo(Task):
         return {name: getattr(self.recipe, name) for name in (*names, "shift", "dropout")}
 
 
-def train(recipe: Recipe, out: Path, compile_model: bool) -> None:
+def train(recipe: T2VRecipe, out: Path, compile_model: bool) -> None:
     """Run or resume `recipe` in the folder `out`, then export the averaged weights."""
     run(TextToVideo(recipe=recipe), recipe.loop(), out, compile_model=compile_model)
 
@@ -153,15 +152,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--no-compile", action="store_true")
-    parser.add_argument("--precision", choices=("fp32", "bf16"), default=Recipe().precision)
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default=T2VRecipe().precision)
     for name in ("image_steps", "video_steps"):
         parser.add_argument(
-            f"--{name.replace('_', '-')}", type=int, default=getattr(Recipe(), name)
+            f"--{name.replace('_', '-')}", type=int, default=getattr(T2VRecipe(), name)
         )
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO)
     torch.set_num_threads(args.threads)
-    recipe = Recipe(
+    recipe = T2VRecipe(
         image_steps=args.image_steps, video_steps=args.video_steps, precision=args.precision
     )
     train(recipe, args.out, not args.no_compile)

@@ -12,7 +12,7 @@ from ..skip import oracle_mask
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Holes:
+class TokenDropout:
     """How often, and which tokens: those that hold the least that blurring would lose."""
 
     share: float = 0.5

@@ -14,7 +14,7 @@ PATIENCE = 5
 """Exploding losses in a row that stop a run; a single bad batch does not."""
 
 
-class Watch:
+class DivergenceGuard:
     """The last losses, and whether they explode.
 
     Args:
@@ -55,9 +55,9 @@ class Watch:
         return {"losses": list(self.losses), "streak": self.streak}
 
 
-def write_report(out: Path, step: int, numbers: dict, keys: list, watch: Watch) -> Path:
+def write_report(out: Path, step: int, numbers: dict, keys: list, guard: DivergenceGuard) -> Path:
     """Write `bad-step-000123.json`: step (from 0), loss, keys by process, losses before it."""
     path = out / f"bad-step-{step:06d}.json"
-    report = {"step": step, **numbers, "keys": keys, "recent": list(watch.losses)}
+    report = {"step": step, **numbers, "keys": keys, "recent": list(guard.losses)}
     path.write_text(json.dumps(report, indent=1), encoding="utf-8")
     return path
