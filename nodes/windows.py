@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from .host.attention import windowed
+from .host.attention import with_windows
 from .host.schema import declare
 
 
@@ -50,4 +50,4 @@ class SurfWindowedAttention(io.ComfyNode):
     @classmethod
     def execute(cls, model, window) -> io.NodeOutput:
         """Clone; the windows are cut when the model runs, from the size it then sees."""
-        return io.NodeOutput(windowed(model, window, "Windowed Attention"))
+        return io.NodeOutput(with_windows(model, window, "Windowed Attention"))

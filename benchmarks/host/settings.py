@@ -62,7 +62,7 @@ def refined(
         scores = torch.rand(grid, generator=torch.Generator().manual_seed(round(100 * keep)))
         chosen = Mask(tokens=scores < keep, scores=scores, source="random", tau=1.0)
         mask = SkipMask(
-            mask=chosen, size=size, start=None, upsample="latent", samples=start["samples"]
+            mask=chosen, size=size, upsampled=None, upsample="latent", samples=start["samples"]
         )
     settings = RefineSettings(
         seed=0, sigma_start=0.65, steps=STEPS, cfg=cfg, window=window, low_band_lock=0.0,

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...surf_core.resample import resize
+from .models import cell_side
 
 log = logging.getLogger(__name__)
 
@@ -32,11 +33,13 @@ UNBOUND = frozenset(
     }
 )
 """Left alone: the host resizes it, or it is no map of the picture's cells."""
+VIDEO_LATENTS = ("concat_latent_image", "vace_frames", "time_dim_concat", "pose_video_latent")
+"""Conditioning that is a latent of the whole picture, and so tells its size."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Step:
-    """A change of resolution, as conditioning sees it."""
+class SizeChange:
+    """A change of resolution."""
 
     source: tuple[int, int]
     """Rows and columns before, in latent cells."""
@@ -46,6 +49,16 @@ class Step:
     """Pixels per side of a latent cell."""
     bound_references: bool = False
     """True where the model lays reference latents on the grid of the video."""
+
+    @classmethod
+    def of(cls, model: Any, source: tuple[int, int], target: tuple[int, int]) -> "SizeChange":
+        """Build the change for a MODEL, which knows its cells and where references lie."""
+        return cls(
+            source=source,
+            target=target,
+            cell=cell_side(model),
+            bound_references=references_are_bound(model),
+        )
 
     @property
     def keeps_aspect(self) -> bool:
@@ -64,21 +77,35 @@ def references_are_bound(model: Any) -> bool:
     return getattr(network, "ref_conv", None) is not None or "SCAIL" in type(network).__name__
 
 
-def carry(conds: dict[str, Conditioning], step: Step) -> dict[str, Conditioning]:
+def video_cells(conds: dict[str, Conditioning]) -> tuple[int, int] | None:
+    """Find the rows and columns that conditioning was made for; None without a video latent in it.
+
+    Often the size before the preview was made smaller, as one prompt serves both nodes.
+    """
+    for options in (entry[1] for cond in conds.values() for entry in cond):
+        for key in VIDEO_LATENTS:
+            value = options.get(key)
+            value = value[0] if isinstance(value, list | tuple) and value else value
+            if isinstance(value, Tensor):
+                return tuple(value.shape[-2:])
+    return None
+
+
+def carry(conds: dict[str, Conditioning], change: SizeChange) -> dict[str, Conditioning]:
     """Fit conditioning to the size after a switch.
 
     Args:
         conds: e.g. {"positive": CONDITIONING, "negative": CONDITIONING}; not changed.
-        step: sizes before and after.
+        change: sizes before and after.
 
     Returns:
         The same structure with new lists and dictionaries; tensors that need nothing are shared.
     """
-    if step.source == step.target:
+    if change.source == change.target:
         return conds
     guessed: set[str] = set()
     out = {
-        name: [[entry[0], _fit(entry[1], step, guessed), *entry[2:]] for entry in cond]
+        name: [[entry[0], _fit(entry[1], change, guessed), *entry[2:]] for entry in cond]
         for name, cond in conds.items()
     }
     if guessed:
@@ -90,90 +117,90 @@ def carry(conds: dict[str, Conditioning], step: Step) -> dict[str, Conditioning]
     return out
 
 
-def _fit(options: dict[str, Any], step: Step, guessed: set[str]) -> dict[str, Any]:
+def _fit(options: dict[str, Any], change: SizeChange, guessed: set[str]) -> dict[str, Any]:
     """Copy one entry's dictionary with what is bound to the resolution resized."""
     out = dict(options)
     for key, value in options.items():
         if key in BOUND:
-            out[key] = BOUND[key](value, step)
-        elif key == "reference_latents" and step.bound_references:
-            out[key] = _latents(value, step)
-        elif key.startswith("concat_") and not step.keeps_aspect:
+            out[key] = BOUND[key](value, change)
+        elif key == "reference_latents" and change.bound_references:
+            out[key] = _latents(value, change)
+        elif key.startswith("concat_") and not change.keeps_aspect:
             # The host would crop these about the centre, while the latent is stretched.
-            out[key] = _each(value, lambda x: _at_source(x, step))
+            out[key] = _each(value, lambda x: _at_source(x, change))
         elif key not in UNBOUND:
-            fitted = _each(value, lambda x: _at_source(x, step))
+            fitted = _each(value, lambda x: _at_source(x, change))
             if fitted is not value:
                 out[key] = fitted
                 guessed.add(key)
     return out
 
 
-def _each(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+def _each(value: Any, edit: Callable[[Tensor], Tensor]) -> Any:
     """Change a tensor, or every tensor of a list; `value` itself when nothing changes."""
     if isinstance(value, Tensor):
-        return change(value)
+        return edit(value)
     if isinstance(value, (list, tuple)) and value and all(isinstance(v, Tensor) for v in value):
-        new = [change(v) for v in value]
+        new = [edit(v) for v in value]
         return value if all(a is b for a, b in zip(new, value, strict=True)) else type(value)(new)
     return value
 
 
-def _latents(value: Any, step: Step) -> Any:
-    return _each(value, lambda x: resize(x, step.target))
+def _latents(value: Any, change: SizeChange) -> Any:
+    return _each(value, lambda x: resize(x, change.target))
 
 
-def _at_source(x: Tensor, step: Step) -> Tensor:
+def _at_source(x: Tensor, change: SizeChange) -> Tensor:
     """Resize a map of the source's cells or pixels; anything else comes back as it is."""
     if x.ndim < 4 or not x.is_floating_point():
         return x
-    for unit in (1, step.cell):
-        if tuple(x.shape[-2:]) == (step.source[0] * unit, step.source[1] * unit):
+    for unit in (1, change.cell):
+        if tuple(x.shape[-2:]) == (change.source[0] * unit, change.source[1] * unit):
             planes = x if x.ndim < 6 else x.flatten(0, -5)
-            size = (step.target[0] * unit, step.target[1] * unit)
+            size = (change.target[0] * unit, change.target[1] * unit)
             return resize(planes, size).reshape(*x.shape[:-2], *size)
     return x
 
 
-def _pixels(value: Any, step: Step) -> Any:
+def _pixels(value: Any, change: SizeChange) -> Any:
     """Resize maps in pixels: camera rays, which the model unshuffles by 8 itself."""
-    rows, cols = step.target
-    return _each(value, lambda x: resize(x, (rows * step.cell, cols * step.cell)))
+    rows, cols = change.target
+    return _each(value, lambda x: resize(x, (rows * change.cell, cols * change.cell)))
 
 
-def _mask_cells(mask: Tensor, step: Step) -> Tensor:
+def _mask_cells(mask: Tensor, change: SizeChange) -> Tensor:
     """Resize a pixel mask that is folded into channels: [B, P*P, T, H, W], P pixels per cell.
 
     Nearest on the unfolded pixels keeps a hard mask hard.
     """
     side = round(mask.shape[1] ** 0.5)
     if side * side != mask.shape[1]:
-        return resize(mask, step.target)
+        return resize(mask, change.target)
     frames = mask.transpose(1, 2).flatten(0, 1)
-    size = (step.target[0] * side, step.target[1] * side)
+    size = (change.target[0] * side, change.target[1] * side)
     pixels = F.interpolate(F.pixel_shuffle(frames, side), size, mode="nearest-exact")
     cells = F.pixel_unshuffle(pixels, side)
     return cells.unflatten(0, (mask.shape[0], mask.shape[2])).transpose(1, 2).contiguous()
 
 
-def _masks(value: Any, step: Step) -> Any:
-    return _each(value, lambda x: _mask_cells(x, step))
+def _masks(value: Any, change: SizeChange) -> Any:
+    return _each(value, lambda x: _mask_cells(x, change))
 
 
-def _area(area: Any, step: Step) -> Any:
+def _area(area: Any, change: SizeChange) -> Any:
     """Scale an absolute area, (sizes..., offsets...) in cells; percentages are left to the host."""
     if area[0] == "percentage" or len(area) % 2:
         return area
     half, scaled = len(area) // 2, list(area)
     for axis in (-2, -1):
         size, start = half + axis, 2 * half + axis
-        factor = step.target[axis] / step.source[axis]
+        factor = change.target[axis] / change.source[axis]
         scaled[size] = max(1, round(area[size] * factor))
-        scaled[start] = min(round(area[start] * factor), step.target[axis] - 1)
+        scaled[start] = min(round(area[start] * factor), change.target[axis] - 1)
     return type(area)(scaled)
 
 
-BOUND: dict[str, Callable[[Any, Step], Any]] = {
+BOUND: dict[str, Callable[[Any, SizeChange], Any]] = {
     "vace_frames": _latents,
     "vace_mask": _masks,
     "time_dim_concat": _latents,

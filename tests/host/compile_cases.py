@@ -22,7 +22,7 @@ RESULTS = inside.enter()
 import comfy.sd  # noqa: E402
 import comfy_api.torch_helpers as helpers  # noqa: E402
 from surf.nodes.compile import SurfCompile  # noqa: E402
-from surf.nodes.host.attention.windows import windowed  # noqa: E402
+from surf.nodes.host.attention.windows import with_windows  # noqa: E402
 from surf.nodes.host.refine.run import refine  # noqa: E402
 from surf.nodes.host.refine.traits import RefineSettings  # noqa: E402
 from surf.nodes.host.refiner.loading import load_refiner  # noqa: E402
@@ -60,7 +60,7 @@ def masked(frames, size, share, seed):
     scores = torch.rand(frames, size[0], size[1], generator=torch.Generator().manual_seed(seed))
     mask = Mask(tokens=scores < share, scores=scores, source="test", tau=1.0)
     cells = 2 * size[0], 2 * size[1]
-    return SkipMask(mask=mask, size=cells, start=None, upsample="latent",
+    return SkipMask(mask=mask, size=cells, upsampled=None, upsample="latent",
                     samples=noise(1, 16, frames, *size))  # fmt: skip
 
 
@@ -153,7 +153,7 @@ def case_windows_and_kernels_that_come_later_hold():
     fast = compiled(model)
     same(preview, model, fast)
     for window in (2, 0, 3):
-        same(preview, windowed(model, window), windowed(fast, window))
+        same(preview, with_windows(model, window), with_windows(fast, window))
     for each, width in ((model, 4096), (load_refiner(FILE), 64)):
         fast = compiled(each)
         same(refined, each, fast, width=width)

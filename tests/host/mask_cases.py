@@ -101,12 +101,12 @@ def case_the_tiny_graph_refines_what_the_mask_keeps_and_nothing_else():
         refiner, *prompts(), preview(), vae=vae, mask=made, **SIZE, **REFINE
     ).result
     assert (width, height) == (128, 128)
-    where = skipped_cells(made, 1).expand_as(made.start)
+    where = skipped_cells(made, 1).expand_as(made.upsampled)
     got = out["samples"]
-    assert torch.equal(got[where], made.start.to(got)[where])
-    assert not torch.equal(got[~where], made.start.to(got)[~where])
+    assert torch.equal(got[where], made.upsampled.to(got)[where])
+    assert not torch.equal(got[~where], made.upsampled.to(got)[~where])
     shown = nodes.VAEDecode().decode(vae, out)[0]
-    large = nodes.VAEDecode().decode(vae, {"samples": made.start})[0]
+    large = nodes.VAEDecode().decode(vae, {"samples": made.upsampled})[0]
     pixels = skipped_cells(made, 4)
     assert shown.shape == (4, 128, 128, 3)
     torch.testing.assert_close(shown[pixels], large[pixels], rtol=0, atol=1e-6)
@@ -115,7 +115,7 @@ def case_the_tiny_graph_refines_what_the_mask_keeps_and_nothing_else():
 
 def case_the_mask_is_the_cores():
     made = chosen().result[0]
-    expected = predict_mask(TinyFormat().process_in(made.start), load(MASK)[0], keep=0.5)
+    expected = predict_mask(TinyFormat().process_in(made.upsampled), load(MASK)[0], keep=0.5)
     assert made.mask.source == "predictor"
     assert torch.equal(made.mask.tokens, expected.tokens)
 
@@ -131,7 +131,7 @@ def case_the_refiner_makes_the_enlarged_preview_itself_when_it_did_not_come_alon
         for latent, seam in ((preview(), 0), (again, 0), (preview(), 2))
     ]
     assert torch.equal(outs[0], outs[1])
-    where = skipped_cells(made, 1).expand_as(made.start)
+    where = skipped_cells(made, 1).expand_as(made.upsampled)
     assert torch.equal(outs[2][where], outs[0][where])
     assert not torch.equal(outs[2], outs[0])
 
@@ -165,10 +165,10 @@ def case_wan_refines_what_the_mask_keeps_without_a_vae():
     assert "full attention" in report
     sizes = WAN_SIZE | REFINE | {"window": 2, "sigma_start": 0.6}
     out = SurfRefiner.execute(model, words(1), words(2), WAN_PREVIEW, mask=made, **sizes).result[0]
-    where = skipped_cells(made, 1).expand_as(made.start)
+    where = skipped_cells(made, 1).expand_as(made.upsampled)
     got = out["samples"]
-    assert torch.equal(got[where], made.start.to(got)[where])
-    assert not torch.equal(got[~where], made.start.to(got)[~where])
+    assert torch.equal(got[where], made.upsampled.to(got)[where])
+    assert not torch.equal(got[~where], made.upsampled.to(got)[~where])
 
 
 def case_sizes_that_wan_pads_are_masked_in_whole_tokens():
@@ -178,8 +178,8 @@ def case_sizes_that_wan_pads_are_masked_in_whole_tokens():
     assert (made.size, made.mask.grid) == ((7, 9), (5, 4, 5))
     sizes = WAN_SIZE | odd | REFINE | {"sigma_start": 0.6}
     out = SurfRefiner.execute(model, words(1), words(2), WAN_PREVIEW, mask=made, **sizes).result[0]
-    where = skipped_cells(made, 1).expand_as(made.start)
-    assert torch.equal(out["samples"][where], made.start.to(out["samples"])[where])
+    where = skipped_cells(made, 1).expand_as(made.upsampled)
+    assert torch.equal(out["samples"][where], made.upsampled.to(out["samples"])[where])
 
 
 def case_shapes_of_the_hosts_models_are_read_or_not_known():
@@ -216,13 +216,13 @@ def case_an_image_is_encoded_by_the_hosts_vae_and_refined_from():
     out = SurfSkipMask.execute(model, WAN_PREVIEW, vae=vae, image=image, **widgets).result
     made = out[0]
     assert torch.equal(image, before)
-    torch.testing.assert_close(made.start.to(image), vae.encode(image.clone()).to(image))
+    torch.testing.assert_close(made.upsampled.to(image), vae.encode(image.clone()).to(image))
     assert out[2].shape == (17, 32, 48, 3)
     run = SurfRefiner.execute(
         model, words(1), words(2), WAN_PREVIEW, vae=vae, mask=made, **sizes, **REFINE
     ).result[0]["samples"]
-    where = skipped_cells(made, 1).expand_as(made.start)
-    assert torch.equal(run[where], made.start.to(run)[where])
+    where = skipped_cells(made, 1).expand_as(made.upsampled)
+    assert torch.equal(run[where], made.upsampled.to(run)[where])
     refused(
         lambda: SurfSkipMask.execute(model, WAN_PREVIEW, vae=vae, image=image[:5], **widgets),
         "Surf Skip Mask: ", "17 frames", "got 5",

@@ -18,8 +18,9 @@ RESULTS = inside.enter()
 import comfy.ldm.wan.model as wan  # noqa: E402
 import comfy.model_patcher  # noqa: E402
 import comfy.ops  # noqa: E402
-from surf.nodes.host.attention.windows import OVERRIDE, windowed  # noqa: E402
-from surf.nodes.host.skip.wrapper import WRAPPER_KEY, skipping  # noqa: E402
+from surf.nodes.host.attention.windows import OVERRIDE, with_windows  # noqa: E402
+from surf.nodes.host.skip.cell_weights import cell_weights  # noqa: E402
+from surf.nodes.host.skip.wrapper import WRAPPER_KEY, with_mask  # noqa: E402
 from surf.surf_core import cost  # noqa: E402
 from surf.surf_core.skip import Mask, packing  # noqa: E402
 from surf.surf_core.window import segments  # noqa: E402
@@ -54,7 +55,9 @@ def some(grid=GRID, share=0.4, seed=3, empty=()):
 
 
 def skipped(model, mask, video=VIDEO):
-    return skipping(model, torch.zeros_like(video[:, :16]), mask, who=WHO)
+    upsampled = torch.zeros_like(video[:, :16])
+    weights = cell_weights(mask, model, upsampled, 0, WHO)
+    return model if weights is None else with_mask(model, upsampled, weights, who=WHO)
 
 
 def call(model, *args, **kwargs):
@@ -100,13 +103,13 @@ def cells(keep, size):
 
 def agree(model, mask, *args, window=0, before=0, after=0, **kwargs):
     """The network on kept tokens equals the dense one with the others masked out."""
-    clone = skipped(windowed(model, window), mask, args[0])
+    clone = skipped(with_windows(model, window), mask, args[0])
     got = call(clone, *args, **kwargs)
     expected = call(dense(model, mask.tokens, window, before, after), *args, **kwargs)
     where = cells(mask.tokens, got.shape[-2:]).expand_as(got)
     assert got.isfinite().all()
     torch.testing.assert_close(got[where], expected[where], rtol=0, atol=FLOAT32)
-    plain = call(windowed(model, window), *args, **kwargs)
+    plain = call(with_windows(model, window), *args, **kwargs)
     assert (plain - expected)[where].abs().max() > 1e-3, "the mask makes no difference"
     return got
 
@@ -139,7 +142,7 @@ def case_both_halves_of_the_guidance_in_one_batch_share_the_mask():
     video, text = VIDEO.repeat(2, 1, 1, 1, 1), noise(2, 7, 32)
     both = agree(model, mask, video, TIME.repeat(2), text, window=2)
     for half in range(2):
-        alone = call(skipped(windowed(model, 2), mask), VIDEO, TIME, text[half : half + 1])
+        alone = call(skipped(with_windows(model, 2), mask), VIDEO, TIME, text[half : half + 1])
         torch.testing.assert_close(both[half : half + 1], alone, rtol=0, atol=FLOAT32)
 
 
@@ -253,7 +256,7 @@ def case_an_earlier_override_serves_the_kept_tokens_of_each_window():
         return func(q, k, v, heads, **kwargs)
 
     model.model_options["transformer_options"][OVERRIDE] = earlier
-    call(skipped(windowed(model, 2), mask), VIDEO, TIME, TEXT)
+    call(skipped(with_windows(model, 2), mask), VIDEO, TIME, TEXT)
     counts = packing(mask.tokens).counts
     windows = [sum(counts[start:stop]) for start, stop in segments(5, 2, False)]
     assert lengths == [*((n, n) for n in windows), (sum(counts), 7)], (lengths, counts)
@@ -270,7 +273,7 @@ def case_operations_are_those_that_cost_predicts():
         mask = some((frames, rows // 2, columns // 2), share)
         counts = packing(mask.tokens).counts
         for window in (0, 2):
-            clone = skipped(windowed(model, window), mask, video)
+            clone = skipped(with_windows(model, window), mask, video)
             with FlopCounterMode(display=False) as counter:
                 call(clone, video, TIME, TEXT)
             expected = cost.forward_flops(

@@ -60,7 +60,7 @@ def some(grid=(5, 4, 6), share=0.5, seed=3):
 def carried(mask, start=None, preview=PREVIEW):
     """What the socket brings."""
     size = tuple(2 * side for side in mask.grid[1:])
-    return SkipMask(mask=mask, size=size, start=start, upsample="latent", samples=preview)
+    return SkipMask(mask=mask, size=size, upsampled=start, upsample="latent", samples=preview)
 
 
 SETTINGS = {

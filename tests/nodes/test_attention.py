@@ -181,7 +181,7 @@ def test_a_host_without_block_numbers_is_refused():
 
 def test_window_zero_gives_the_model_itself():
     model = Patcher(WanModel())
-    assert windows.windowed(model, 0) is model
+    assert windows.with_windows(model, 0) is model
 
 
 def spy(seen):
@@ -212,7 +212,7 @@ def test_windowed_leaves_its_model_alone_and_chains_the_override():
     seen = []
     earlier = spy(seen)
     model = Patcher(WanModel(), {windows.OVERRIDE: earlier})
-    out = self_attention(windows.windowed(model, 2))
+    out = self_attention(windows.with_windows(model, 2))
     assert model.model_options["transformer_options"] == {windows.OVERRIDE: earlier}
     assert not model.wrappers
     assert seen == [(6, False), (12, False), (12, False)]
@@ -223,9 +223,9 @@ def test_windowed_leaves_its_model_alone_and_chains_the_override():
 def test_the_last_windows_replace_earlier_ones():
     seen = []
     model = Patcher(WanModel(), {windows.OVERRIDE: spy(seen)})
-    first = windows.windowed(model, 3)
-    twice = windows.windowed(first, 2)
-    assert torch.equal(self_attention(twice), self_attention(windows.windowed(model, 2)))
+    first = windows.with_windows(model, 3)
+    twice = windows.with_windows(first, 2)
+    assert torch.equal(self_attention(twice), self_attention(windows.with_windows(model, 2)))
     assert seen == 2 * [(6, False), (12, False), (12, False)]
     override = twice.model_options["transformer_options"][windows.OVERRIDE]
     assert (
@@ -239,7 +239,7 @@ def test_the_last_windows_replace_earlier_ones():
 
 def test_the_last_windows_replace_earlier_ones_that_another_override_chained():
     seen = []
-    first = windows.windowed(Patcher(WanModel()), 2)
+    first = windows.with_windows(Patcher(WanModel()), 2)
     ours = first.model_options["transformer_options"][windows.OVERRIDE]
 
     def chained(func, *args, **kwargs):
@@ -250,8 +250,8 @@ def test_the_last_windows_replace_earlier_ones_that_another_override_chained():
         return ours(inner, *args, **kwargs)
 
     first.model_options["transformer_options"][windows.OVERRIDE] = chained
-    second = windows.windowed(first, 3)
-    expected = self_attention(windows.windowed(Patcher(WanModel()), 3))
+    second = windows.with_windows(first, 3)
+    expected = self_attention(windows.with_windows(Patcher(WanModel()), 3))
     assert torch.equal(self_attention(second), expected)
     assert seen == [6, 18, 6]
 
@@ -259,7 +259,7 @@ def test_the_last_windows_replace_earlier_ones_that_another_override_chained():
 @pytest.mark.parametrize("window", [1, -2])
 def test_windowed_rejects_a_window(window):
     with pytest.raises(ValueError, match="^This Node: window must be"):
-        windows.windowed(Patcher(WanModel()), window, "This Node")
+        windows.with_windows(Patcher(WanModel()), window, "This Node")
 
 
 def test_windowed_rejects_a_model_it_does_not_know():
@@ -272,7 +272,7 @@ def test_windowed_rejects_a_model_it_does_not_know():
     FlatPatch.__name__ = "HunyuanVideo"
     for network in (WanModel_S2V(), FlatPatch(), torch.nn.Identity()):
         with pytest.raises(ValueError, match="^This Node: .*set window to 0"):
-            windows.windowed(Patcher(network), 4, "This Node")
+            windows.with_windows(Patcher(network), 4, "This Node")
     compiled = SimpleNamespace(_orig_mod=WanModel())
     token_layout.check_tokens_known(compiled, "This Node")
 
@@ -283,5 +283,5 @@ def test_windowed_rejects_a_refiner_that_has_windows_of_its_own():
 
     model = Patcher(HostedRefiner(RefinerConfig.tiny()))
     with pytest.raises(ValueError, match="^This Node: .*Surf refiner.*connect it directly"):
-        windows.windowed(model, 4, "This Node")
-    assert windows.windowed(model, 0, "This Node") is model
+        windows.with_windows(model, 4, "This Node")
+    assert windows.with_windows(model, 0, "This Node") is model

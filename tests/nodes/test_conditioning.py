@@ -4,15 +4,15 @@ import logging
 
 import pytest
 import torch
-from surf.nodes.host.conditioning import UNBOUND, Step, carry
+from surf.nodes.host.conditioning import UNBOUND, SizeChange, carry
 
-STEP = Step(source=(16, 24), target=(8, 12))
+HALVED = SizeChange(source=(16, 24), target=(8, 12))
 VIDEO = (1, 16, 3, 16, 24)
 
 
-def carried(step=STEP, **options):
+def carried(change=HALVED, **options):
     cond = [[torch.zeros(1, 4, 8), options]]
-    return carry({"positive": cond}, step)["positive"][0][1]
+    return carry({"positive": cond}, change)["positive"][0][1]
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_absolute_areas_are_scaled(area, expected):
 def test_references_follow_only_where_the_model_lays_them_on_the_grid():
     references = [torch.randn(1, 16, 1, 16, 24)]
     assert carried(reference_latents=references)["reference_latents"] is references
-    bound = Step(source=(16, 24), target=(8, 12), bound_references=True)
+    bound = SizeChange(source=(16, 24), target=(8, 12), bound_references=True)
     assert carried(bound, reference_latents=references)["reference_latents"][0].shape[-2:] == (
         8,
         12,
@@ -78,15 +78,15 @@ def test_what_the_host_resizes_is_left_alone(key, caplog):
 
 def test_images_to_concatenate_are_stretched_where_the_host_would_crop():
     value = torch.randn(1, 16, 3, 45, 80)
-    step = Step(source=(45, 80), target=(22, 40))
-    assert carried(step, concat_latent_image=value)["concat_latent_image"].shape[-2:] == (22, 40)
+    change = SizeChange(source=(45, 80), target=(22, 40))
+    assert carried(change, concat_latent_image=value)["concat_latent_image"].shape[-2:] == (22, 40)
 
 
 def test_unknown_tensors_give_one_warning_that_names_them(caplog):
     options = {"mystery": torch.randn(VIDEO), "riddle": [torch.randn(1, 3, 128, 192)]}
     cond = [[torch.zeros(1, 4, 8), options]]
     with caplog.at_level(logging.WARNING):
-        out = carry({"positive": cond, "negative": cond}, STEP)
+        out = carry({"positive": cond, "negative": cond}, HALVED)
     (record,) = caplog.records
     assert "'mystery'" in record.getMessage()
     assert "'riddle'" in record.getMessage()
@@ -110,7 +110,7 @@ def test_conditioning_is_not_mutated():
         [torch.zeros(1, 4, 8), {"vace_frames": frames, "vace_mask": mask, "area": (8, 8, 0, 0)}]
     ]
     before = frames[0].clone()
-    carry({"positive": cond}, STEP)
+    carry({"positive": cond}, HALVED)
     assert cond[0][1]["vace_frames"] is frames
     assert cond[0][1]["area"] == (8, 8, 0, 0)
     assert torch.equal(frames[0], before)
@@ -118,4 +118,4 @@ def test_conditioning_is_not_mutated():
 
 def test_the_same_size_changes_nothing():
     conds = {"positive": [[torch.zeros(1), {"vace_frames": [torch.randn(VIDEO)]}]]}
-    assert carry(conds, Step(source=(16, 24), target=(16, 24))) is conds
+    assert carry(conds, SizeChange(source=(16, 24), target=(16, 24))) is conds

@@ -35,8 +35,8 @@ def test_the_mask_is_the_cores_choice_from_the_enlarged_preview(given, tolerance
     large = resize(pixels, (128, 128), "bicubic").clamp(0, 1)
     start = codec.encode(large * 2 - 1)
     expected = TinyFormat().process_out(start)
-    torch.testing.assert_close(made.start, expected, atol=10 * tolerance[torch.float32], rtol=0)
-    mask = predict_mask(TinyFormat().process_in(made.start), files.load(MASK)[0], keep=0.5)
+    torch.testing.assert_close(made.upsampled, expected, atol=10 * tolerance[torch.float32], rtol=0)
+    mask = predict_mask(TinyFormat().process_in(made.upsampled), files.load(MASK)[0], keep=0.5)
     assert torch.equal(made.mask.tokens, mask.tokens)
     assert ratio == made.mask.keep_ratio
     assert 0.5 <= ratio < 0.6
@@ -81,7 +81,7 @@ def test_dilation_refines_whats_around_and_keep_counts_it_in(given):
 def test_sizes_that_a_model_pads_get_whole_tokens(frames, size, grid):
     wanted = {"resolution": "by size", "height": 8 * size[0], "width": 8 * size[1]}
     made, _, image, _ = run(preview=latent(1, 16, frames, 4, 6), **wanted)
-    assert made.size == tuple(made.start.shape[-2:]) == size
+    assert made.size == tuple(made.upsampled.shape[-2:]) == size
     assert made.mask.grid == grid
     assert image.shape == (frames, 32, 48, 3)
 
@@ -115,7 +115,7 @@ def test_an_image_takes_the_place_of_the_enlarged_preview(batch):
     preview, vae = latent(batch, 16, 3, 4, 6), Vae()
     made = run(preview=preview, upsample="pixel", vae=vae, image=image)[0]
     expected = torch.cat([Vae().encode(part) for part in image.split(9)])
-    torch.testing.assert_close(made.start, expected)
+    torch.testing.assert_close(made.upsampled, expected)
     assert made.upsample == "pixel"
     plain = run(preview=preview, upsample="pixel", vae=vae)[0]
     assert not torch.equal(made.mask.tokens, plain.mask.tokens)
@@ -139,9 +139,9 @@ def test_a_batch_shares_a_mask_and_shows_every_video():
     preview = latent(2, 16, 3, 4, 6)
     made, _, image, _ = run(preview=preview, vae=Vae())
     assert made.mask.grid == (3, 4, 6)
-    assert made.start.shape == (2, 16, 3, 8, 12)
+    assert made.upsampled.shape == (2, 16, 3, 8, 12)
     alone = picture(wan(), SkipMask(
-        mask=made.mask, size=made.size, start=None, upsample="latent",
+        mask=made.mask, size=made.size, upsampled=None, upsample="latent",
         samples=preview["samples"][1:],
     ), None)  # fmt: skip
     assert image.shape == (18, 32, 48, 3)

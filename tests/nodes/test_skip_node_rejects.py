@@ -31,7 +31,7 @@ def test_a_trained_file_of_the_folder_scores(folder):
     made = run(predictor="mask16.safetensors")[0]
     model = wan().model
     predictor = files.load(folder / "mask16.safetensors")[0]
-    expected = predictor.scores(model.process_latent_in(made.start))[0]
+    expected = predictor.scores(model.process_latent_in(made.upsampled))[0]
     torch.testing.assert_close(made.mask.scores, expected)
     assert made.mask.source == "predictor"
 

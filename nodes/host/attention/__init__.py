@@ -2,6 +2,6 @@
 
 from .host_attention import HostDense
 from .token_layout import KEEP_KEY, ModelCall, kept_tokens, read_call
-from .windows import windowed
+from .windows import with_windows
 
-__all__ = ["HostDense", "KEEP_KEY", "ModelCall", "kept_tokens", "read_call", "windowed"]
+__all__ = ["HostDense", "KEEP_KEY", "ModelCall", "kept_tokens", "read_call", "with_windows"]

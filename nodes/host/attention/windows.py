@@ -22,8 +22,8 @@ REPLACED = "surf_replaced"
 """Attribute of our override: the one that it took the place of, or None."""
 
 
-def windowed(model, window: int, who: str = "Surf Refiner"):
-    """Clone a model so that its self-attention stays inside shifted temporal windows.
+def with_windows(model, window: int, who: str = "Surf Refiner"):
+    """Return a clone whose self-attention stays inside shifted temporal windows.
 
     Tokens that belong to no frame of the video (text of HunyuanVideo, reference images, frames
     appended in time) attend to everything, and every window attends to them. Through them, and

@@ -23,7 +23,7 @@ from ....surf_core.resample import resize
 from ....surf_core.reshift import implied_noise, inherit_noise
 from ....surf_core.schedule import SwitchedSchedule, check_sigmas, switch
 from .. import models
-from ..conditioning import Conditioning, Step, carry, references_are_bound
+from ..conditioning import Conditioning, SizeChange, carry
 from ..latents import check_channels, check_plain, is_blank, to_intermediate
 from .plan import Switch
 
@@ -192,13 +192,7 @@ class ReshiftGuider(comfy.samplers.CFGGuider):
             model = self.model_patcher if alone else models.without_step_caches(self.model_patcher)
             legs.append(Segment(model=model, cfg=self.cfg, conds=None, size=high, sigmas=cut.high))
         if len(cut.low):
-            step = Step(
-                source=high,
-                target=low,
-                cell=models.cell_side(self.model_patcher),
-                bound_references=references_are_bound(self.model_low),
-            )
-            conds = carry(self.raw_conds, step)
+            conds = carry(self.raw_conds, SizeChange.of(self.model_low, high, low))
             legs.append(
                 Segment(
                     model=self.model_low, cfg=plan.cfg_low, conds=conds, size=low, sigmas=cut.low

@@ -55,18 +55,18 @@ class TilePlan:
             self._tell((side, side), "as asked")
         return side, side
 
-    def automatic(self, model: Any, start: Tensor) -> Size:
+    def automatic(self, model: Any, shape: Tensor) -> Size:
         """Find the whole picture, or the tiles with the fewest cells in all, that fit the device.
 
         The host moves weights away to make room, so activations may take half of the device even
         beside large weights.
         """
         total = comfy.model_management.get_total_memory(model.load_device) - _reserved()
-        kept = LATENT_COPIES * 4 * start.numel()
-        room = max(total - model.model_size(), total / 2) - kept
+        latents = LATENT_COPIES * 4 * shape.numel()
+        room = max(total - model.model_size(), total / 2) - latents
 
         def needed(tile: Size) -> float:
-            return model.model.memory_required([*start.shape[:-2], *self.real(self.size, tile)])
+            return model.model.memory_required([*shape.shape[:-2], *self.real(self.size, tile)])
 
         tile = self.size
         if needed(tile) > room:

@@ -27,13 +27,13 @@ OFF_GRID = frozenset({"audio_embed", "face_pixel_values", "ref_latent", "context
 """Conditioning with rows and columns of its own: whole for each tile, unless they fit."""
 
 
-def tiled(model: Any, start: Tensor, tile_pixels: int, who: str) -> Any:
-    """Clone a MODEL so that it computes a picture of the size of `start` in tiles.
+def with_tiles(model: Any, shape: Tensor, tile_pixels: int, who: str) -> Any:
+    """Return a clone that computes a picture of the size of `shape` in tiles.
 
     Args:
         model: host MODEL; its weights are shared, it is not changed. A function wrapper that it
             has already still sees the whole picture.
-        start: [B, C, (T,) H, W], the latent that will be sampled; only its shape counts.
+        shape: [B, C, (T,) H, W], the latent that will be sampled, on any device.
         tile_pixels: pixels along the side of a tile, rounded up to whole patches; 0 takes the
             whole picture when it fits the device beside the weights, else the cheapest tiles that
             do.
@@ -47,8 +47,8 @@ def tiled(model: Any, start: Tensor, tile_pixels: int, who: str) -> Any:
     """
     import comfy.patcher_extension
 
-    plan = TilePlan(model, tuple(start.shape[-2:]), who)
-    plan.tile = plan.by_hand(tile_pixels) if tile_pixels else plan.automatic(model, start)
+    plan = TilePlan(model, tuple(shape.shape[-2:]), who)
+    plan.tile = plan.by_hand(tile_pixels) if tile_pixels else plan.automatic(model, shape)
     clone = model.clone()
     earlier = clone.model_options.get("model_function_wrapper")
     clone.set_model_unet_function_wrapper(make_wrapper(plan, earlier))
@@ -123,7 +123,7 @@ def _evaluate_once(
         if KEEP_KEY in options:
             keep = options[KEEP_KEY][(..., *box)]
             if not keep.any():
-                # Anything will do: where a mask skips, `skipping` puts the start.
+                # Anything will do: `with_mask` puts the upsampled preview where it skips.
                 return part
             mine["transformer_options"] = {**options, KEEP_KEY: keep}
         return apply_model(part, t, **mine)

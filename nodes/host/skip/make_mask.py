@@ -96,9 +96,9 @@ def make_mask(
         check_image(image, samples, size, upsample, vae)
     predictor = find_predictor(model, choice.predictor)
     frames = None if vae is None else [decode_frames(vae, x, WHO) for x in samples.split(1)]
-    start = _start(samples, size, upsample, vae, frames, image)
+    upsampled = _upsample(samples, size, upsample, vae, frames, image)
     side = patch_side(model)
-    tokens = F.pad(model.model.process_latent_in(start.float()), _rest(size, side), "replicate")
+    tokens = F.pad(model.model.process_latent_in(upsampled.float()), _rest(size, side), "replicate")
     # Not rounded up to whole tiles of an attention kernel: what that wins is not measured, and on a
     # small clip it would refine everything.
     try:
@@ -112,11 +112,11 @@ def make_mask(
             f"{WHO}: expected a tau that some token reaches, got {choice.tau} where the highest "
             f"score is {mask.scores.max():.3g}; take a lower tau, or choose by keep ratio."
         )
-    made = SkipMask(mask=mask, size=size, start=start, upsample=upsample, samples=samples)
+    made = SkipMask(mask=mask, size=size, upsampled=upsampled, upsample=upsample, samples=samples)
     return made, None if frames is None else torch.cat(frames)
 
 
-def _start(
+def _upsample(
     samples: Tensor,
     size: tuple[int, int],
     upsample: str,
@@ -124,7 +124,7 @@ def _start(
     frames: Sequence[Tensor] | None,
     image: Tensor | None,
 ) -> Tensor:
-    """The enlarged preview, or what was given in its place."""
+    """Upsample the preview, or encode the frames that stand in for it."""
     if upsample == "latent":
         return upsample_latent(samples, size, upsample)
     if image is not None:

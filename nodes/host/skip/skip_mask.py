@@ -21,9 +21,9 @@ class SkipMask:
     """Tokens of the target size, on the CPU."""
     size: tuple[int, int]
     """Rows and columns of the target in latent cells, as the refiner will have them."""
-    start: Tensor | None
-    """[B, C, T, H, W], VAE space: the enlarged preview, so that it need not be made twice."""
+    upsampled: Tensor | None
+    """[B, C, T, H, W], VAE space: the upsampled preview, so that it need not be made twice."""
     upsample: str
-    """How start was made: "pixel" or "latent"."""
+    """How `upsampled` was made: "pixel" or "latent"."""
     samples: Tensor
-    """The preview that it was made of; only for another one is start of no use."""
+    """The preview that `upsampled` was made of; for another one it is of no use."""

@@ -6,7 +6,7 @@ import pytest
 import torch
 from surf.nodes.host.attention import windows
 from surf.nodes.host.attention.token_layout import KEEP_KEY
-from surf.nodes.host.skip import wrapper
+from surf.nodes.host.skip import gather
 from surf.surf_core.skip import Mask
 from surf.surf_core.window import segments
 from torch.nn.functional import scaled_dot_product_attention as sdpa
@@ -94,7 +94,7 @@ def cells(keep):
 
 def through(network, keep=None, window=0, times=TIMES, **options):
     """Call a network the way a refined model is: with windows, with a mask."""
-    wrappers = [] if keep is None else [wrapper.make_wrapper(WHO)]
+    wrappers = [] if keep is None else [gather.make_wrapper(WHO)]
     extra = (
         {"reference_latent": torch.zeros(1, 16, 2 * network.before, 2)} if network.before else {}
     )
@@ -192,7 +192,7 @@ def test_a_network_without_the_seam_is_refused():
 
 def test_a_network_that_answers_from_a_cache_later_is_not():
     keep = some((5, 3, 4)).tokens
-    network, wrapped = WanModel(), wrapper.make_wrapper(WHO)
+    network, wrapped = WanModel(), gather.make_wrapper(WHO)
     options = {KEEP_KEY: cells(keep)}
     call = (VIDEO, TIMES, TEXT, None, None, options)
     wrapped(Executor(network), *call)

@@ -5,9 +5,10 @@ import pytest
 import torch
 from surf.nodes.host.attention.token_layout import KEEP_KEY, kept_tokens
 from surf.nodes.host.refine.run import refine
-from surf.nodes.host.refine.tiling import tiled
+from surf.nodes.host.refine.tiling import with_tiles
 from surf.nodes.host.refine.traits import RefineSettings
 from surf.nodes.host.skip import wrapper
+from surf.nodes.host.skip.cell_weights import cell_weights
 from surf.nodes.host.skip.skip_mask import SkipMask
 from surf.surf_core.resample import resize
 from surf.surf_core.skip import Mask, compose, weight
@@ -58,7 +59,12 @@ def some(grid=(3, 4, 6), share=0.5, seed=0):
 
 
 def carried(mask, **changes):
-    made = {"size": (8, 12), "start": None, "upsample": "latent", "samples": preview()["samples"]}
+    made = {
+        "size": (8, 12),
+        "upsampled": None,
+        "upsample": "latent",
+        "samples": preview()["samples"],
+    }
     return SkipMask(mask=mask, **made | changes)
 
 
@@ -81,6 +87,11 @@ def start_of(latent=None):
     return resize((latent or preview())["samples"], (8, 12), "bilinear")
 
 
+def with_mask(model, mask, seam=0):
+    weights = cell_weights(mask, model, start_of(), seam, WHO)
+    return wrapper.with_mask(model, start_of(), weights, who=WHO)
+
+
 def cells(mask, size=(8, 12)):
     keep = mask.tokens.repeat_interleave(2, 1).repeat_interleave(2, 2)
     return keep[:, : size[0], : size[1]]
@@ -90,7 +101,7 @@ def test_nothing_to_skip_is_the_run_without_a_mask():
     model, everything = model_of(), some(share=2)
     plain = run()
     assert torch.equal(run(everything, model, seam=3), plain)
-    assert wrapper.skipping(model, start_of(), everything, who=WHO) is model
+    assert cell_weights(everything, model, start_of(), 3, WHO) is None
     for step in model.seen:
         assert KEEP_KEY not in step.patcher.model_options["transformer_options"]
         assert "post_cfg" not in step.patcher.model_options
@@ -117,7 +128,7 @@ def test_skipped_cells_are_the_start_bit_for_bit(changes):
 def test_every_estimate_is_the_start_where_it_skips():
     """Before the guidance and after it, so no other node finds rubbish in the picture."""
     mask, model = some(), model_of()
-    clone = wrapper.skipping(model, start_of(), mask, seam=2, who=WHO)
+    clone = with_mask(model, mask, seam=2)
     clean, keep = model.model.process_latent_in(start_of()), cells(mask)
     x0 = random(2, 16, 3, 8, 12, seed=5)
     args = {"input": x0, "timestep": torch.ones(2), "c": {}}
@@ -139,7 +150,7 @@ def test_wrappers_of_other_nodes_stay_inside():
     model.set_model_unet_function_wrapper(theirs)
     run(mask, model)
     assert len(seen) == 2 * 4
-    clone = wrapper.skipping(model, start_of(), mask, who=WHO)
+    clone = with_mask(model, mask)
     args = {"input": random(1, 16, 3, 8, 12), "timestep": torch.ones(1), "c": {}}
     out = clone.model_options["model_function_wrapper"](lambda x, t: x, args)
     clean = model.model.process_latent_in(start_of())
@@ -171,10 +182,10 @@ class Vae:
 
 def test_a_start_that_came_with_the_mask_is_not_made_again():
     mask, start = some(), start_of() + 1
-    out, skip = run(carried(mask, start=start)), ~cells(mask).expand(1, 16, -1, -1, -1)
+    out, skip = run(carried(mask, upsampled=start)), ~cells(mask).expand(1, 16, -1, -1, -1)
     assert torch.equal(out[skip], start[skip])
     # Nor is a VAE needed.
-    out = run(carried(mask, start=start, upsample="pixel"), upsample="pixel")
+    out = run(carried(mask, upsampled=start, upsample="pixel"), upsample="pixel")
     assert torch.equal(out[skip], start[skip])
 
 
@@ -182,12 +193,13 @@ def test_a_start_that_came_with_the_mask_is_not_made_again():
     "changes",
     [
         {"upsample": "pixel"}, {"samples": preview()["samples"] + 1},
-        {"samples": preview(2)["samples"]}, {"start": start_of()[:, :, :, :6]}, {"start": None},
+        {"samples": preview(2)["samples"]}, {"upsampled": start_of()[:, :, :, :6]},
+        {"upsampled": None},
     ],
 )  # fmt: skip
 def test_a_start_of_something_else_is_made_again(changes):
     mask = some()
-    given = carried(mask, **{"start": start_of() + 1} | changes)
+    given = carried(mask, **{"upsampled": start_of() + 1} | changes)
     assert torch.equal(run(given), run(mask))
     if given.upsample == "pixel":
         return
@@ -261,7 +273,7 @@ def test_tiles_take_their_part_and_empty_ones_are_not_run():
     mask.tokens[:, 10:] = False
     mask.tokens[:, :, 40:] = False
     keep, x = cells(mask, size), random(1, 16, 3, *size)
-    clone = tiled(model_of(), torch.empty(1, 16, 3, *size, device="meta"), 320, WHO)
+    clone = with_tiles(model_of(), torch.empty(1, 16, 3, *size, device="meta"), 320, WHO)
 
     def apply_model(part, t, transformer_options):
         seen.append(transformer_options[KEEP_KEY])

@@ -1,0 +1,54 @@
+"""Keep the low band of the preview during the first steps of a refinement.
+
+Dims: B batch, C latent channels, T latent frames, H, W latent cells.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ....surf_core.lowband import lock_low_band
+from .traits import RefineSettings
+
+
+def with_low_band_lock(
+    model: Any, samples: Tensor, upsampled: Tensor, settings: RefineSettings
+) -> Any:
+    """Return a clone whose first clean estimates keep what the preview could already show.
+
+    Runs after the guidance and after the functions that other nodes put there.
+
+    Args:
+        samples: [B, C, T, h, w], the preview; only its size counts.
+        upsampled: [B, C, T, H, W], VAE space.
+
+    Returns:
+        `model` itself where no step is locked.
+    """
+    locked = round(settings.low_band_lock * settings.steps)
+    if not locked:
+        return model
+    ratio = _ratio(samples, upsampled)
+    # Between two steps, so that rounding in the sampler's sigma cannot move a step across.
+    last = float(settings.sigmas()[locked - 1 : locked + 1].mean())
+    references: dict[torch.device, Tensor] = {}
+
+    def lock(args: dict) -> Tensor:
+        x0 = args["denoised"]
+        if float(args["sigma"].max()) < last:
+            return x0
+        if x0.device not in references:
+            moved = upsampled.to(device=x0.device, dtype=torch.float32)
+            references[x0.device] = args["model"].process_latent_in(moved)
+        return lock_low_band(x0, references[x0.device].to(x0.dtype), ratio)
+
+    clone = model.clone()
+    clone.set_model_sampler_post_cfg_function(lock)
+    return clone
+
+
+def _ratio(samples: Tensor, upsampled: Tensor) -> float:
+    """Target cells that a cell of the preview covers, per side: the mean of both sides."""
+    low, high = samples.shape[-2:], upsampled.shape[-2:]
+    return (high[0] * high[1] / (low[0] * low[1])) ** 0.5

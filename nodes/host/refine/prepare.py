@@ -1,0 +1,118 @@
+"""Everything that a refinement needs before it samples: checked inputs, the clone, the start.
+
+Dims: B batch, C latent channels, T latent frames, H, W latent cells.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ....surf_core.checks import check_choice
+from ..attention import with_windows
+from ..conditioning import Conditioning, SizeChange, carry, video_cells
+from ..latents import open_latent
+from ..models import check_flow, target_cells
+from ..refiner import TRAITS_KEY, RefinerTraits
+from ..skip import CellWeights, SkipMask, cell_weights, with_mask
+from ..vae import UPSAMPLE_METHODS, check_vae, upsample_latent
+from .low_band import with_low_band_lock
+from .tiling import with_tiles
+from .traits import RefineSettings, apply_traits, check_prompts, with_sigma_start
+
+WHO = "Surf Refiner"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class RefineRun:
+    """What sampling and composing work on."""
+
+    model: Any
+    """Clone of the MODEL, with windows, tiles, the low-band lock and the mask."""
+    conds: dict[str, Conditioning]
+    """"positive" and "negative", at the target size."""
+    upsampled: Tensor
+    """[B, C, T, H, W], VAE space: the preview at the target size."""
+    settings: RefineSettings
+    """What a trained refiner fixes is set."""
+    weights: CellWeights | None
+    """Which cells are refined; None: all."""
+    asked: tuple[int, int]
+    """Height and width in pixels."""
+
+
+def prepare(
+    model: Any,
+    conds: dict[str, Conditioning],
+    latent: dict,
+    settings: RefineSettings,
+    *,
+    upsample: str,
+    vae: Any,
+    mask: SkipMask | None,
+    seam: int,
+    **target: Any,
+) -> RefineRun:
+    """Check the inputs, upsample the preview and clone the model; arguments as in `refine`.
+
+    What does not fit is refused before the VAE works.
+    """
+    check_flow(model, WHO)
+    samples = open_latent(model, latent, f"{WHO}: latent")
+    traits: RefinerTraits | None = model.get_attachment(TRAITS_KEY)
+    settings = apply_traits(traits, settings)
+    check_prompts(traits, conds, settings.cfg)
+    size, asked = target_cells(model, samples, who=WHO, **target)
+    check_choice(upsample, f"{WHO}: upsample", UPSAMPLE_METHODS)
+    shape = torch.empty((*samples.shape[:-2], *size), device="meta")
+    weights = _weights(mask, model, shape, seam, conds)
+    upsampled = _reusable(mask, samples, shape, upsample)
+    if upsampled is None and upsample == "pixel":
+        check_vae(vae, samples)
+    clone = (
+        with_sigma_start(traits, model, settings)
+        if traits
+        else with_windows(model, settings.window)
+    )
+    clone = with_tiles(clone, shape, settings.tile, WHO)
+    if upsampled is None:
+        upsampled = upsample_latent(samples, size, upsample, vae)
+    clone = with_low_band_lock(clone, samples, upsampled, settings)
+    if weights is not None:
+        clone = with_mask(clone, upsampled, weights, who=WHO)
+    change = SizeChange.of(model, video_cells(conds) or tuple(samples.shape[-2:]), size)
+    return RefineRun(
+        model=clone, conds=carry(conds, change), upsampled=upsampled, settings=settings,
+        weights=weights, asked=asked,
+    )  # fmt: skip
+
+
+def _weights(
+    mask: SkipMask | None, model: Any, shape: Tensor, seam: int, conds: dict[str, Conditioning]
+) -> CellWeights | None:
+    """Weights of the cells under a mask; None where everything is refined.
+
+    Raises:
+        ValueError: a mask that does not fit, or a prompt with an area beside it: for one, the model
+            is called with a part of the picture.
+    """
+    weights = None if mask is None else cell_weights(mask.mask, model, shape, seam, WHO)
+    areas = (entry[1].get("area") for cond in conds.values() for entry in cond)
+    if weights is not None and any(area is not None for area in areas):
+        raise ValueError(
+            f"{WHO}: a prompt with an area and a mask do not go together, got both; confine the "
+            "prompt with Conditioning (Set Mask), or disconnect the mask."
+        )
+    return weights
+
+
+def _reusable(
+    mask: SkipMask | None, samples: Tensor, shape: Tensor, upsample: str
+) -> Tensor | None:
+    """The upsampled preview that came with a mask, if it is of these samples and method."""
+    upsampled = None if mask is None else mask.upsampled
+    if upsampled is None or mask.upsample != upsample or upsampled.shape != shape.shape:
+        return None
+    same = mask.samples.shape == samples.shape and torch.equal(mask.samples.to(samples), samples)
+    return upsampled if same else None
