@@ -88,6 +88,19 @@ def test_lab_takes_over_a_change_of_saturation():
     assert 0.95 < sharp[1] / sharp[0] < 1.05
 
 
+def test_lab_stretches_faint_colours_as_much_as_strong_ones():
+    """A deviation of a or b of one is a colour, too."""
+    gains = []
+    for colourful in (1.0, 0.1):
+        frames = saturated(resize(scene(rows=4, columns=6), (48, 80)), colourful)
+        out = match_colour(frames, saturated(frames, 1.4), "lab")
+        after, before = (rgb_to_lab(x)[:, 1:].std((0, 2, 3)) for x in (out, frames))
+        gains.append(after / before)
+    assert before.max() < 1.2
+    assert (gains[0] > 1.3).all()
+    torch.testing.assert_close(gains[1], gains[0], rtol=0.02, atol=0)
+
+
 def test_lab_stretches_the_chroma_of_a_grey_video_at_most_twice():
     frames = resize(scene(rows=4, columns=6), (48, 80))
     grey = 0.5 + 0.05 * (frames - 0.5)

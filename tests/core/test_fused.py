@@ -144,12 +144,14 @@ def test_weights_that_lie_elsewhere_are_fetched_by_their_layer(name, tolerance):
 def test_plain_torch_goes_by_rows_and_loses_none(tolerance):
     count = ROWS + 3
     x, scale, shift = noise(1, count, 4), noise(1, 1, 4, seed=1), noise(1, 1, 4, seed=2)
-    table = rotary_table((1, 1, count), 4, torch.device("cpu"), torch.float64)
+    # With four channels a head, all of them turn with time.
+    table = rotary_table((count, 1, 1), 4, torch.device("cpu"), torch.float64)
     whole = eager.modulated_norm(x, scale, shift)
     with torch.no_grad():
         assert torch.allclose(eager.modulated_norm(x, scale, shift), whole, atol=1e-12)
         turned = eager.rotate(x[:, :, None].clone(), table)
     assert torch.allclose(turned, rotate(x[:, :, None], table), atol=tolerance[torch.float64])
+    assert (turned[:, 1:, 0] - x[:, 1:]).abs().amax(-1).min() > 1e-4
 
 
 @by_dtype

@@ -40,6 +40,15 @@ def test_low_band_is_identity_at_factor_one_and_the_mean_at_a_huge_one(shape, to
     assert torch.allclose(low_band(x, 1000.0), mean, atol=tolerance[torch.float64])
 
 
+@pytest.mark.parametrize("count", [1, 9, 45, 68, 135])
+def test_low_band_holds_as_many_waves_as_the_smaller_picture_has_cells(count):
+    """Also where count / (count / small) lies a rounding below `small`."""
+    every = torch.eye(count, dtype=torch.float64)[:, :, None]
+    for small in range(1, count + 1):
+        rank = low_band(every, count / small)[:, :, 0].diagonal().sum()
+        assert rank.item() == pytest.approx(small)
+
+
 def test_low_band_keeps_a_slow_wave_and_drops_a_fast_one(tolerance):
     place = (torch.arange(24, dtype=torch.float64) + 0.5) / 24 * torch.pi
     slow, fast = (torch.cos(count * place).expand(1, 1, 24, 24) for count in (3, 20))

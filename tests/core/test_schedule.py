@@ -234,6 +234,16 @@ def test_switch_returns_no_views_and_does_not_mutate_the_schedule(step):
     assert torch.equal(sigmas, before)
 
 
+@pytest.mark.parametrize("policy", ["same", "snr_equal"])
+def test_a_schedule_that_overshoots_one_by_a_rounding_switches_there(policy):
+    """Schedulers that work through powers do; all noise stays all noise at any size."""
+    sigmas = torch.tensor([1.00006, 1.00003, 0.6, 0.3, 0.0])
+    cut = switch(sigmas, 1, ratio=2.0, sigma_policy=policy)
+    assert cut.sigma == pytest.approx(1, abs=1e-4)
+    assert len(cut.low) == 4
+    assert (cut.low.diff() < 0).all()
+
+
 @pytest.mark.parametrize("step", [-1, 6, 100])
 def test_switch_rejects_a_step_outside_the_schedule(step):
     with pytest.raises(ValueError, match=f"within 0 to 5, .* got step={step}; use about"):

@@ -257,6 +257,21 @@ def test_detail_sees_texture_where_it_is_and_little_of_motion():
     assert detail(moving, temporal=0).max() < 1e-3
 
 
+def test_faint_texture_outranks_a_flat_part_that_moves():
+    """A soft disc of full contrast crosses the upper half, texture of a fifth lies in the lower."""
+    place = torch.arange(32.0)
+    centre = torch.tensor([8.0, 14, 20, 26]).view(4, 1, 1)
+    disc = torch.exp(-((place[:, None] - 8) ** 2 + (place - centre) ** 2) / 32)
+    start = disc.expand(1, 16, 4, 32, 32).clone()
+    start[..., 20:, :] += 0.2 * random(1, 16, 1, 12, 32)
+    found = detail(start)[0]
+    moving, textured = found[:, :8], found[:, 11:15]
+    assert moving.max() > 1
+    assert textured.min() > moving.max()
+    steady = detail(start, temporal=0)[0, :, :8].max()
+    assert moving.max() > 1.02 * steady, "what moves counts a little"
+
+
 def test_detail_and_predictor_have_one_interface():
     start = random(2, 16, 3, 8, 12)
     model = MaskPredictor(PredictorConfig())

@@ -257,6 +257,19 @@ def test_activation_bytes_of_a_mask_are_those_that_live(block, share, segmentwis
 # Composition.
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_a_cell_that_only_one_side_makes_never_sees_the_other(bad):
+    """A refiner need not fill what it skips, nor a start what is refined."""
+    generator = torch.Generator().manual_seed(0)
+    refined, start = torch.randn(2, 1, 2, 1, 4, 6, generator=generator)
+    share = torch.zeros(1, 4, 6)
+    share[..., 2:4], share[..., 4:] = 0.5, 1
+    expected = compose(refined, start, share)
+    refined[..., :2], start[..., 4:] = bad, bad
+    assert torch.equal(compose(refined, start, share), expected)
+    assert torch.isfinite(expected).all()
+
+
 def test_weights_fall_inside_of_what_is_refined_within_a_frame():
     keep = torch.zeros(3, 4, 6, dtype=torch.bool)
     keep[1, :, 3:] = True

@@ -95,6 +95,14 @@ def test_pieces_give_what_the_whole_gives_between_0_and_1(memory, device, piece,
     assert torch.equal(samples["samples"], kept)
 
 
+@pytest.mark.parametrize(("rows", "columns"), [(20, 34), (40, 68), (60, 103)])
+def test_white_stays_white_where_pieces_overlap(rows, columns):
+    """Shares of neighbouring pieces sum to 1 but for a rounding, and savers wrap what is above."""
+    got = run(Vae(), {"samples": torch.ones(1, 16, 1, rows, columns)}, piece=128)
+    assert got.max() == 1
+    assert got.min() > 1 - 1e-6
+
+
 def test_frames_are_cropped_from_the_top_left_without_a_copy():
     samples = latent(1, 16, 2, 17, 30)
     whole, got = run(Vae(), samples), run(Vae(), samples, 232, 130)
@@ -221,6 +229,17 @@ def test_too_little_main_memory_is_refused_before_the_vae_decodes(memory):
     with pytest.raises(ValueError, match="the frames need .* of main memory.* fewer frames"):
         run(vae, latent(1, 16, 2, 60, 103))
     assert not vae.calls
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_main_memory_must_hold_the_frames_twice(memory, batch):
+    """Once as the VAE hands them over, once as they are put together, in fp32."""
+    once = batch * 5 * 160 * 272 * 3 * 4
+    memory["main"] = 1.9 * once
+    with pytest.raises(ValueError, match="of main memory"):
+        run(Vae(), latent(batch, 16, 2, 20, 34))
+    memory["main"] = 2.1 * once
+    assert len(run(Vae(), latent(batch, 16, 2, 20, 34))) == batch * 5
 
 
 def test_a_vae_of_pictures_decodes_a_batch_and_the_first_frame_of_a_video():

@@ -114,6 +114,17 @@ def test_masks_keep_their_range_and_leading_axes():
     assert torch.equal(resize_mask(mask, (17, 23)), mask)
 
 
+@pytest.mark.parametrize("factor", [2, 4])
+def test_a_smaller_mask_holds_the_mean_of_what_it_covers(factor):
+    """A thin line stays as a faint one: between samples it would be lost or doubled."""
+    mask = torch.zeros(1, 16, 24)
+    mask[:, :, 8] = mask[:, 5] = 1
+    small = resize_mask(mask, (16 // factor, 24 // factor))
+    cells = mask.unfold(1, factor, factor).unfold(2, factor, factor)
+    torch.testing.assert_close(small, cells.mean((-2, -1)))
+    assert small.mean() == pytest.approx(mask.mean())
+
+
 def test_closed_latents_keep_what_is_not_about_size():
     given = latent() | {"type": "video"}
     out = close_latent(given, torch.zeros(2, 16, 3, 8, 12))

@@ -109,6 +109,24 @@ def test_shifts_are_set_on_clones():
     assert model.seen[-1].patcher is model
 
 
+@pytest.mark.parametrize("timesteps", [1000, 250])
+def test_setting_the_shift_that_a_model_has_changes_no_sigma(timesteps):
+    model = host_stub.Patcher()
+    model.model.model_sampling.set_parameters(shift=5.0, timesteps=timesteps, multiplier=1)
+    own, same, other = (
+        m.get_model_object("model_sampling")
+        for m in (
+            model,
+            models.with_shift(model, 5.0, "test"),
+            models.with_shift(model, 3.0, "test"),
+        )
+    )
+    assert torch.equal(own.sigmas, same.sigmas)
+    assert same.multiplier == other.multiplier == 1
+    assert len(other.sigmas) == timesteps
+    assert (other.sigmas[:-1] < own.sigmas[:-1]).all()
+
+
 def test_a_second_model_takes_the_second_leg():
     first, second = host_stub.Patcher(), host_stub.Patcher()
     run(first, model_low=second)
