@@ -32,9 +32,9 @@ train-tiny: $(STAMP)
 	$(BIN)/python -m surf_core.training.tiny --form short --out runs/tiny
 
 bench: $(STAMP)
-	@for script in benchmarks/*.py; do \
-		$(BIN)/python -m "benchmarks.$$(basename $$script .py)" || exit 1; \
-	done
+	@for script in $$(grep -l '^if __name__' benchmarks/*/*.py); do \
+		$(BIN)/python -m "$$(echo "$${script%.py}" | tr / .)" || failed=1; \
+	done; exit $${failed:-0}
 
 # The GPU's torch and the host's packages are those of PYTHON: nothing is installed.
 bench-gpu:

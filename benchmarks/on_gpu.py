@@ -24,7 +24,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.provenance import place, provenance
+from benchmarks.page import place, provenance
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -61,35 +61,35 @@ class Command:
 
 def flow(size: str, cfg: str, minutes: float) -> Command:
     plan = f"--size {size} --cfg {cfg} --keep 1 0.5"
-    return Command(module="host_flow", plan=plan, options="", minutes=minutes)
+    return Command(module="speed.host_flow", plan=plan, options="", minutes=minutes)
 
 
-NEED_HOST = {"host_flow", "vae_decode", "compile"}
+NEED_HOST = {"speed.host_flow", "speed.vae_decode", "speed.compile"}
 PARTS = {
     # The plan that may reach the goal comes first: what is named first is called first.
     "flow-720p": [flow("720p", "first on", 7.0)],
     # A guided evaluation of the plain run at 1080p takes minutes, so there is one plan.
     "flow-1080p": [flow("1080p", "first", 6.0)],
-    "hunyuan": [Command(module="host_flow", plan="--base hunyuan", options="", minutes=3.5)],
+    "hunyuan": [Command(module="speed.host_flow", plan="--base hunyuan", options="", minutes=3.5)],
     "cards": [
-        Command(module="host_flow", plan="--only-memory --cfg off --limit-gb 12 16 24", options="",
-                minutes=5.5),
+        Command(module="speed.host_flow", plan="--only-memory --cfg off --limit-gb 12 16 24",
+                options="", minutes=5.5),
     ],
     "kernels": [
         Command(module=TESTS, options="", minutes=0.8, toy="tests/core/test_window_backends.py"),
-        Command(module="window_attention", options="--size 720p 1080p --reps 10", minutes=2.2,
+        Command(module="speed.window_attention", options="--size 720p 1080p --reps 10", minutes=2.2,
                 toy="--size tiny --window 4 --reps 1"),
-        Command(module="refiner_step", options="--size 720p --window 4", minutes=1.2,
+        Command(module="speed.refiner_step", options="--size 720p --window 4", minutes=1.2,
                 toy="--size tiny --window 4 --layers 1 --reps 1"),
-        Command(module="skip_time", options="--size 720p", minutes=0.8,
+        Command(module="speed.skip_time", options="--size 720p", minutes=0.8,
                 toy="--size tiny --layers 1 --reps 1 --keep 100 50"),
     ],
     "extras": [
-        Command(module="vae_decode", plan="--time --size 720p 1080p", options="--reps 2",
+        Command(module="speed.vae_decode", plan="--time --size 720p 1080p", options="--reps 2",
                 minutes=4.0, toy="--toy --reps 1 --frames 1"),
         # By its operations, at 300 TFLOP/s, Wan 2.1 14B takes nine minutes before anything is
         # compiled, the refiner one.
-        Command(module="compile", plan="--models surf", options="", minutes=3.0,
+        Command(module="speed.compile", plan="--models surf", options="", minutes=3.0,
                 toy="--toy --modes surf"),
     ],
 }  # fmt: skip

@@ -216,7 +216,7 @@ def activation_bytes(
     Raises:
         ValueError: as `forward_flops`, or a model with joint text.
 
-    Source: ours; benchmarks/block_memory.py measures it.
+    Source: ours; benchmarks/cost/block_memory.py measures it.
     """
     _check_ours(shape)
     steps, per_step = _grid(shape, frames, height, width)

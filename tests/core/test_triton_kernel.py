@@ -136,7 +136,7 @@ def test_gpus_before_ampere_are_rejected():
 @pytest.mark.skipif(not any(COMPILERS), reason="this build of triton came without ptxas")
 def test_the_kernel_compiles_for_hopper_without_spills_and_saves_products(tmp_path):
     done = child(
-        "-m", "benchmarks.triton_kernel", "--target", "90", "--head", "72",
+        "-m", "benchmarks.cost.triton_kernel", "--target", "90", "--head", "72",
         TRITON_CACHE_DIR=str(tmp_path),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

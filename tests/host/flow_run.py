@@ -17,7 +17,7 @@ on_a_host = [pytest.mark.host, pytest.mark.skipif(HOST not in os.environ, reason
 
 def run(*options, **changed):
     """What the benchmark prints."""
-    done = call("-m", "benchmarks.host_flow", *options, **changed)
+    done = call("-m", "benchmarks.speed.host_flow", *options, **changed)
     assert done.returncode == 0, done.stderr[-4000:]
     return done.stdout
 

@@ -15,7 +15,7 @@ BUILD = """
 import json, sys
 from pathlib import Path
 import torch
-from benchmarks.host import models
+from benchmarks.speed.host import models
 from surf_core import cost
 
 models.enter(Path(sys.argv[1]), ["--cpu"])
@@ -39,8 +39,8 @@ print(json.dumps({
 
 BREAK = """
 import torch
-from benchmarks import host_flow
-from benchmarks.host.calls import Kit
+from benchmarks.speed import host_flow
+from benchmarks.speed.host.calls import Kit
 
 real = Kit.refine
 
@@ -59,9 +59,9 @@ host_flow.main()
 CARDS = """
 from types import SimpleNamespace
 import torch
-from benchmarks import host_flow
-from benchmarks.host import memory
-from benchmarks.host.calls import Kit
+from benchmarks.speed import host_flow
+from benchmarks.speed.host import memory
+from benchmarks.speed.host.calls import Kit
 
 GIB = 2**30
 

@@ -13,9 +13,9 @@ pytestmark = [*on_a_host, pytest.mark.slow]
 DECODES = """
 import sys
 import torch
-sys.argv[0] = "vae_decode.py"
-from benchmarks import vae_decode
-from benchmarks.host import decodes
+sys.argv[0] = "speed/vae_decode.py"
+from benchmarks.speed import vae_decode
+from benchmarks.speed.host import decodes
 
 real = decodes.measure
 
@@ -36,9 +36,9 @@ vae_decode.main()
 COMPILED = """
 import sys
 import torch
-sys.argv[0] = "compile.py"
-from benchmarks import compile as benchmark
-from benchmarks.host import settings
+sys.argv[0] = "speed/compile.py"
+from benchmarks.speed import compile as benchmark
+from benchmarks.speed.host import settings
 
 real, calls = settings.refined, []
 
@@ -81,7 +81,7 @@ def test_each_command_writes_a_page_with_its_origin(pages):
     for subject, text in pages.items():
         assert "TOY SIZE" in text
         assert re.search(r"Commit .*torch \d", text)
-        assert f"    python -m benchmarks.{subject.replace('-', '_')} --" in text
+        assert f"    python -m benchmarks.speed.{subject.replace('-', '_')} --" in text
         assert "--out" not in text
 
 
@@ -156,7 +156,7 @@ def test_minutes_that_are_over_end_both_with_a_page_and_in_order(tmp_path):
         out = tmp_path / module
         out.mkdir()
         limits = ["--minutes=0.0001", f"--out={out}"]
-        done = call("-m", f"benchmarks.{module}", "--toy", *options, *limits)
+        done = call("-m", f"benchmarks.speed.{module}", "--toy", *options, *limits)
         assert done.returncode == 0, done.stderr[-3000:]
         (page,) = out.iterdir()
         rows = rows_of(page.read_text(encoding="utf-8"))[-1]

@@ -34,8 +34,8 @@ UPSAMPLE = "upsample through the VAE"
 
 PLAN = """
 import json, sys
-from benchmarks.host.minutes import plan
-from benchmarks.host.stages import Stage
+from benchmarks.speed.host.minutes import plan
+from benchmarks.speed.host.stages import Stage
 from surf_core import cost
 
 work = cost.Evaluations(shape=cost.WAN_14B, steps=50, frames=81, height=480, width=832)

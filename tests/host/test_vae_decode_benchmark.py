@@ -16,7 +16,7 @@ PYTHON = os.environ.get("COMFYUI_PYTHON", sys.executable)
 
 
 def bench(environment, *options):
-    command = [PYTHON, "-m", "benchmarks.vae_decode", *options]
+    command = [PYTHON, "-m", "benchmarks.speed.vae_decode", *options]
     done = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, timeout=400, env=environment
     )
@@ -26,7 +26,7 @@ def bench(environment, *options):
 
 def test_without_a_host_it_says_what_it_needs():
     without = {name: value for name, value in os.environ.items() if name != "COMFYUI_PATH"}
-    command = [sys.executable, "-m", "benchmarks.vae_decode"]
+    command = [sys.executable, "-m", "benchmarks.speed.vae_decode"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=without)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "not run: set COMFYUI_PATH" in done.stdout

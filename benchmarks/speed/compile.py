@@ -1,7 +1,8 @@
 """What does torch.compile cost and bring in the host, and is what comes out still right?
 
-    COMFYUI_PATH=/path/to/ComfyUI python -m benchmarks.compile --out FILE.md
-    COMFYUI_PATH=/path/to/ComfyUI python -m benchmarks.compile --models surf --modes eager surf
+    export COMFYUI_PATH=/path/to/ComfyUI
+    python -m benchmarks.speed.compile --out FILE.md
+    python -m benchmarks.speed.compile --models surf --modes eager surf
 
 The host's own sampler and the nodes of the pack run random models, plain (eager), with Surf Compile
 (surf) and with the host's TorchCompileModel (host), one setting after the other:
@@ -26,13 +27,13 @@ from typing import Any
 
 import torch
 
-from benchmarks.failures import FAILURES, reason
-from benchmarks.host import models
-from benchmarks.host.settings import Setting, settings_of
-from benchmarks.host.tables import NOT, table
-from benchmarks.host.watch import Watch
-from benchmarks.host_flow import TOY_HUNYUAN, TOY_SURF, TOY_WAN
-from benchmarks.provenance import provenance, publish_page
+from benchmarks.page import provenance, publish_page
+from benchmarks.speed.host import models
+from benchmarks.speed.host.settings import Setting, settings_of
+from benchmarks.speed.host.tables import NOT, table
+from benchmarks.speed.host.watch import Watch
+from benchmarks.speed.host_flow import TOY_HUNYUAN, TOY_SURF, TOY_WAN
+from benchmarks.timing import FAILURES, reason
 from surf_core import cost
 from surf_core.refiner import RefinerConfig
 

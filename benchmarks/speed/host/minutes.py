@@ -4,7 +4,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from benchmarks.failures import FAILURES, reason
+from benchmarks.timing import FAILURES, reason
 
 from .calls import Kit
 from .plans import Case

@@ -1,6 +1,6 @@
 """What does skipping tokens cost in quality, and which tokens may be skipped?
 
-    python -m benchmarks.skip --pairs 128
+    python -m benchmarks.quality.skip --pairs 128
 
 Held-out scenes of 128 pixels, made four times smaller by averaging, are refined whole and at 75, 50
 and 25 % of the tokens, chosen by the oracle (which knows the sharp scene), by the trained
@@ -15,10 +15,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.held_out import NOISE
-from benchmarks.measures import Rows, arguments, publish, ssim
-from benchmarks.provenance import provenance
-from benchmarks.tiny_refiner import PSNR, SIDE, Case, cases
+from benchmarks.page import provenance
+from benchmarks.quality.held_out import NOISE
+from benchmarks.quality.measures import Rows, arguments, publish, ssim
+from benchmarks.quality.tiny_refiner import PSNR, SIDE, Case, cases
 from surf_core.cost import TINY, forward_flops
 from surf_core.signature import psnr
 from surf_core.skip import Mask, choose, oracle_mask, packing, predict_mask

@@ -1,10 +1,11 @@
 """What does the whole flow take in the host itself, against its plain run, and where is the gap?
 
-    python -m benchmarks.host_flow --dry-run
-    COMFYUI_PATH=/path/to/ComfyUI python -m benchmarks.host_flow --size 720p 1080p --minutes 8
-    COMFYUI_PATH=/path/to/ComfyUI python -m benchmarks.host_flow --cfg first --keep 1 0.5
-    COMFYUI_PATH=/path/to/ComfyUI python -m benchmarks.host_flow --base hunyuan
-    COMFYUI_PATH=/path/to/ComfyUI python -m benchmarks.host_flow --only-memory --limit-gb 12 16 24
+    python -m benchmarks.speed.host_flow --dry-run
+    export COMFYUI_PATH=/path/to/ComfyUI
+    python -m benchmarks.speed.host_flow --size 720p 1080p --minutes 8
+    python -m benchmarks.speed.host_flow --cfg first --keep 1 0.5
+    python -m benchmarks.speed.host_flow --base hunyuan
+    python -m benchmarks.speed.host_flow --only-memory --limit-gb 12 16 24
 
 Wan 2.1 14B's architecture, the host's own, with random weights: its sampler at the target, against
 Reshift KSampler from 480p to 240p and Surf Refiner at the target, with surf_1b and, without
@@ -28,16 +29,22 @@ from typing import Any
 
 import torch
 
-from benchmarks.ceilings import bandwidth, ceilings
-from benchmarks.host import models
-from benchmarks.host.calls import Kit
-from benchmarks.host.memory import memory_table
-from benchmarks.host.minutes import VAE_WIDTH, guess, plan, profile, turn
-from benchmarks.host.plans import DRY_LEGEND, GUIDANCE, Layout, Setting, priced
-from benchmarks.host.stages import UPSAMPLE, Machine
-from benchmarks.host.tables import floor_table, flow_table, goal_table, share_table, stage_table
-from benchmarks.host.watch import ELEMENTWISE, KINDS, Watch
-from benchmarks.provenance import command_line, place, provenance
+from benchmarks.page import command_line, place, provenance
+from benchmarks.speed.host import models
+from benchmarks.speed.host.calls import Kit
+from benchmarks.speed.host.memory import memory_table
+from benchmarks.speed.host.minutes import VAE_WIDTH, guess, plan, profile, turn
+from benchmarks.speed.host.plans import DRY_LEGEND, GUIDANCE, Layout, Setting, priced
+from benchmarks.speed.host.stages import UPSAMPLE, Machine
+from benchmarks.speed.host.tables import (
+    floor_table,
+    flow_table,
+    goal_table,
+    share_table,
+    stage_table,
+)
+from benchmarks.speed.host.watch import ELEMENTWISE, KINDS, Watch
+from benchmarks.timing import bandwidth, ceilings
 from surf_core import cost
 from surf_core.refiner import RefinerConfig
 
@@ -290,7 +297,7 @@ def dry_run(args: argparse.Namespace, command: str) -> str:
 
 
 def main() -> None:
-    args, command = arguments(), command_line("host_flow")
+    args, command = arguments(), command_line("speed.host_flow")
     page, sizes = {}, "-".join(args.size)
     name = f"flow-{args.base}-{sizes}"
     if args.dry_run or args.only_memory:

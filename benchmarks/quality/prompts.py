@@ -1,6 +1,6 @@
 """Do the embedded models draw what they are asked for? Colour, shape and direction.
 
-    python -m benchmarks.prompts --pairs 256
+    python -m benchmarks.quality.prompts --pairs 256
 
 For held-out prompts: the full-resolution baseline, half the resolution directly, the SURF preview,
 and the preview refined to twice the baseline's size. The same measurement on rendered scenes says
@@ -15,7 +15,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from benchmarks.held_out import (
+from benchmarks.page import provenance
+from benchmarks.quality.held_out import (
     LOW,
     REFINE,
     batches,
@@ -26,8 +27,7 @@ from benchmarks.held_out import (
     seeds,
     shown,
 )
-from benchmarks.measures import arguments, publish, share_and_error
-from benchmarks.provenance import provenance
+from benchmarks.quality.measures import arguments, publish, share_and_error
 from surf_core.flow import euler
 from surf_core.reshift import inherit_noise
 from surf_core.tiny.demo import Settings, resized, to_pixels

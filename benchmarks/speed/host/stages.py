@@ -3,11 +3,12 @@
 Dims: D width.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from statistics import median
 
-from benchmarks.ceilings import operations
 from surf_core import cost
+from surf_core.window import segments, token_bounds
 
 PLAIN, FIRST, SECOND = "plain run", "first leg, 480p", "second leg, 240p"
 UPSAMPLE, DECODE = "upsample through the VAE", "VAE decode"
@@ -130,6 +131,38 @@ class Stage:
         took = evaluations[-1].ended - evaluations[-1].began
         self.alone.append(took / self._length(len(evaluations) - 1))
         self.peak = max(self.peak, *(each.peak for each in evaluations))
+
+
+def operations(
+    shape: cost.ModelShape,
+    frames: int,
+    height: int,
+    width: int,
+    window: int = 0,
+    kept: Sequence[int] | None = None,
+) -> tuple[int, int]:
+    """Linear operations of a forward, and those of its self-attention.
+
+    Their sum is `cost.forward_flops`. That prices no windows of a model whose text passes through
+    the same blocks; here its windows attend to the text too, and the text to everything.
+
+    Args:
+        frames: pixel frames.
+        height, width: pixels.
+        window: latent frames of a self-attention window; 0 is full attention.
+        kept: tokens of each latent frame that a mask keeps; None for all.
+    """
+    count, text = cost.latent_frames(shape, frames), shape.text_tokens if shape.joint_text else 0
+    counts = kept or [cost.tokens(shape, frames, height, width) // count] * count
+    video = sum(counts)
+    whole = cost.forward_flops(shape, frames, height, width, kept=kept)
+    linear = whole - shape.layers * 4 * shape.dim * (video + text) ** 2
+    attention = 0
+    for layers, shifted in (((shape.layers + 1) // 2, False), (shape.layers // 2, True)):
+        runs = [b - a for a, b in token_bounds(counts, segments(count, window, shifted))]
+        pairs = sum(run * (run + text) for run in runs) + text * (video + text)
+        attention += layers * 4 * shape.dim * pairs
+    return linear, attention
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,6 +1,6 @@
 """What does the embedded refiner add to a preview of a quarter of the size, and how true is it?
 
-    python -m benchmarks.tiny_refiner --pairs 128
+    python -m benchmarks.quality.tiny_refiner --pairs 128
 
 Held-out scenes at 128 pixels are made four times smaller, by averaging and by the training's
 degradation, encoded, and brought back by interpolation, by the untrained text-to-video model
@@ -17,9 +17,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.held_out import REFINE, batches, pixels, scenes, seeds, shown
-from benchmarks.measures import Rows, against_truth, arguments, low_band, publish
-from benchmarks.provenance import provenance
+from benchmarks.page import provenance
+from benchmarks.quality.held_out import REFINE, batches, pixels, scenes, seeds, shown
+from benchmarks.quality.measures import Rows, against_truth, arguments, low_band, publish
 from surf_core.degrade import degrade, draw
 from surf_core.resample import resize
 from surf_core.signature import detail

@@ -1,6 +1,6 @@
 """Does matching the preview's colours help the training-free refiner? On the embedded model.
 
-    python -m benchmarks.colour --pairs 64 --first 0
+    python -m benchmarks.quality.colour --pairs 64 --first 0
 
 For every prompt and seed: the same-seed baseline, the preview, and the preview refined without
 training: plain, and with the three colour matches, one in the latent (`colour_match` of the Surf
@@ -16,9 +16,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.held_out import scenes, seeds
-from benchmarks.measures import mean_and_error
-from benchmarks.provenance import provenance
+from benchmarks.page import provenance
+from benchmarks.quality.held_out import scenes, seeds
+from benchmarks.quality.measures import mean_and_error
 from surf_core.colour import METHODS, match_colour
 from surf_core.flow import euler, refine
 from surf_core.lowband import wavelet_match

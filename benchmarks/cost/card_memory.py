@@ -1,17 +1,17 @@
 """Which card would each refiner fit, by what can be counted without one?
 
-    python -m benchmarks.card_memory
+    python -m benchmarks.cost.card_memory
 
-Weights, latents and activations of one step, from `surf_core.cost`; benchmarks/block_memory.py
+Weights, latents and activations of one step, from `surf_core.cost`; benchmarks/cost/block_memory.py
 holds its activations against live tensors. With a GPU, `python -m benchmarks.on_gpu cards` has the
 allocator's own figures, under a limit of the size of a card.
 """
 
 from collections.abc import Iterator
 
-from benchmarks.host.tables import table
-from benchmarks.host_flow import SIDES
-from benchmarks.provenance import publish_counted
+from benchmarks.page import publish_counted
+from benchmarks.speed.host.tables import table
+from benchmarks.speed.host_flow import SIDES
 from surf_core import cost
 
 SIZES = ("720p", "1080p", "4k")
@@ -69,7 +69,7 @@ def page() -> list[str]:
                "| sum, GiB | smallest card, GiB")  # fmt: skip
     return [
         "# The refiner's memory, and the smallest card: counted", "",
-        "    python -m benchmarks.card_memory", "", LEGEND, "", *table(columns, rows()),
+        "    python -m benchmarks.cost.card_memory", "", LEGEND, "", *table(columns, rows()),
     ]  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 """How much of the full-resolution video does a preview keep, and what does it cost?
 
-    python -m benchmarks.tiny_signature --pairs 128
+    python -m benchmarks.quality.tiny_signature --pairs 128
 
 For every held-out prompt and seed: the full-resolution baseline, another seed (the floor), half the
 resolution directly, and the SURF preview with the switch at k = 0, 2, 5, 10, 20 and 40 of 40
@@ -14,10 +14,10 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from benchmarks.held_out import LOW, OTHER, batches, scenes, schedule, seeds, shown
-from benchmarks.measures import Rows, arguments, publish, share_and_error
-from benchmarks.prompts import score
-from benchmarks.provenance import provenance
+from benchmarks.page import provenance
+from benchmarks.quality.held_out import LOW, OTHER, batches, scenes, schedule, seeds, shown
+from benchmarks.quality.measures import Rows, arguments, publish, share_and_error
+from benchmarks.quality.prompts import score
 from surf_core.cost import plan_flops
 from surf_core.flow import euler
 from surf_core.reshift import inherit_noise

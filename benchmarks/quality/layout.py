@@ -1,6 +1,6 @@
 """Which way over the switch keeps the layout? Measured on the embedded model.
 
-    python -m benchmarks.layout --pairs 64
+    python -m benchmarks.quality.layout --pairs 64
 
 For every prompt and seed: the full-resolution baseline, another seed (the floor), direct half
 resolution from its own noise and from the baseline's, and the SURF preview for k = 2, 5, 10 of 40
@@ -16,9 +16,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from benchmarks.held_out import LOW, scenes, seeds
-from benchmarks.measures import mean_and_error
-from benchmarks.provenance import provenance
+from benchmarks.page import provenance
+from benchmarks.quality.held_out import LOW, scenes, seeds
+from benchmarks.quality.measures import mean_and_error
 from surf_core.flow import euler
 from surf_core.resample import resize
 from surf_core.reshift import (

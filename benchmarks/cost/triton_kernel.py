@@ -1,7 +1,7 @@
 """What does our Triton kernel compile to? Registers, spills and matrix products, without a GPU.
 
-    python -m benchmarks.triton_kernel
-    python -m benchmarks.triton_kernel --target 90 --head 72 --dtype bf16 fp16
+    python -m benchmarks.cost.triton_kernel
+    python -m benchmarks.cost.triton_kernel --target 90 --head 72 --dtype bf16 fp16
 
 Every target's machine code is made by the ptxas that comes with triton, for the tile sizes that the
 kernel would choose there. "72 as 64 + 64" is the control: the same kernel with the head padded to
@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 import torch
 
-from benchmarks.provenance import provenance
+from benchmarks.page import provenance
 
 TARGETS = (80, 86, 89, 90, 120)
 HEADS = (64, 72, 96, 128)

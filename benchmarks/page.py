@@ -93,7 +93,8 @@ def publish_page(
         final: False while rows are still to come: nothing is printed then.
     """
     script = Path(sys.argv[0]).stem
-    text = "\n".join([f"# {title}", "", f"    {command_line(script)}", "", legend, "", *lines, ""])
+    module = f"{Path(sys.argv[0]).parent.name}.{script}"
+    text = "\n".join([f"# {title}", "", f"    {command_line(module)}", "", legend, "", *lines, ""])
     if path := place(out, script.replace("_", "-")):
         path.write_text(text, encoding="utf-8")
     if final:

@@ -14,7 +14,7 @@ from unittest import mock
 
 import torch
 
-from benchmarks.failures import FAILURES, reason
+from benchmarks.timing import FAILURES, reason
 from surf_core import cost
 
 from .calls import Kit

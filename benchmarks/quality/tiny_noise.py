@@ -1,18 +1,18 @@
 """Is a refiner better for noise on its start? Trained with it and without, run with it and without.
 
-    python -m benchmarks.tiny_noise --refiner A.safetensors --without-noise B.safetensors
+    python -m benchmarks.quality.tiny_noise --refiner A.safetensors --without-noise B.safetensors
 
 Both refiners should have been trained on the same clips for the same steps. Scenes, previews and
-measures are those of `benchmarks.tiny_refiner`, at 10 steps.
+measures are those of `benchmarks.quality.tiny_refiner`, at 10 steps.
 """
 
 import time
 from pathlib import Path
 
-from benchmarks.held_out import batches
-from benchmarks.measures import Rows, arguments, publish
-from benchmarks.provenance import provenance
-from benchmarks.tiny_refiner import BICUBIC, PSNR, SHARP, cases, interpolated, refined
+from benchmarks.page import provenance
+from benchmarks.quality.held_out import batches
+from benchmarks.quality.measures import Rows, arguments, publish
+from benchmarks.quality.tiny_refiner import BICUBIC, PSNR, SHARP, cases, interpolated, refined
 from surf_core import checkpoint
 
 STEPS = 10

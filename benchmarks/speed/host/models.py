@@ -16,7 +16,7 @@ from torch import nn
 from surf_core.cost import ModelShape
 from surf_core.refiner import RefinerConfig
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def enter(folder: Path, options: list[str]) -> str:

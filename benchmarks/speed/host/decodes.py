@@ -12,8 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.clock import seconds
-from benchmarks.failures import FAILURES, reason
+from benchmarks.timing import FAILURES, reason, seconds
 
 from .tables import NOT
 

@@ -1,6 +1,6 @@
 """Do spatial tiles leave seams? Steps between neighbouring cells, at tile edges and elsewhere.
 
-    python -m benchmarks.seams --videos 12
+    python -m benchmarks.quality.seams --videos 12
 
 The step ratio is the mean absolute difference of neighbours across the edges of tiles, divided by
 that across all other boundaries. First for functions whose result depends on the tile on purpose
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.provenance import provenance
+from benchmarks.page import provenance
 from surf_core.flow import refine
 from surf_core.resample import resize
 from surf_core.tiles import in_tiles, spans

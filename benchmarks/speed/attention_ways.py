@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.failures import FAILURES, reason
+from benchmarks.timing import FAILURES, reason
 from surf_core.window import BACKENDS, backend, grouped, sdpa, segments, token_bounds, why_not
 
 HEADS, WIDTH = 16, 72

@@ -1,6 +1,6 @@
 """How many operations does one forward of the 1B refiner take, and what do windows save?
 
-    python -m benchmarks.refiner_flops
+    python -m benchmarks.cost.refiner_flops
 
 Counted by torch's FlopCounterMode as the model runs on the meta device, where tensors have shapes
 and no values, and set beside the estimate of `surf_core.cost`. 81 frames, 512 text tokens.
@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.provenance import provenance
+from benchmarks.page import provenance
 from surf_core.cost import SURF_1B, forward_flops, tokens
 from surf_core.refiner import RefinerConfig, outline
 from surf_core.refiner.fused import Fused
@@ -70,7 +70,7 @@ def main() -> None:
         [
             "# Operations of one forward of surf_1b",
             "",
-            "    python -m benchmarks.refiner_flops",
+            "    python -m benchmarks.cost.refiner_flops",
             "",
             "81 frames (21 latent frames), 512 text tokens, one sample; guidance runs two.",
             "1080p is 1920x1088 in tokens. W_t: latent frames of a window; every second layer is",

@@ -1,7 +1,7 @@
 """How long does the refiner take, whole and segment by segment, plain and on comfy-kitchen?
 
-    python -m benchmarks.refiner_step
-    python -m benchmarks.refiner_step --size 720p 1080p 4k --window 4 8 --minutes 8
+    python -m benchmarks.speed.refiner_step
+    python -m benchmarks.speed.refiner_step --size 720p 1080p 4k --window 4 8 --minutes 8
 
 One forward of surf_1b (a step without guidance) and its first block, with random weights. Every
 way is first held against the plain, whole one in float32 on a small clip; a wrong one is not timed.
@@ -22,9 +22,8 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from benchmarks.clock import seconds
-from benchmarks.failures import FAILURES, reason
-from benchmarks.provenance import provenance, publish_page
+from benchmarks.page import provenance, publish_page
+from benchmarks.timing import FAILURES, reason, seconds
 from surf_core.cost import SURF_1B, ModelShape, activation_bytes, forward_flops, weight_bytes
 from surf_core.refiner import RefinerConfig, SurfRefinerDiT, kitchen
 from surf_core.refiner.fused import eager, why_not_kitchen

@@ -1,7 +1,7 @@
 """How fast are shifted windows, as segments and otherwise, and does the Triton kernel win?
 
-    python -m benchmarks.window_attention
-    python -m benchmarks.window_attention --size 480p 720p 1080p --minutes 8
+    python -m benchmarks.speed.window_attention
+    python -m benchmarks.speed.window_attention --size 480p 720p 1080p --minutes 8
 
 Every way is held against the float64 reference on a small clip, and against exact rows at full
 size; a wrong one is not timed. Then all are timed in turns, on two input sets that alternate, and
@@ -22,9 +22,9 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from benchmarks.attention_ways import HEADS, WIDTH, Attention, Clip, Way, ways
-from benchmarks.failures import FAILURES, reason
-from benchmarks.provenance import provenance, publish_page
+from benchmarks.page import provenance, publish_page
+from benchmarks.speed.attention_ways import HEADS, WIDTH, Attention, Clip, Way, ways
+from benchmarks.timing import FAILURES, reason
 from surf_core.window.reference import reference_attention
 
 FRAMES = 21

@@ -1,7 +1,7 @@
 """How much time do skipped tokens save, of what their operations promise?
 
-    python -m benchmarks.skip_time
-    python -m benchmarks.skip_time --size 720p 1080p --keep 100 75 50 25 --minutes 5
+    python -m benchmarks.speed.skip_time
+    python -m benchmarks.speed.skip_time --size 720p 1080p --keep 100 75 50 25 --minutes 5
 
 One forward of surf_1b with random weights, on masks that look like those of videos: blobs that
 drift. Without a mask, with one that keeps everything, and with smaller ones, all in turns, on
@@ -22,10 +22,9 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from benchmarks.clock import seconds
-from benchmarks.failures import FAILURES, reason
-from benchmarks.provenance import provenance, publish_page
-from benchmarks.refiner_step import FRAMES, LATENT_FRAMES, SIZES, WARM_UPS, build, inputs
+from benchmarks.page import provenance, publish_page
+from benchmarks.speed.refiner_step import FRAMES, LATENT_FRAMES, SIZES, WARM_UPS, build, inputs
+from benchmarks.timing import FAILURES, reason, seconds
 from surf_core.cost import ModelShape, forward_flops
 from surf_core.refiner import SurfRefinerDiT
 from surf_core.skip import choose, packing

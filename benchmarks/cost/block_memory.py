@@ -1,11 +1,11 @@
 """How much memory do the activations of a layer take, whole and segment by segment?
 
-    python -m benchmarks.block_memory
+    python -m benchmarks.cost.block_memory
 
 Two layers, one of each phase. Once with real values at the shape of 1080p and a quarter of its
 tokens a side; then at full sizes on the meta device, where nothing is computed and attention gives
 back an empty tensor: what a fused kernel leaves beside its inputs. Beside each stands the estimate
-of `surf_core.cost`. On a GPU, benchmarks/refiner_step.py has the allocator's own figures.
+of `surf_core.cost`. On a GPU, benchmarks/speed/refiner_step.py has the allocator's own figures.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.provenance import provenance
+from benchmarks.page import provenance
 from surf_core.cost import ModelShape, activation_bytes, tokens
 from surf_core.refiner import RefinerConfig, SurfRefinerDiT, outline
 from surf_core.training.live_bytes import LiveBytes
@@ -95,7 +95,7 @@ def main() -> None:
         [
             "# Activations of one forward, whole and segment by segment",
             "",
-            "    python -m benchmarks.block_memory",
+            "    python -m benchmarks.cost.block_memory",
             "",
             "Bytes of live tensors at the peak of a forward without gradients, 81 frames, batch 1;",
             "weights, input latent and text are not in it, nor what a kernel needs inside one",

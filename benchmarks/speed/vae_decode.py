@@ -1,7 +1,7 @@
 """What does decoding a video cost, whole and in pieces, and in which memory layout?
 
-    COMFYUI_PATH=/path/to/ComfyUI python -m benchmarks.vae_decode
-    COMFYUI_PATH=/path/to/ComfyUI python -m benchmarks.vae_decode --time --size 720p 1080p
+    COMFYUI_PATH=/path/to/ComfyUI python -m benchmarks.speed.vae_decode
+    COMFYUI_PATH=/path/to/ComfyUI python -m benchmarks.speed.vae_decode --time --size 720p 1080p
 
 Operations of Wan 2.1's VAE: torch's FlopCounterMode counts the host's own module on the meta
 device, where tensors have shapes and no values, whole, in the pieces of Surf VAE Decode, and in the
@@ -25,10 +25,10 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.host import decodes, models
-from benchmarks.host.decodes import CELL, CHANNELS, LAST, LOADED, OVERLAP, Size
-from benchmarks.host.tables import table
-from benchmarks.provenance import provenance, publish_page
+from benchmarks.page import provenance, publish_page
+from benchmarks.speed.host import decodes, models
+from benchmarks.speed.host.decodes import CELL, CHANNELS, LAST, LOADED, OVERLAP, Size
+from benchmarks.speed.host.tables import table
 
 SIZES = {"480p": (480, 832), "720p": (720, 1280), "1080p": (1080, 1920), "4K": (2160, 3840)}
 TOY_SIZES = {"480p": (64, 96), "720p": (160, 224), "1080p": (192, 320), "4K": (256, 480)}
