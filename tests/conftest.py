@@ -31,6 +31,10 @@ def load_host_stub():
     module.install()
 
 
+def pytest_addoption(parser):
+    parser.addoption("--fuzz", type=int, default=0, help="cases of each fuzzer; 0 is a few")
+
+
 load_host_stub()
 load_pack()
 

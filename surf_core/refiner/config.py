@@ -55,6 +55,10 @@ class RefinerConfig:
                 f"dim must be an even multiple of heads, got dim={self.dim}, heads={self.heads}; "
                 "rotary positions turn pairs of channels."
             )
+        if self.freq_dim % 2:
+            raise ValueError(
+                f"freq_dim must be even, got {self.freq_dim}; it holds as many sines as cosines."
+            )
         if self.window == 1:
             raise ValueError("window must be 0 (full attention) or at least 2, got 1; use 4.")
         check_choice(self.block, "block", BLOCKS)
@@ -110,5 +114,6 @@ class RefinerConfig:
 
 
 def _check_count(value: int, name: str, least: int) -> None:
-    if not isinstance(value, int) or value < least:
+    # A bool is no number.
+    if type(value) is not int or value < least:
         raise ValueError(f"{name} must be a whole number from {least}, got {value!r}.")

@@ -7,21 +7,33 @@ Dims: B batch, C latent channels, T latent frames, H, W latent cells; T, h, w to
 """
 
 import json
+import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from math import isfinite
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ..header import (
+    Header,
+    config_of,
+    json_object,
+    listed,
+    read_header,
+    repeated,
+    shapes_of,
+    short,
+    version_of,
+    write,
+)
 from .oracle import PATCH
 
 FORMAT = 1
 """Version of a predictor's metadata."""
+LEAST_CALIBRATION = 1e-6
+"""Of a file; its inverse is the greatest."""
 FLOOR = 0.3
 """Added to scores before the logarithm, so that flat tokens are not told apart."""
 
@@ -45,8 +57,10 @@ class PredictorConfig:
     """Latent cells in a token; one frame."""
 
     def __post_init__(self):
-        numbers = (self.latent_channels, self.width, self.groups, *self.patch)
-        if min(numbers) < 1 or self.depth < 0 or self.width % self.groups:
+        numbers = (self.latent_channels, self.width, self.groups, self.depth, *self.patch)
+        whole = all(type(number) is int for number in numbers)
+        least = min((*numbers[:3], self.depth + 1, *self.patch)) if whole else 0
+        if least < 1 or self.width % self.groups:
             raise ValueError(
                 f"expected sizes from 1, and a width that groups divide, got {self}; use the "
                 "defaults."
@@ -150,6 +164,9 @@ def save(
     """Write weights in fp32, with config, calibration and JSON-able notes.
 
     The keys of the metadata are not those of a refiner, so that no file is taken for the other.
+
+    Raises:
+        ValueError: a weight is not finite.
     """
     metadata = {
         "surf.skip.format": str(FORMAT),
@@ -157,7 +174,7 @@ def save(
         "surf.skip.calibration": repr(float(calibration)),
         "surf.notes": json.dumps(notes),
     }
-    save_file({name: w.float().contiguous() for name, w in weights.items()}, path, metadata)
+    write(path, {name: weight.float() for name, weight in weights.items()}, metadata)
 
 
 def load(path: Path) -> tuple[MaskPredictor, dict]:
@@ -165,51 +182,51 @@ def load(path: Path) -> tuple[MaskPredictor, dict]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: not a predictor of ours, a newer format, or weights that do not fit.
+        ValueError: not a predictor of ours, a newer format, weights that do not fit or are not
+            finite.
     """
-    if not Path(path).exists():
-        raise FileNotFoundError(f"expected a predictor at {path}, found nothing; restore the file.")
-    try:
-        with safe_open(path, "pt") as file:
-            # First, so that a large file of another kind is refused without being read.
-            metadata = file.metadata() or {}
-            config, calibration = _read(metadata, path)
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
+    # First, so that a large file of another kind is refused without being read.
+    header = read_header(path)
+    config, calibration, notes = _read(header)
+    with torch.device("meta"):
+        one = shapes_of(MaskPredictor(replace(config, depth=min(1, config.depth))))
+    if problems := header.misfits(repeated(one, config.depth)):
         raise ValueError(
-            f"expected a .safetensors file, {path} is not one: {error}; download it again."
-        ) from error
+            f"the weights of {short(path)} do not fit their config, {len(problems)} keys: "
+            f"{listed(problems)}. Use the file as its training wrote it."
+        )
     model = MaskPredictor(config, calibration)
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        raise ValueError(
-            f"the weights of {path} do not fit their config: {error}. Use the file as its training "
-            "wrote it."
-        ) from error
-    return model.eval(), json.loads(metadata.get("surf.notes", "{}"))
+    model.load_state_dict(header.weights())
+    return model.eval(), notes
 
 
-def _read(metadata: Mapping[str, str], path: Path) -> tuple[PredictorConfig, float]:
+def _read(header: Header) -> tuple[PredictorConfig, float, dict]:
+    metadata, path = header.metadata, header.path
     version = metadata.get("surf.skip.format", "")
     if not version.isdecimal():
         raise ValueError(
-            f"expected surf.skip.format in the metadata of {path}, got "
-            f"{', '.join(sorted(metadata)) or 'none'}; it is no mask predictor."
+            f"expected surf.skip.format in the metadata of {short(path)}, got "
+            f"{listed(sorted(metadata), ', ') or 'none'}; it is no mask predictor."
         )
-    if int(version) > FORMAT:
-        raise ValueError(
-            f"expected format {FORMAT} or older, got {version} in {path}; update the pack."
-        )
+    version_of(version, FORMAT, path)
     try:
-        values = json.loads(metadata["surf.skip.config"])
-        unknown = values.keys() - {field.name for field in fields(PredictorConfig)}
-        calibration = float(metadata["surf.skip.calibration"])
-        if unknown or not isfinite(calibration) or calibration <= 0:
-            raise ValueError(f"unknown {sorted(unknown)}, {calibration=}")
-        config = PredictorConfig(**values | {"patch": tuple(values["patch"])})
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        config = config_of(PredictorConfig, metadata.get("surf.skip.config", "{"))
+        header.check_room(config.depth, _largest(config))
+        text = metadata.get("surf.skip.calibration", "nothing")
+        calibration = float(text) if re.fullmatch(r"[0-9.e+-]{1,40}", text) else 0.0
+        if not LEAST_CALIBRATION <= calibration <= 1 / LEAST_CALIBRATION:
+            raise ValueError(f"a calibration of {short(text)}")
+        notes = json_object(metadata.get("surf.notes", "{}"))
+    except ValueError as error:
         raise ValueError(
-            f"expected a predictor's config in {path}, got {error!r}; it is damaged."
+            f"expected a predictor's config in {short(path)}, got {error}; it is damaged."
         ) from error
-    return config, calibration
+    return config, calibration, notes
+
+
+def _largest(config: PredictorConfig) -> dict[str, int]:
+    """Numbers of one weight for each size of a config."""
+    _, rows, columns = config.patch
+    stem = config.latent_channels * config.width * (rows + 2) * (columns + 2)
+    blocks = {"9 * width * width": 9 * config.width**2} if config.depth else {}
+    return {"latent_channels * width * patch": stem} | blocks

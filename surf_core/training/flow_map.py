@@ -4,19 +4,19 @@ Dims: B samples, C latent channels, T latent frames, H, W latent cells, L text t
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 
 from .. import checkpoint
 from ..degrade import draw_strength
 from ..degrade.draw import seeded
 from ..flow import interpolate, velocity_target
+from ..header import listed, read_header, short
 from ..refiner import RefinerConfig, SurfRefinerDiT
 from ..schedule import shift_sigma
 from .sampler import BucketSampler
@@ -248,23 +248,28 @@ def fill(model: SurfRefinerDiT, path: Path) -> None:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: keys that do not fit, with their list.
+        ValueError: keys that do not fit, with their list, or weights that are not finite.
     """
-    if not path.exists():
-        raise FileNotFoundError(f"expected weights at {path}, found nothing; download them first.")
-    with safe_open(path, "pt") as file:
-        found = {name.removeprefix(PREFIX): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    header = read_header(path)
+    bare = replace(
+        header,
+        shapes={name.removeprefix(PREFIX): shape for name, shape in header.shapes.items()},
+        dtypes={name.removeprefix(PREFIX): kind for name, kind in header.dtypes.items()},
+    )
     own = model.state_dict()
-    extra = {name: own[name] for name in own if name.startswith("start_embedding.")}
-    found = extra | found
-    shapes = ({name: tuple(w.shape) for name, w in state.items()} for state in (own, found))
-    problems = checkpoint.mismatches(*shapes)
+    kept = {
+        name: weight
+        for name, weight in own.items()
+        if name.startswith("start_embedding.") and name not in bare.shapes
+    }
+    problems = bare.misfits({name: tuple(own[name].shape) for name in own if name not in kept})
     if problems:
         raise ValueError(
-            f"expected the weights of this network in {path}, {len(problems)} keys do not fit: "
-            f"{'; '.join(problems[: checkpoint.LISTED])}; choose the file that the recipe names."
+            f"expected the weights of this network in {short(path)}, {len(problems)} keys do not "
+            f"fit: {listed(problems)}; choose the file that the recipe names."
         )
-    model.load_state_dict(found)
+    found = {name.removeprefix(PREFIX): weight for name, weight in header.weights().items()}
+    model.load_state_dict(kept | found)
 
 
 def _wide(level: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import save_file
-from surf.surf_core import checkpoint
+from surf.surf_core import checkpoint, header
 from surf.surf_core.refiner import RefinerConfig, SurfRefinerDiT
 from surf.surf_core.tiny.model import WEIGHTS
 from torch import nn
@@ -80,8 +80,9 @@ def test_missing_unexpected_and_misshapen_keys_are_reported_and_rejected(model, 
 
 def test_a_long_list_of_keys_is_cut_with_a_count(model, tmp_path):
     path = tmp_path / "model.safetensors"
-    checkpoint.save(path, {"a": torch.zeros(1)}, model.config, {})
-    count = len(model.state_dict()) + 1
+    room = {"a": torch.zeros(8000), "b": torch.zeros(1)}
+    checkpoint.save(path, room, model.config, {})
+    count = len(model.state_dict()) + 2
     assert len(checkpoint.report(path)) == count
     with pytest.raises(ValueError, match=f"{count} keys: .*; and {count - 20} more"):
         checkpoint.load(path)
@@ -91,7 +92,9 @@ def test_header_is_enough_for_config_and_report(tmp_path, monkeypatch):
     """A file cut off after its header, of a model of a billion parameters, and no layer made."""
     config = RefinerConfig.surf_1b()
     path, whole = tmp_path / "cut.safetensors", tmp_path / "whole.safetensors"
-    checkpoint.save(whole, {"patch_embedding.bias": torch.zeros(1152)}, config, {"steps": 1})
+    some = {f"blocks.{index}.scale.bias": torch.zeros(3456) for index in range(40)}
+    some["blocks.0.ffn.0.weight"] = torch.zeros(4608, 1152)
+    checkpoint.save(whole, some, config, {"steps": 1})
     made = []
     init = nn.Linear.reset_parameters
 
@@ -117,8 +120,8 @@ def test_header_is_enough_for_config_and_report(tmp_path, monkeypatch):
         def __exit__(self, *given):
             return self.file.__exit__(*given)
 
-    safe_open = checkpoint.safe_open
-    monkeypatch.setattr(checkpoint, "safe_open", Header)
+    safe_open = header.safe_open
+    monkeypatch.setattr(header, "safe_open", Header)
     monkeypatch.setattr(nn.Linear, "reset_parameters", watched)
     assert checkpoint.read_config(whole) == (config, {"steps": 1})
     report = checkpoint.report(whole)

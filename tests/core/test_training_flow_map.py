@@ -215,6 +215,10 @@ def test_build_begins_with_the_weights_of_wan_and_a_silent_embedding(tmp_path):
         fill(SurfRefinerDiT(replace(CONFIG, layers=3)), tmp_path / "wan.safetensors")
     with pytest.raises(FileNotFoundError, match="download"):
         fill(model, tmp_path / "none.safetensors")
+    state["model.diffusion_model.head.head.bias"][0] = float("inf")
+    save_file(state, tmp_path / "wan.safetensors")
+    with pytest.raises(ValueError, match="NaN or infinity .*head.head.bias"):
+        fill(model, tmp_path / "wan.safetensors")
 
 
 def test_export_is_what_the_loader_reads(tmp_path):

@@ -290,6 +290,19 @@ def test_the_loader_refuses_before_anything_is_read(case, tmp_path, monkeypatch)
     assert not host_stub_models.READ
 
 
+def test_the_loader_names_a_tensor_that_is_not_finite(tmp_path, monkeypatch):
+    file = tmp_path / "a.safetensors"
+    save(file)
+    with safe_open(file, "pt") as opened:
+        weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        metadata = opened.metadata()
+    weights["blocks.1.ffn.0.weight"][2, 2] = float("nan")
+    save_file(weights, file, metadata)
+    monkeypatch.setattr(host_stub_models, "BaseModel", None)
+    with pytest.raises(ValueError, match=r"^Surf Refiner Loader: .*tensors: blocks.1.ffn.0.weight"):
+        load(str(file))
+
+
 def test_the_loader_refuses_options_that_it_does_not_know(file):
     for changes, said in (({"weight_dtype": "int4"}, "weight_dtype"), ({"attention": "x"}, "one")):
         with pytest.raises(ValueError, match=said):

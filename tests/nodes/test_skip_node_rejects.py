@@ -4,6 +4,7 @@ import sys
 
 import pytest
 import torch
+from surf.surf_core import header
 from surf.surf_core.skip import MaskPredictor, PredictorConfig
 from surf.surf_core.skip import predictor as files
 from surf.surf_core.tiny.model import REFINER
@@ -52,12 +53,7 @@ def test_another_file_is_refused_by_name_before_the_vae_works(folder, name, said
 
 
 def test_a_file_of_another_kind_is_refused_unread(folder, monkeypatch):
-    class Opened:
-        metadata = dict
-        keys = staticmethod(lambda: pytest.fail("the weights were read"))
-        __enter__ = __exit__ = lambda self, *error: self if not error else None
-
-    monkeypatch.setattr(files, "safe_open", lambda path, kind: Opened())
+    monkeypatch.setattr(header.Header, "weights", lambda self: pytest.fail("they were read"))
     with pytest.raises(ValueError, match="no mask predictor"):
         run(predictor="refiner.safetensors")
 

@@ -9,6 +9,7 @@ import importlib.util
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import comfy.model_detection
@@ -82,14 +83,18 @@ def load_refiner(
         A MODEL that carries RefinerTraits.
 
     Raises:
-        ValueError: not a file of ours, of a newer format, or with keys that do not fit; before
-            anything is allocated.
+        ValueError: not a file of ours, of a newer format, with keys that do not fit, before
+            anything is allocated; or weights that are not finite.
     """
     check_choice(weight_dtype, f"{WHO}: weight_dtype", tuple(WEIGHT_DTYPES))
     check_choice(attention, f"{WHO}: attention", ATTENTIONS)
     config = _check_file(path)
     detection = _Detection(RefinerSupport(config))
     state, metadata = comfy.utils.load_torch_file(path, safe_load=True, return_metadata=True)
+    try:
+        checkpoint.check_finite(state, Path(path))
+    except ValueError as error:
+        raise ValueError(f"{WHO}: {error}") from error
     load = _private_loader(detection)
     options = {"metadata": metadata, **more}
     known = inspect.signature(load).parameters
@@ -126,12 +131,10 @@ def _check_file(path: str) -> RefinerConfig:
             "Diffusion Model."
         ) from error
     if problems:
-        rest = len(problems) - checkpoint.LISTED
-        listed = problems[: checkpoint.LISTED] + ([f"and {rest} more"] if rest > 0 else [])
         raise ValueError(
-            f"{WHO}: the keys of {path} do not fit the config in it: {'; '.join(listed)}. Use the "
-            "file as its training wrote it; scaled fp8 and other repacked weights are not read, "
-            "weight_dtype makes fp8 of the original."
+            f"{WHO}: the keys of {checkpoint.short(Path(path))} do not fit the config in it: "
+            f"{checkpoint.listed(problems)}. Use the file as its training wrote it; scaled fp8 "
+            "and other repacked weights are not read, weight_dtype makes fp8 of the original."
         )
     return config
 
