@@ -3,6 +3,7 @@
 from comfy_api.latest import io
 
 from .host.compiling import compiled
+from .host.node_name import names_errors
 from .host.schema import declare
 
 
@@ -40,6 +41,7 @@ class SurfCompile(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    @names_errors
     def execute(cls, model) -> io.NodeOutput:
         """Clone; the blocks are compiled when the model runs, from what they then see."""
         return io.NodeOutput(compiled(model))

@@ -2,6 +2,7 @@
 
 from comfy_api.latest import io
 
+from .host.node_name import names_errors
 from .host.schema import declare
 from .host.vae import decode_latent
 
@@ -48,6 +49,7 @@ class SurfVAEDecode(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    @names_errors
     def execute(cls, samples, vae, width, height, piece) -> io.NodeOutput:
         """Decode; the inputs stay as they are."""
         return io.NodeOutput(decode_latent(vae, samples, width, height, piece))

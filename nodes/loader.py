@@ -2,6 +2,7 @@
 
 from comfy_api.latest import io
 
+from .host.node_name import names_errors
 from .host.refiner import ATTENTIONS, WEIGHT_DTYPES, load_named, refiner_names
 from .host.schema import declare
 
@@ -32,6 +33,7 @@ class SurfRefinerLoader(io.ComfyNode):
         )
 
     @classmethod
+    @names_errors
     def execute(cls, refiner_name, weight_dtype, attention) -> io.NodeOutput:
         return io.NodeOutput(load_named(refiner_name, weight_dtype, attention))
 

@@ -4,6 +4,7 @@ from comfy_api.latest import io
 
 from ..surf_core.resample import METHODS
 from .host.latents import downscale_latent
+from .host.node_name import names_errors
 from .host.preview import SAMPLERS, SCHEDULERS, ReshiftGuider, Switch, sample_preview
 from .host.schema import declare
 from .preview_inputs import (
@@ -106,6 +107,7 @@ class SurfReshiftKSampler(io.ComfyNode):
         )
 
     @classmethod
+    @names_errors
     def execute(
         cls,
         model,
@@ -113,20 +115,22 @@ class SurfReshiftKSampler(io.ComfyNode):
         negative,
         latent_image,
         seed,
-        switch_step,
-        cfg,
-        cfg_low,
+        steps,
+        shift,
+        shift_low,
+        sampler_name,
+        scheduler,
+        denoise,
         model_low=None,
-        **settings,
+        **switch,
     ) -> io.NodeOutput:
         """Run both legs under one progress bar."""
-        who = "Reshift KSampler"
-        plan = Switch.take(settings, who=who, step=switch_step, cfg=cfg, cfg_low=cfg_low)
-        return io.NodeOutput(
-            *sample_preview(
-                model, positive, negative, latent_image, seed, plan, model_low=model_low, **settings
-            )
-        )
+        out = sample_preview(
+            model, positive, negative, latent_image, seed, Switch(**switch), steps=steps,
+            shift=shift, shift_low=shift_low, sampler_name=sampler_name, scheduler=scheduler,
+            denoise=denoise, model_low=model_low,
+        )  # fmt: skip
+        return io.NodeOutput(*out)
 
 
 class SurfReshiftGuider(io.ComfyNode):
@@ -161,12 +165,10 @@ class SurfReshiftGuider(io.ComfyNode):
         )
 
     @classmethod
-    def execute(
-        cls, model, positive, negative, switch_step, cfg, cfg_low, model_low=None, **settings
-    ) -> io.NodeOutput:
+    @names_errors
+    def execute(cls, model, positive, negative, model_low=None, **switch) -> io.NodeOutput:
         """Hand over the guider; nothing is sampled here."""
-        who = "Reshift Guider"
-        plan = Switch.take(settings, who=who, step=switch_step, cfg=cfg, cfg_low=cfg_low)
+        plan = Switch(**switch)
         return io.NodeOutput(ReshiftGuider(model, positive, negative, plan, model_low=model_low))
 
 
@@ -207,6 +209,7 @@ class SurfLatentDownscale(io.ComfyNode):
         )
 
     @classmethod
+    @names_errors
     def execute(cls, samples, resolution, scale, width, height, method) -> io.NodeOutput:
         """Resize; the input stays as it is."""
         return io.NodeOutput(downscale_latent(samples, resolution, scale, width, height, method))

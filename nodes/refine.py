@@ -2,6 +2,7 @@
 
 from comfy_api.latest import io
 
+from .host.node_name import names_errors
 from .host.refine import RefineSettings, refine
 from .host.schema import declare
 from .refine_inputs import target_inputs
@@ -53,6 +54,7 @@ class SurfRefiner(io.ComfyNode):
         )
 
     @classmethod
+    @names_errors
     def execute(
         cls, model, positive, negative, latent, seed, resolution, scale, width, height, upsample,
         sigma_start, steps, cfg, window, low_band_lock, colour_match, vae=None, tile=0, mask=None,

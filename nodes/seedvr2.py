@@ -3,6 +3,7 @@
 from comfy_api.latest import io
 
 from ..surf_core.skip import Mask
+from .host.node_name import names_errors
 from .host.schema import declare
 from .host.skip import CHOICES, skip_seedvr2
 
@@ -103,6 +104,7 @@ class SurfSeedVR2Skip(io.ComfyNode):
         )
 
     @classmethod
+    @names_errors
     def execute(cls, model, conditioning, **wanted) -> io.NodeOutput:
         """Look at the latent in the conditioning, and clone."""
         clone, mask = skip_seedvr2(model, conditioning, **wanted)

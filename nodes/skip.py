@@ -2,6 +2,7 @@
 
 from comfy_api.latest import io, ui
 
+from .host.node_name import names_errors
 from .host.refiner import refiner_names
 from .host.schema import declare
 from .host.skip import BUILT_IN, CHOICES, Choice, make_mask, picture, report
@@ -33,6 +34,7 @@ class SurfSkipMask(io.ComfyNode):
         )
 
     @classmethod
+    @names_errors
     def execute(
         cls, model, latent, predictor, choose, keep, tau, resolution, scale, width, height,
         upsample, dilate, vae=None, image=None,

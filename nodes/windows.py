@@ -3,6 +3,7 @@
 from comfy_api.latest import io
 
 from .host.attention import with_windows
+from .host.node_name import names_errors
 from .host.schema import declare
 
 
@@ -48,6 +49,7 @@ class SurfWindowedAttention(io.ComfyNode):
         )
 
     @classmethod
+    @names_errors
     def execute(cls, model, window) -> io.NodeOutput:
         """Clone; the windows are cut when the model runs, from the size it then sees."""
-        return io.NodeOutput(with_windows(model, window, "Windowed Attention"))
+        return io.NodeOutput(with_windows(model, window))

@@ -19,7 +19,6 @@ import torch
 from ...surf_core.refiner import SurfRefinerDiT
 from .models import uncompiled
 
-WHO = "Surf Compile"
 LIMIT_KEY = "surf_compile"
 ROWS = ("blocks", "double_blocks", "single_blocks", "vace_blocks", "transformer_blocks")
 """Attributes of a network that hold its blocks in a row."""
@@ -29,12 +28,11 @@ LIMIT = 64
 """Codes of one block at most: torch would stop at 8, for all models of the same class together."""
 
 
-def compiled(model: Any, who: str = WHO) -> Any:
+def compiled(model: Any) -> Any:
     """Clone a MODEL so that its blocks run compiled.
 
     Args:
         model: host MODEL; its weights are shared, it is not changed.
-        who: the node, for errors.
 
     Returns:
         A clone. What later nodes add to it (LoRA, windows, masks, attention kernels) holds. The
@@ -47,15 +45,15 @@ def compiled(model: Any, who: str = WHO) -> Any:
     keys = list(block_keys(model.get_model_object("diffusion_model")))
     if not keys:
         raise ValueError(
-            f"{who}: expected a model with blocks in a row ({', '.join(ROWS)}), got "
+            f"expected a model with blocks in a row ({', '.join(ROWS)}), got "
             f"{type(_network(model)).__name__}; leave this node out."
         )
     if reason := why_not_compile(model.load_device):
-        raise ValueError(f"{who}: torch cannot compile here: {reason} Or leave this node out.")
+        raise ValueError(f"torch cannot compile here: {reason} Or leave this node out.")
     from comfy.patcher_extension import WrappersMP
     from comfy_api.torch_helpers import set_torch_compile_wrapper
 
-    clone = _static_clone(model, who)
+    clone = _static_clone(model)
     set_torch_compile_wrapper(clone, backend="inductor", keys=keys)
     clone.remove_wrappers_with_key(WrappersMP.APPLY_MODEL, LIMIT_KEY)
     clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, LIMIT_KEY, _with_room)
@@ -137,7 +135,7 @@ def _why_not_c(compilers: tuple[str, ...]) -> str | None:
     return None
 
 
-def _static_clone(model: Any, who: str) -> Any:
+def _static_clone(model: Any) -> Any:
     """Clone with weights that stay tensors: newer hosts can keep them in memory of their own kind,
     which compiled code does not know; their own compile node asks for the same."""
     if "disable_dynamic" not in inspect.signature(model.clone).parameters:
@@ -145,7 +143,7 @@ def _static_clone(model: Any, who: str) -> Any:
     is_dynamic = getattr(model, "is_dynamic", lambda: False)()
     if is_dynamic and getattr(model, "cached_patcher_init", None) is None:
         raise ValueError(
-            f"{who}: the node that loaded this model does not say how to load it again without "
+            "the node that loaded this model does not say how to load it again without "
             "dynamic VRAM; use another loader, or start ComfyUI with --disable-dynamic-vram."
         )
     return model.clone(disable_dynamic=True)

@@ -6,7 +6,6 @@ to concatenate. What it takes as it is, is resized here, in copies.
 Dims: B batch, C channels, T latent frames, H, W latent cells.
 """
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -16,8 +15,9 @@ from torch.nn import functional as F
 
 from ...surf_core.resample import resize
 from .models import cell_side
+from .node_name import NodeLog
 
-log = logging.getLogger(__name__)
+log = NodeLog(__name__)
 
 Conditioning = list[list[Any]]
 
@@ -110,7 +110,7 @@ def carry(conds: dict[str, Conditioning], change: SizeChange) -> dict[str, Condi
     }
     if guessed:
         log.warning(
-            "SURF: conditioning %s looks bound to the resolution and is unknown; it was resized as "
+            "conditioning %s looks bound to the resolution and is unknown; it was resized as "
             "a picture. If the result looks wrong, leave it out.",
             ", ".join(repr(key) for key in sorted(guessed)),
         )

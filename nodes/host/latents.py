@@ -121,16 +121,15 @@ def downscale_latent(
     Raises:
         ValueError: no plain latent, a size that does not fit, or one above the input's.
     """
-    who = "Latent Downscale"
     samples = latent.get("samples")
-    check_plain(samples, f"{who}: samples")
-    check_companions(latent, samples, f"{who}: samples")
+    check_plain(samples, "samples")
+    check_companions(latent, samples, "samples")
     # Without a MODEL at hand, a patch of two cells is assumed: right for Wan, safe for others.
     cell = int(latent.get(RATIO_KEYS[0]) or cell_pixels(samples.shape[1]))
     size = low_size(
-        samples, who, cell, 2 * cell, resolution=resolution, scale=scale, width=width, height=height
+        samples, cell, 2 * cell, resolution=resolution, scale=scale, width=width, height=height
     )
-    check_choice(method, f"{who}: method", METHODS)
+    check_choice(method, "method", METHODS)
     small = resize(samples, size, method)
     out = {**latent, "samples": small}
     if latent.get("noise_mask") is not None:
@@ -138,12 +137,11 @@ def downscale_latent(
     return out
 
 
-def low_size(samples: Tensor, who: str, cell: int, multiple: int, **wanted: Any) -> tuple[int, int]:
+def low_size(samples: Tensor, cell: int, multiple: int, **wanted: Any) -> tuple[int, int]:
     """Find the low resolution in latent cells.
 
     Args:
         samples: the high-resolution latent, [..., H, W].
-        who: the node, for errors.
         cell: pixels per latent cell side.
         multiple: pixels that sides must be multiples of.
         wanted: resolution, scale, width and height for `target_size`.
@@ -155,13 +153,10 @@ def low_size(samples: Tensor, who: str, cell: int, multiple: int, **wanted: Any)
         ValueError: with the node's name in front.
     """
     rows, cols = samples.shape[-2:]
-    try:
-        high, wide = target_size((rows * cell, cols * cell), multiple=multiple, **wanted)
-    except ValueError as error:
-        raise ValueError(f"{who}: {error}") from error
+    high, wide = target_size((rows * cell, cols * cell), multiple=multiple, **wanted)
     if high // cell > rows or wide // cell > cols:
         raise ValueError(
-            f"{who}: the low resolution must not be above the input's {cols * cell} x "
+            f"the low resolution must not be above the input's {cols * cell} x "
             f"{rows * cell} pixels, got {wide} x {high}; choose a lower one, or start from a "
             "larger latent."
         )

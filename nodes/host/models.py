@@ -5,7 +5,6 @@ Dims: H, W latent cells.
 
 import copy
 import inspect
-import logging
 from typing import Any
 
 import comfy.model_base
@@ -14,8 +13,9 @@ from torch import Tensor
 
 from ...surf_core.checks import check_choice
 from ...surf_core.resample import cell_pixels, target_size
+from .node_name import NodeLog
 
-log = logging.getLogger(__name__)
+log = NodeLog(__name__)
 
 COMPILED = "torch_compile_kwargs"
 """Option of a model under which the host keeps how it is compiled."""
@@ -32,19 +32,19 @@ def uncompiled(module):
     return getattr(module, "_orig_mod", module)
 
 
-def check_flow(model: Any, who: str) -> None:
+def check_flow(model: Any) -> None:
     """Refuse a model that is not a rectified flow: the re-noise of SURF is linear in sigma."""
     sampling = model.get_model_object("model_sampling")
     odd = getattr(comfy.model_sampling, "IMG_TO_IMG_FLOW", ())
     if not isinstance(sampling, comfy.model_sampling.CONST) or isinstance(sampling, odd):
         raise ValueError(
-            f"{who}: expected a flow model such as Wan or HunyuanVideo, got a "
+            f"expected a flow model such as Wan or HunyuanVideo, got a "
             f"{type(model.model).__name__} that samples as {_bases(sampling)}; "
             "connect a flow model."
         )
 
 
-def check_guarded(model: Any, who: str) -> None:
+def check_guarded(model: Any) -> None:
     """Refuse to skip tokens of a model that the host compiled blind to what says which.
 
     A mask reaches the blocks through transformer_options, and TorchCompileModel drops all guards
@@ -54,7 +54,7 @@ def check_guarded(model: Any, who: str) -> None:
     # torch takes the filter out of the options, and leaves none of them.
     if options is not None and (not options or "guard_filter_fn" in options):
         raise ValueError(
-            f"{who}: expected a model that notices a mask, got one from TorchCompileModel; take "
+            "expected a model that notices a mask, got one from TorchCompileModel; take "
             "that node out, or leave out the mask."
         )
 
@@ -64,7 +64,7 @@ def _bases(sampling: Any) -> str:
     return " + ".join(names) or type(sampling).__name__
 
 
-def with_shift(model: Any, shift: float, who: str) -> Any:
+def with_shift(model: Any, shift: float) -> Any:
     """Clone a MODEL with another timestep shift; its multiplier and class stay.
 
     Args:
@@ -81,7 +81,7 @@ def with_shift(model: Any, shift: float, who: str) -> Any:
     own = model.get_model_object("model_sampling")
     if not isinstance(own, comfy.model_sampling.ModelSamplingDiscreteFlow):
         raise ValueError(
-            f"{who}: expected a model whose schedule has a shift, got {_bases(own)} and {shift=}; "
+            f"expected a model whose schedule has a shift, got {_bases(own)} and {shift=}; "
             "set the shift to 0 to leave the model's own schedule."
         )
     new = copy.deepcopy(own)
@@ -104,7 +104,7 @@ def without_step_caches(model: Any) -> Any:
     found = [key for key in STEP_CACHES if any(key in kind for kind in model.wrappers.values())]
     if not found:
         return model
-    log.info("Reshift: %s is off before the switch, on after it.", " and ".join(found))
+    log.info("%s is off before the switch, on after it.", " and ".join(found))
     clone = model.clone()
     for kind in list(clone.wrappers):
         for key in found:
@@ -143,7 +143,7 @@ def takes_odd(model: Any) -> bool:
 
 
 def target_cells(
-    model: Any, samples: Tensor, *, who: str = "Surf Refiner", **wanted: Any
+    model: Any, samples: Tensor, **wanted: Any
 ) -> tuple[tuple[int, int], tuple[int, int]]:
     """Find the size that a preview is refined to.
 
@@ -154,7 +154,6 @@ def target_cells(
     Args:
         model: the MODEL that refines.
         samples: the preview, [..., H, W].
-        who: the node, for errors.
         wanted: resolution (one of TARGETS), scale, width and height, as in `target_size`.
 
     Returns:
@@ -165,28 +164,23 @@ def target_cells(
         ValueError: an unknown or unfitting size, or one below the preview's.
     """
     cell, (rows, columns) = cell_side(model), samples.shape[-2:]
-    check_choice(wanted["resolution"], f"{who}: resolution", TARGETS)
+    check_choice(wanted["resolution"], "resolution", TARGETS)
     unit = cell if takes_odd(model) else side_multiple(model)
     multiple = unit if wanted["resolution"] == "by size" else side_multiple(model)
-    try:
-        asked = target_size((rows * cell, columns * cell), multiple=multiple, exact=True, **wanted)
-    except ValueError as error:
-        raise ValueError(f"{who}: {error}") from error
+    asked = target_size((rows * cell, columns * cell), multiple=multiple, exact=True, **wanted)
     height, width = (int(-(-side // unit) * unit) for side in asked)
     if height < rows * cell or width < columns * cell:
         raise ValueError(
-            f"{who}: the target must not be below the preview's {columns * cell} x {rows * cell} "
+            f"the target must not be below the preview's {columns * cell} x {rows * cell} "
             f"pixels, got {width} x {height}; choose a larger one, or connect the low-resolution "
             "preview."
         )
     crop = "" if asked == (height, width) else f", to be cropped to {asked[1]} x {asked[0]}"
-    log.info(
-        "%s: %d x %d to %d x %d pixels%s", who, columns * cell, rows * cell, width, height, crop
-    )
+    log.info("%d x %d to %d x %d pixels%s", columns * cell, rows * cell, width, height, crop)
     return (height // cell, width // cell), asked
 
 
-def check_grid(model: Any, rows: int, cols: int, who: str) -> None:
+def check_grid(model: Any, rows: int, cols: int) -> None:
     """Refuse latents that HunyuanVideo cannot cut into patches; Wan pads them by itself."""
     side = patch_side(model)
     if not isinstance(model.model, comfy.model_base.HunyuanVideo) or not (
@@ -195,17 +189,17 @@ def check_grid(model: Any, rows: int, cols: int, who: str) -> None:
         return
     cell, near = cell_side(model), [max(side, round(n / side) * side) for n in (cols, rows)]
     raise ValueError(
-        f"{who}: HunyuanVideo needs latents with multiples of {side} rows and columns, got "
+        f"HunyuanVideo needs latents with multiples of {side} rows and columns, got "
         f"{rows} x {cols} ({cols * cell} x {rows * cell} pixels); use "
         f"{near[0] * cell} x {near[1] * cell} pixels."
     )
 
 
-def check_pair(model: Any, low: Any, who: str) -> None:
+def check_pair(model: Any, low: Any) -> None:
     """Refuse a second model that speaks another latent space."""
     first, second = (m.get_model_object("latent_format") for m in (model, low))
     if type(first) is not type(second):
         raise ValueError(
-            f"{who}: model_low must use the latents of model ({type(first).__name__}), got "
+            f"model_low must use the latents of model ({type(first).__name__}), got "
             f"{type(second).__name__}; connect a model of the same family."
         )

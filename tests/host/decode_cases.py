@@ -189,7 +189,7 @@ def case_the_pieces_of_1080p_follow_the_hosts_estimate():
             ("wan", wan(), (1, 16, 21, 136, 240)), ("wan22", wan22(), (1, 48, 21, 68, 120)),
         ):  # fmt: skip
             vae.vae_dtype = torch.bfloat16
-            job = decode.Job(vae, torch.zeros(shape, device="meta"), "T")
+            job = decode.Job(vae, torch.zeros(shape, device="meta"))
             for card in (12, 16, 24, 48, 80):
                 management.get_total_memory = lambda device, card=card: card * 2**30
                 limit = memory.choose_piece(vae, job.size, job.cell, job.needed)

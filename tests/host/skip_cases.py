@@ -56,8 +56,8 @@ def some(grid=GRID, share=0.4, seed=3, empty=()):
 
 def skipped(model, mask, video=VIDEO):
     upsampled = torch.zeros_like(video[:, :16])
-    weights = cell_weights(mask, model, upsampled, 0, WHO)
-    return model if weights is None else with_mask(model, upsampled, weights, who=WHO)
+    weights = cell_weights(mask, model, upsampled, 0)
+    return model if weights is None else with_mask(model, upsampled, weights)
 
 
 def call(model, *args, **kwargs):

@@ -76,9 +76,7 @@ def case_one_tile_is_the_plain_model_bit_for_bit():
     for mask in (None, (noise(1, 1, 3, ROWS, COLUMNS) > 0).float()):
         plain = sample(model, cfg=4.5, mask=mask)
         for pixels in (0, 512, 4096):
-            assert torch.equal(
-                sample(with_tiles(model, START, pixels, "T"), cfg=4.5, mask=mask), plain
-            )
+            assert torch.equal(sample(with_tiles(model, START, pixels), cfg=4.5, mask=mask), plain)
     assert "model_function_wrapper" not in model.model_options
     assert not any(model.wrappers.values())
 
@@ -88,7 +86,7 @@ def case_an_evaluation_is_the_blend_of_the_hosts_own():
     comfy.model_management.load_models_gpu([model])
     x, t, text = noise(1, 16, 3, ROWS, COLUMNS, seed=5), torch.tensor([0.5]), prompt(1)[0][0]
     options = {"c_crossattn": text, "transformer_options": {}}
-    clone = with_tiles(model, START, TILE, "T")
+    clone = with_tiles(model, START, TILE)
     apply = model.model.apply_model
     got = clone.model_options["model_function_wrapper"](
         apply, {"input": x, "timestep": t, "c": options, "cond_or_uncond": [0]}
@@ -115,9 +113,7 @@ def case_every_kind_of_conditioning_follows_the_tiles():
     for name, (options, keys) in kinds.items():
         model = load(name.strip())
         with Watch(model) as calls:
-            out = sample(
-                with_tiles(model, START, TILE, "T"), positive=prompt(1, **options), steps=1
-            )
+            out = sample(with_tiles(model, START, TILE), positive=prompt(1, **options), steps=1)
         assert out.isfinite().all(), name
         assert len(calls) == len(PARTS), name
         for (_, shape, conditioning, _), box in zip(calls, PARTS, strict=True):
@@ -136,7 +132,7 @@ def case_the_5b_model_and_hunyuan_video_run_in_tiles():
     mask = torch.ones(1, 1, 2, 20, 28)
     mask[:, :, 0] = 0
     with Watch(model) as calls:
-        out = sample(with_tiles(model, start, TILE, "T"), start, steps=1, mask=mask)
+        out = sample(with_tiles(model, start, TILE), start, steps=1, mask=mask)
     assert out.isfinite().all()
     assert {shape[-2:] for _, shape, _, _ in calls} == {(14, 16)}
     assert all(c["denoise_mask"].shape[-2:] == (14, 16) for _, _, c, _ in calls)
@@ -145,7 +141,7 @@ def case_the_5b_model_and_hunyuan_video_run_in_tiles():
     pooled = {"pooled_output": noise(1, 768), "attention_mask": valid}
     text = [[noise(1, 8, 64), pooled]]
     with Watch(model) as calls:
-        clone = with_tiles(with_windows(model, 2, "T"), START, TILE, "T")
+        clone = with_tiles(with_windows(model, 2), START, TILE)
         out = sample(clone, steps=1, positive=text, negative=text)
     assert out.isfinite().all()
     assert len(calls) == len(PARTS)
@@ -154,7 +150,7 @@ def case_the_5b_model_and_hunyuan_video_run_in_tiles():
 def case_windows_hold_inside_tiles():
     model = load()
     comfy.model_management.load_models_gpu([model])
-    clone = with_tiles(with_windows(model, 2, "T"), START, TILE, "T")
+    clone = with_tiles(with_windows(model, 2), START, TILE)
     x, t, rows = noise(1, 16, 5, ROWS, COLUMNS, seed=5), torch.tensor([0.5]), []
     options = {**clone.model_options["transformer_options"], "wrappers": clone.wrappers}
     conditioning = {"c_crossattn": prompt(1)[0][0], "transformer_options": options}
@@ -180,7 +176,7 @@ def case_out_of_memory_repeats_one_evaluation_with_smaller_tiles():
     logger.addHandler(handler)
     try:
         with Watch(model, limit=36 * 36, below=0.5) as calls:
-            got = sample(with_tiles(model, START, 0, "T"), steps=4)
+            got = sample(with_tiles(model, START, 0), steps=4)
     finally:
         logger.removeHandler(handler)
     first, *later = torch.linspace(0.65, 0, 5)[:4].round(decimals=3).tolist()
@@ -207,7 +203,7 @@ def case_out_of_memory_repeats_one_evaluation_with_smaller_tiles():
 
     half = go(model, START, sigmas[:2], noise=noise(*START.shape, seed=9))
     with Watch(model) as calls:
-        expected = go(with_tiles(model, START, 320, "T"), half, sigmas[1:])
+        expected = go(with_tiles(model, START, 320), half, sigmas[1:])
     assert {shape[-2:] for _, shape, _, _ in calls} == {(32, 40)}
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-4)
 
@@ -217,7 +213,7 @@ def case_an_interrupt_inside_a_tile_is_not_swallowed():
     stop = comfy.model_management.InterruptProcessingException()
     with Watch(model, limit=1, error=stop) as calls:
         try:
-            sample(with_tiles(model, START, TILE, "T"))
+            sample(with_tiles(model, START, TILE))
         except comfy.model_management.InterruptProcessingException:
             pass
         else:
@@ -227,19 +223,19 @@ def case_an_interrupt_inside_a_tile_is_not_swallowed():
 
 def case_step_caches_do_not_mix_tiles_up():
     model = load()
-    plain = sample(with_tiles(model, START, TILE, "T"), steps=6)
+    plain = sample(with_tiles(model, START, TILE), steps=6)
     easy, lazy = (
         getattr(nodes_easycache, kind).execute(model, 3.0, 0.0, 1.0, False).result[0]
         for kind in ("EasyCacheNode", "LazyCacheNode")
     )
-    assert torch.equal(sample(with_tiles(easy, START, TILE, "T"), steps=6), plain)
+    assert torch.equal(sample(with_tiles(easy, START, TILE), steps=6), plain)
     with Watch(model) as calls:
-        out = sample(with_tiles(lazy, START, TILE, "T"), steps=6)
+        out = sample(with_tiles(lazy, START, TILE), steps=6)
     assert out.isfinite().all()
     assert len(calls) % len(PARTS) == 0
     assert len(calls) < 6 * len(PARTS), "the cache round the whole picture still answers steps"
     with Watch(model) as calls:
-        sample(with_tiles(easy, START, 0, "T"), steps=6)
+        sample(with_tiles(easy, START, 0), steps=6)
     assert len(calls) == 6
 
 
@@ -253,7 +249,7 @@ def case_the_host_reserves_memory_for_a_tile():
 
     model.model.memory_required = spy
     try:
-        clone = with_tiles(model, START, TILE, "T")
+        clone = with_tiles(model, START, TILE)
         shapes.clear()
         sample(clone, steps=1)
     finally:
@@ -271,7 +267,7 @@ def case_sizes_are_exact_from_the_vae_to_the_video():
         assert asked == (height, width)
         start = upsample.upsample_latent(preview, cells, "pixel", vae)
         assert start.shape == (1, 16, 2, *cells)
-        out = sample(with_tiles(wan, start, 0, "T"), start, steps=1)
+        out = sample(with_tiles(wan, start, 0), start, steps=1)
         assert out.shape == start.shape
         assert vae.decode(out).shape[-3:-1] == (height, width)
     low = noise(1, 16, 1, 30, 52)
@@ -283,7 +279,7 @@ def case_sizes_are_exact_from_the_vae_to_the_video():
 
 def case_all_odd_sizes_that_are_said_to_run_do():
     start, wan = noise(1, 16, 1, 135, 240), load()
-    out = sample(with_tiles(wan, start, 1024, "T"), start, steps=1)
+    out = sample(with_tiles(wan, start, 1024), start, steps=1)
     assert out.shape == start.shape
     assert out.isfinite().all()
     options = {"concat_latent_image": noise(1, 16, 1, 35, 41)}

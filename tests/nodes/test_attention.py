@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from surf.nodes.host.attention import token_layout, windows
+from surf.nodes.host.node_name import errors_named
 from surf.surf_core.refiner import RefinerConfig, SurfRefinerDiT
 from surf.surf_core.window import segments
 from torch.nn.functional import scaled_dot_product_attention as sdpa
@@ -64,7 +65,7 @@ class Patcher:
 
 
 def read(network, x, context, **named):
-    return token_layout.read_call(Executor(network), (x, None, context), named, "This Node")
+    return token_layout.read_call(Executor(network), (x, None, context), named)
 
 
 def block(index, kind="double"):
@@ -160,7 +161,8 @@ def test_joint_models_find_the_video_on_either_side_of_the_text():
 
 def test_unexpected_tokens_are_refused_after_the_call():
     state = threading.local()
-    wrapper = windows.make_wrapper(state, "This Node")
+    with errors_named("This Node"):
+        wrapper = windows.make_wrapper(state)
     override = windows.make_override(state, 2, None)
 
     class Patched(WanModel):
@@ -175,7 +177,7 @@ def test_unexpected_tokens_are_refused_after_the_call():
 
 def test_a_host_without_block_numbers_is_refused():
     call = read(WanModel(), torch.zeros(1, 16, 2, 4, 4), torch.zeros(1, 7, 8))
-    with pytest.raises(ValueError, match="^This Node: .*0.8.0"):
+    with pytest.raises(ValueError, match="^windowed attention needs .*0.8.0"):
         call.self_attention_depth(8, 8, {})
 
 
@@ -258,8 +260,8 @@ def test_the_last_windows_replace_earlier_ones_that_another_override_chained():
 
 @pytest.mark.parametrize("window", [1, -2])
 def test_windowed_rejects_a_window(window):
-    with pytest.raises(ValueError, match="^This Node: window must be"):
-        windows.with_windows(Patcher(WanModel()), window, "This Node")
+    with pytest.raises(ValueError, match="^window must be"):
+        windows.with_windows(Patcher(WanModel()), window)
 
 
 def test_windowed_rejects_a_model_it_does_not_know():
@@ -271,10 +273,10 @@ def test_windowed_rejects_a_model_it_does_not_know():
 
     FlatPatch.__name__ = "HunyuanVideo"
     for network in (WanModel_S2V(), FlatPatch(), torch.nn.Identity()):
-        with pytest.raises(ValueError, match="^This Node: .*set window to 0"):
-            windows.with_windows(Patcher(network), 4, "This Node")
+        with pytest.raises(ValueError, match="^windowed attention expected .*set window to 0"):
+            windows.with_windows(Patcher(network), 4)
     compiled = SimpleNamespace(_orig_mod=WanModel())
-    token_layout.check_tokens_known(compiled, "This Node")
+    token_layout.check_tokens_known(compiled)
 
 
 def test_windowed_rejects_a_refiner_that_has_windows_of_its_own():
@@ -282,6 +284,6 @@ def test_windowed_rejects_a_refiner_that_has_windows_of_its_own():
         pass
 
     model = Patcher(HostedRefiner(RefinerConfig.tiny()))
-    with pytest.raises(ValueError, match="^This Node: .*Surf refiner.*connect it directly"):
-        windows.with_windows(model, 4, "This Node")
-    assert windows.with_windows(model, 0, "This Node") is model
+    with pytest.raises(ValueError, match="Surf refiner.*connect it directly"):
+        windows.with_windows(model, 4)
+    assert windows.with_windows(model, 0) is model

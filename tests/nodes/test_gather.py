@@ -11,7 +11,6 @@ from surf.surf_core.skip import Mask
 from surf.surf_core.window import segments
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 
-WHO = "Surf Refiner"
 WIDTH = 8
 
 
@@ -94,7 +93,7 @@ def cells(keep):
 
 def through(network, keep=None, window=0, times=TIMES, **options):
     """Call a network the way a refined model is: with windows, with a mask."""
-    wrappers = [] if keep is None else [gather.make_wrapper(WHO)]
+    wrappers = [] if keep is None else [gather.make_wrapper()]
     extra = (
         {"reference_latent": torch.zeros(1, 16, 2 * network.before, 2)} if network.before else {}
     )
@@ -105,7 +104,7 @@ def through(network, keep=None, window=0, times=TIMES, **options):
         earlier = options.get("optimized_attention_override")
         override = windows.make_override(state, window, earlier)
         options["optimized_attention_override"] = override
-        wrappers.insert(0, windows.make_wrapper(state, WHO))
+        wrappers.insert(0, windows.make_wrapper(state))
     if keep is not None:
         options[KEEP_KEY] = cells(keep)
     kept = dict(options)
@@ -184,15 +183,13 @@ def test_replaced_blocks_run_inside_each_of_ours():
 
 
 def test_a_network_without_the_seam_is_refused():
-    with pytest.raises(
-        ValueError, match=f"{WHO}: a mask needs a host that lets blocks be replaced"
-    ):
+    with pytest.raises(ValueError, match="a mask needs a host that lets blocks be replaced"):
         through(WanModel(deaf=True), some((5, 3, 4)).tokens)
 
 
 def test_a_network_that_answers_from_a_cache_later_is_not():
     keep = some((5, 3, 4)).tokens
-    network, wrapped = WanModel(), gather.make_wrapper(WHO)
+    network, wrapped = WanModel(), gather.make_wrapper()
     options = {KEEP_KEY: cells(keep)}
     call = (VIDEO, TIMES, TEXT, None, None, options)
     wrapped(Executor(network), *call)
@@ -206,11 +203,11 @@ def test_tokens_that_another_node_adds_are_refused():
     def more(args, extra):
         return {"img": torch.cat([args["img"]] * 2, dim=1)}
 
-    with pytest.raises(ValueError, match=f"{WHO}: expected 60 tokens.*another node adds"):
+    with pytest.raises(ValueError, match="expected 60 tokens.*another node adds"):
         through(WanModel(), keep, patches_replace={"dit": {("double_block", 0): more}})
 
 
 def test_functions_that_see_the_tokens_are_refused_while_it_runs():
     """A prompt may bring them: hooks."""
-    with pytest.raises(ValueError, match=f"{WHO}: .*attn1_patch"):
+    with pytest.raises(ValueError, match="attn1_patch"):
         through(WanModel(), some((5, 3, 4)).tokens, patches={"attn1_patch": [print]})

@@ -51,7 +51,7 @@ def preview(pixels, cell=8):
 
 def cells(made, source, resolution, cell=8, **more):
     wanted = {"resolution": resolution, "scale": 2.0, "width": 0, "height": 0, **more}
-    return target_cells(made, preview(source, cell), who="Test", **wanted)
+    return target_cells(made, preview(source, cell), **wanted)
 
 
 LANDSCAPE, PORTRAIT, SQUARE = (240, 416), (416, 240), (336, 336)
@@ -116,7 +116,7 @@ def test_by_size_takes_whole_cells_where_odd_latents_run():
     for width, height in ((1920, 1080), (1928, 1080), (1080, 1928), (424, 248)):
         got = cells(model(), LANDSCAPE, "by size", width=width, height=height)
         assert got == ((height // 8, width // 8), (height, width))
-    with pytest.raises(ValueError, match=r"^Test: width 1921 .* multiple of 8; use 1920 or 1928"):
+    with pytest.raises(ValueError, match=r"^width 1921 .* multiple of 8; use 1920 or 1928"):
         cells(model(), LANDSCAPE, "by size", width=1921, height=1080)
     with pytest.raises(ValueError, match=r"height 1080 is not a multiple of 16; use 1072 or 1088"):
         cells(model("hunyuan"), LANDSCAPE, "by size", width=1920, height=1080)
@@ -133,12 +133,12 @@ def test_a_target_is_never_below_the_preview():
         ((240, 416), "by scale", {"scale": 0.9}),
         ((240, 416), "by size", {"width": 416, "height": 232}),
     ):
-        with pytest.raises(ValueError, match="^Test: the target must not be below the preview's"):
+        with pytest.raises(ValueError, match="^the target must not be below the preview's"):
             cells(model(), source, name, **more)
 
 
 def test_targets_keep_the_order_that_saved_workflows_know():
     assert TARGETS == ("1080p", "720p", "by scale", "by size", "1440p", "2160p")
     for name in ("240p", "480p", "4K", ""):
-        with pytest.raises(ValueError, match="^Test: resolution must be one of"):
+        with pytest.raises(ValueError, match="^resolution must be one of"):
             cells(model(), LANDSCAPE, name)

@@ -39,7 +39,7 @@ def run(model=None, latent=None, **changes):
 
 def plain(latent, cfg, shift=3.0, seed=5, sampler="euler", steps=8):
     """What a KSampler of the fake host makes."""
-    model = models.with_shift(host_stub.Patcher(), shift, "test")
+    model = models.with_shift(host_stub.Patcher(), shift)
     sigmas = comfy.samplers.KSampler(model, steps, "cpu", sampler, "simple", 1.0, {}).sigmas
     guider = comfy.samplers.CFGGuider(model)
     guider.set_conds(*conds().values())
@@ -91,7 +91,7 @@ def test_switch_at_step_zero_matches_a_plain_sampler_at_low_resolution():
 def test_sigmas_are_cut_at_the_switch():
     model, *_ = run()
     sigmas = [e.sigma for e in model.seen]
-    own = models.with_shift(host_stub.Patcher(), 3.0, "test")
+    own = models.with_shift(host_stub.Patcher(), 3.0)
     whole = comfy.samplers.KSampler(own, 8, "cpu", "euler", "simple", 1.0, {}).sigmas.tolist()
     assert sigmas == whole[:8]
     model, *_ = run(sigma_policy="snr_equal")
@@ -117,8 +117,8 @@ def test_setting_the_shift_that_a_model_has_changes_no_sigma(timesteps):
         m.get_model_object("model_sampling")
         for m in (
             model,
-            models.with_shift(model, 5.0, "test"),
-            models.with_shift(model, 3.0, "test"),
+            models.with_shift(model, 5.0),
+            models.with_shift(model, 3.0),
         )
     )
     assert torch.equal(own.sigmas, same.sigmas)

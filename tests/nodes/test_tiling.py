@@ -78,7 +78,7 @@ def test_a_picture_that_fits_is_the_plain_model_bit_for_bit():
         plain.append((tuple(x.shape), c))
         return x.cos()
 
-    clone = with_tiles(model(), start(), 0, "Test")
+    clone = with_tiles(model(), start(), 0)
     assert torch.equal(call(clone, apply_model, x, transformer_options=options), x.cos())
     ((shape, conditioning),) = plain
     assert shape == x.shape
@@ -87,7 +87,7 @@ def test_a_picture_that_fits_is_the_plain_model_bit_for_bit():
 
 def test_tiles_blend_as_the_core_does():
     x = noise(1, 16, 3, *CELLS)
-    clone = with_tiles(model(), start(), 40 * 8, "Test")
+    clone = with_tiles(model(), start(), 40 * 8)
     expected = in_tiles(lambda part, box: own_mean(part, None), x, (40, 40), OVERLAP, 2)
     assert torch.equal(call(clone, own_mean, x), expected)
     assert len(set(sides(clone))) == 1
@@ -99,7 +99,7 @@ def test_tiles_blend_as_the_core_does():
     [(256, 16, 32), (257, 16, 34), (272, 16, 34), (320, 16, 40), (256, 48, 16), (257, 48, 18)],
 )
 def test_a_tile_by_hand_is_rounded_up_to_whole_patches(pixels, channels, side):
-    clone = with_tiles(model(channels=channels), start(200, 200), pixels, "Test")
+    clone = with_tiles(model(channels=channels), start(200, 200), pixels)
     assert all(rows <= side for rows, _ in sides(clone, (200, 200)))
     assert max(sides(clone, (side, 200)))[0] == side
     assert len(sides(clone, (side, side))) == 1
@@ -107,8 +107,8 @@ def test_a_tile_by_hand_is_rounded_up_to_whole_patches(pixels, channels, side):
 
 @pytest.mark.parametrize("pixels", [-8, 1, 128, 240])
 def test_a_tile_below_two_overlaps_is_refused(pixels):
-    with pytest.raises(ValueError, match=r"Test: a tile must hold two overlaps, 256 pixels, got"):
-        with_tiles(model(), start(), pixels, "Test")
+    with pytest.raises(ValueError, match="a tile must hold two overlaps, 256 pixels, got"):
+        with_tiles(model(), start(), pixels)
 
 
 def test_automatic_takes_the_cheapest_tiles_that_fit(host):
@@ -117,7 +117,7 @@ def test_automatic_takes_the_cheapest_tiles_that_fit(host):
         room = share * whole * GB
         kept = tile_plan.LATENT_COPIES * 4 * start().numel()
         host["device"] = 1 * GB + kept + room + 1
-        tiles = sides(with_tiles(model(per_cell=GB), start(), 0, "Test"))
+        tiles = sides(with_tiles(model(per_cell=GB), start(), 0))
         assert all(rows * columns * GB <= room + 2 for rows, columns in tiles)
         total = sum(rows * columns for rows, columns in tiles)
         others = [
@@ -133,15 +133,15 @@ def test_automatic_takes_the_cheapest_tiles_that_fit(host):
 def test_automatic_leaves_room_for_the_weights_but_may_use_half_of_the_device(host):
     host["device"] = 101 * GB
     per_cell = 60 * GB / (CELLS[0] * CELLS[1])
-    assert len(sides(with_tiles(model(30 * GB, per_cell), start(), 0, "Test"))) == 1
-    assert len(sides(with_tiles(model(60 * GB, per_cell), start(), 0, "Test"))) > 1
-    tiles = sides(with_tiles(model(400 * GB, per_cell), start(), 0, "Test"))
+    assert len(sides(with_tiles(model(30 * GB, per_cell), start(), 0))) == 1
+    assert len(sides(with_tiles(model(60 * GB, per_cell), start(), 0))) > 1
+    tiles = sides(with_tiles(model(400 * GB, per_cell), start(), 0))
     assert tiles[0][0] * tiles[0][1] * per_cell > 25 * GB
 
 
 def test_automatic_takes_the_smallest_tiles_when_nothing_fits(host):
     host["device"] = 2 * GB
-    tiles = sides(with_tiles(model(per_cell=GB), start(), 0, "Test"))
+    tiles = sides(with_tiles(model(per_cell=GB), start(), 0))
     assert min(tiles) >= (32, 32)
     assert max(map(max, tiles)) <= 34
 
@@ -150,7 +150,7 @@ def test_automatic_takes_the_smallest_tiles_when_nothing_fits(host):
 def test_every_size_finds_tiles_and_smaller_ones(host, size):
     for device in (2, 3, 6, 30):
         host["device"] = device * GB
-        clone = with_tiles(model(per_cell=GB / 1000), start(*size), 0, "Test")
+        clone = with_tiles(model(per_cell=GB / 1000), start(*size), 0)
         areas = [rows * columns for rows, columns in sides(clone, size)]
         assert len(set(areas)) == 1
         small = Small(1)
@@ -165,17 +165,17 @@ def test_every_size_finds_tiles_and_smaller_ones(host, size):
 def test_the_choice_is_told_once_with_its_numbers(host, caplog):
     host["device"] = 31 * GB
     with caplog.at_level(logging.INFO):
-        clone = with_tiles(model(per_cell=60 * GB / 6240), start(), 0, "Test")
+        clone = with_tiles(model(per_cell=60 * GB / 6240), start(), 0)
         sides(clone)
     (line,) = [record.message for record in caplog.records]
-    assert line.startswith("Test: 832 x 480 pixels in ")
+    assert line.startswith("SURF: 832 x 480 pixels in ")
     assert "tiles of" in line
     assert "whole 60.0 GB" in line
     assert "30.0" in line
 
 
 def test_the_host_estimates_memory_by_the_tile():
-    clone = with_tiles(model(), start(), 320, "Test")
+    clone = with_tiles(model(), start(), 320)
     (wrapper,) = clone.wrappers["prepare_sampling"][WRAPPER_KEY]
     seen = []
 
@@ -198,7 +198,7 @@ def test_neither_the_model_nor_what_it_is_called_with_changes():
         seen.append(c["transformer_options"])
         return x
 
-    clone = with_tiles(original, start(), 320, "Test")
+    clone = with_tiles(original, start(), 320)
     call(clone, apply_model, noise(1, 16, 3, *CELLS), **conditioning)
     assert not original.model_options
     assert not original.wrappers
@@ -209,11 +209,11 @@ def test_neither_the_model_nor_what_it_is_called_with_changes():
 
 def test_a_step_cache_round_the_network_is_off_in_tiles_and_said_once(caplog):
     options = {"wrappers": {"diffusion": {"easycache": [1]}}}
-    clone = with_tiles(model(), start(), 320, "Test")
+    clone = with_tiles(model(), start(), 320)
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
             call(clone, own_mean, noise(1, 16, 3, *CELLS), transformer_options=options)
-    assert [record.message for record in caplog.records] == ["Test: easycache is off in tiles."]
+    assert [record.message for record in caplog.records] == ["SURF: easycache is off in tiles."]
 
 
 def test_conditioning_on_the_grid_is_cropped_like_the_latent():
@@ -246,7 +246,7 @@ def test_conditioning_on_the_grid_is_cropped_like_the_latent():
         return x
 
     x = place.repeat(8, 1, 1)[None, :, None]
-    clone = with_tiles(model(), start(), 320, "Test")
+    clone = with_tiles(model(), start(), 320)
     torch.testing.assert_close(call(clone, apply_model, x, **on_grid, **whole), x)
 
 
@@ -260,11 +260,11 @@ def test_conditioning_on_the_grid_is_cropped_like_the_latent():
 )
 def test_what_cannot_follow_tiles_is_refused_before_the_model_runs(conditioning, said):
     calls = []
-    x, clone = noise(1, 16, 3, *CELLS), with_tiles(model(), start(), 320, "Test")
-    with pytest.raises(ValueError, match=f"^Test: .*{said}"):
+    x, clone = noise(1, 16, 3, *CELLS), with_tiles(model(), start(), 320)
+    with pytest.raises(ValueError, match=said):
         call(clone, lambda x, t, **c: calls.append(x), x, **conditioning)
     assert not calls
-    whole = with_tiles(model(), start(), 0, "Test")
+    whole = with_tiles(model(), start(), 0)
     assert torch.equal(call(whole, lambda x, t, **c: x, x, **conditioning), x)
 
 
@@ -277,7 +277,7 @@ def test_an_earlier_wrapper_sees_the_whole_picture():
 
     original.set_model_unet_function_wrapper(earlier)
     x = noise(1, 16, 3, *CELLS)
-    clone = with_tiles(original, start(), 320, "Test")
+    clone = with_tiles(original, start(), 320)
     expected = 2 * in_tiles(lambda part, box: own_mean(part, None), x + 1, (40, 40), OVERLAP, 2)
     assert torch.equal(call(clone, own_mean, x), expected)
     assert seen == [tuple(x.shape)]
@@ -316,7 +316,7 @@ def test_running_out_of_memory_halves_the_tile_and_repeats_that_evaluation_only(
 ):
     fits = Small(60 * 32, fails_from=2, error=error)
     with caplog.at_level(logging.WARNING):
-        got = steps(with_tiles(model(), start(), 0, "Test"), fits)
+        got = steps(with_tiles(model(), start(), 0), fits)
     whole, tiles = CELLS[0] * CELLS[1], 38 * 60
     failed = [(number, area) for number, area, bad in fits.log if bad]
     assert failed == [(2, whole), (2, tiles)]
@@ -336,7 +336,7 @@ def test_running_out_of_memory_halves_the_tile_and_repeats_that_evaluation_only(
 def test_with_the_smallest_tiles_the_error_comes_through_with_advice(caplog):
     never = Small(1)
     with caplog.at_level(logging.ERROR), pytest.raises(Memory, match="full"):
-        steps(with_tiles(model(), start(), 0, "Test"), never, 1)
+        steps(with_tiles(model(), start(), 0), never, 1)
     assert "fewer frames" in caplog.records[-1].message
     areas = [area for _, area, _ in never.log]
     assert areas == sorted(areas, reverse=True)
@@ -360,7 +360,7 @@ def test_failed_tensors_are_free_before_the_evaluation_is_repeated(monkeypatch):
             raise Memory("full")
         return x
 
-    call(with_tiles(model(), start(), 0, "Test"), greedy, noise(1, 16, 3, *CELLS))
+    call(with_tiles(model(), start(), 0), greedy, noise(1, 16, 3, *CELLS))
     assert held == [False]
 
 
@@ -373,7 +373,7 @@ def test_other_errors_and_interrupts_pass_through(error):
         raise error("stop")
 
     with pytest.raises(error, match="stop"):
-        call(with_tiles(model(), start(), 0, "Test"), apply_model, noise(1, 16, 3, *CELLS))
+        call(with_tiles(model(), start(), 0), apply_model, noise(1, 16, 3, *CELLS))
     assert len(calls) == 1
 
 
@@ -386,6 +386,6 @@ def test_a_run_of_many_frames_holds_one_tile_beside_the_picture():
         sizes.append(part.numel())
         return part
 
-    clone = with_tiles(model(), x, 256, "Test")
+    clone = with_tiles(model(), x, 256)
     assert call(clone, apply_model, x).shape == x.shape
     assert max(sizes) <= x.numel() // 3

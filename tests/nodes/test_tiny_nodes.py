@@ -60,7 +60,7 @@ def test_cells_of_both_models_and_of_the_vae_are_four_pixels(given):
     assert cell_side(model) == cell_side(refiner) == vae.spacial_compression_decode() == 4
     assert side_multiple(model) == side_multiple(refiner) == 8
     assert vae.temporal_compression_decode() == 1
-    check_pair(model, load_tiny_t2v(), "Test")
+    check_pair(model, load_tiny_t2v())
     check_vae(vae, latent())
 
 

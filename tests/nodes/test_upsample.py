@@ -103,7 +103,7 @@ def test_frames_of_the_target_exist_piece_by_piece(memory, monkeypatch):
 )
 def test_too_little_main_memory_is_refused_before_the_vae_encodes(memory, main, said):
     vae, memory["main"] = Vae(), main
-    with pytest.raises(ValueError, match=f"Surf Refiner: {said} need .* set upsample to latent"):
+    with pytest.raises(ValueError, match=f"^{said} need .* set upsample to latent"):
         upsample.upsample_latent(preview(2), (60, 103), "pixel", vae)
     assert not any(call[0] == "encode" for call in vae.calls)
 

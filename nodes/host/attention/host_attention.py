@@ -7,7 +7,6 @@ Dims: n sequences, L queries, M keys, H heads, K channels of a head.
 """
 
 import importlib.metadata
-import logging
 from functools import cache
 
 import comfy.ldm.modules.attention
@@ -15,7 +14,9 @@ import comfy.model_management
 from torch import Tensor
 from torch.nn import functional as F
 
-log = logging.getLogger(__name__)
+from ..node_name import NodeLog
+
+log = NodeLog(__name__)
 
 OVERRIDE = "optimized_attention_override"
 SAGE_1_WIDTHS = (64, 96, 128)
@@ -85,7 +86,7 @@ def _sage_is_1() -> bool:
 @cache
 def _say_padded(width: int, wanted: int) -> None:
     log.info(
-        "SURF: SageAttention 1.x takes heads of %s channels, this model has %d: padded to %d. "
+        "SageAttention 1.x takes heads of %s channels, this model has %d: padded to %d. "
         "Version 2 needs no padding.",
         ", ".join(map(str, SAGE_1_WIDTHS)), width, wanted,
     )  # fmt: skip

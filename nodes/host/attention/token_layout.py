@@ -30,8 +30,6 @@ picture, or of the tile, that the model is called with. Without it all are."""
 class ModelCall:
     """One call of a diffusion model: its grid, and which attention comes next."""
 
-    who: str
-    """The node that asked for windows, as its errors name it."""
     frames: int
     """Latent frames, and frames of tokens: the patch is 1 in time."""
     per_frame: int
@@ -74,7 +72,7 @@ class ModelCall:
         block = options.get("block_type", "double"), options.get("block_index")
         if block[1] is None:
             raise ValueError(
-                f"{self.who}: windowed attention needs a host that numbers its blocks (ComfyUI "
+                f"windowed attention needs a host that numbers its blocks (ComfyUI "
                 f"0.8.0 or later), got {sorted(options)}; update it, or set window to 0."
             )
         again = block == self.block
@@ -108,18 +106,17 @@ class ModelCall:
         """
         if self.strays and not self.seen:
             raise ValueError(
-                f"{self.who}: expected self-attention over {self.frames} frames of "
+                f"expected self-attention over {self.frames} frames of "
                 f"{self.per_frame} tokens, got {sorted(self.strays)} tokens; another node adds "
                 "tokens to this model: set window to 0."
             )
 
 
-def check_tokens_known(module, who: str) -> None:
+def check_tokens_known(module) -> None:
     """Refuse a diffusion model whose order of tokens we would have to guess.
 
     Args:
         module: the host's diffusion model, compiled or not.
-        who: the node that asks, for its errors.
 
     Raises:
         ValueError: neither Wan (T2V, I2V, VACE, camera control) nor HunyuanVideo; or a refiner of
@@ -128,41 +125,39 @@ def check_tokens_known(module, who: str) -> None:
     network = uncompiled(module)
     if isinstance(network, SurfRefinerDiT):
         raise ValueError(
-            f"{who}: expected a model without windows of its own, got a Surf refiner, whose file "
+            "expected a model without windows of its own, got a Surf refiner, whose file "
             "says how its windows are cut; connect it directly, or set window to 0."
         )
     name, known = type(network).__name__, WAN_MODELS + JOINT_MODELS
     patch = tuple(getattr(network, "patch_size", ()))
     if name not in known or len(patch) != 3 or patch[0] != 1:
         raise ValueError(
-            f"{who}: windowed attention expected one of {', '.join(known)} with a patch of "
+            f"windowed attention expected one of {', '.join(known)} with a patch of "
             f"one frame, got {name} with {patch=}; set window to 0 for full attention."
         )
 
 
-def read_call(executor, args: tuple, kwargs: dict, who: str) -> ModelCall:
+def read_call(executor, args: tuple, kwargs: dict) -> ModelCall:
     """Work out the grid of a model call from its arguments.
 
     Args:
         executor: the host's wrapper executor; `original` is the model's own method.
         args, kwargs: what the method will be called with.
-        who: the node that asked for windows, for the errors of this call.
     """
     named = inspect.signature(executor.original).bind(*args, **kwargs).arguments
     named = {**named, **named.get("kwargs", {})}
     network = uncompiled(executor.class_obj)
     joint = type(network).__name__ in JOINT_MODELS
-    return (_joint_call if joint else _wan_call)(network, named, who)
+    return (_joint_call if joint else _wan_call)(network, named)
 
 
-def kept_tokens(x: Tensor, options: dict, patch: tuple[int, int, int], who: str) -> Tensor | None:
+def kept_tokens(x: Tensor, options: dict, patch: tuple[int, int, int]) -> Tensor | None:
     """Which tokens of a call a mask keeps: those with a cell that is refined.
 
     Args:
         x: [B, C, T, H, W], what the model is called with.
         options: its transformer_options.
         patch: latent cells of a token.
-        who: the node that asked, for errors.
 
     Returns:
         [T, h, w] bool on the CPU, partial tokens counted; None where nothing is skipped.
@@ -175,7 +170,7 @@ def kept_tokens(x: Tensor, options: dict, patch: tuple[int, int, int], who: str)
         return None
     if cells.shape != x.shape[2:]:
         raise ValueError(
-            f"{who}: expected the model to be called with the mask's {tuple(cells.shape)} latent "
+            f"expected the model to be called with the mask's {tuple(cells.shape)} latent "
             f"cells, got {tuple(x.shape[2:])}; an area prompt or a context window computes a part "
             "of the picture: take it out, or take the mask out."
         )
@@ -190,7 +185,7 @@ def _tokens(latent: Tensor | None, patch: tuple[int, int, int]) -> int:
     return prod(ceil(size / step) for size, step in zip(sizes, patch[-len(sizes) :], strict=True))
 
 
-def _wan_call(network, named: dict, who: str) -> ModelCall:
+def _wan_call(network, named: dict) -> ModelCall:
     x, patch = named["x"], tuple(network.patch_size)
     has_reference = getattr(network, "ref_conv", None) is not None
     before = _tokens(named.get("reference_latent"), patch) if has_reference else 0
@@ -198,13 +193,12 @@ def _wan_call(network, named: dict, who: str) -> ModelCall:
     after += sum(_tokens(latent, patch) for latent in named.get("context_latents") or ())
     video, keep = (
         _tokens(x, patch),
-        kept_tokens(x, named.get("transformer_options") or {}, patch, who),
+        kept_tokens(x, named.get("transformer_options") or {}, patch),
     )
     kept = None if keep is None else packing(keep)
     length = before + (video if kept is None else len(kept.indices)) + after
     clip = named.get("clip_fea")
     return ModelCall(
-        who=who,
         frames=x.shape[2],
         per_frame=_tokens(x[:, :, 0], patch),
         find_video=lambda queries: before if queries == length else None,
@@ -216,7 +210,7 @@ def _wan_call(network, named: dict, who: str) -> ModelCall:
     )
 
 
-def _joint_call(network, named: dict, who: str) -> ModelCall:
+def _joint_call(network, named: dict) -> ModelCall:
     x, patch = named["x"], tuple(network.patch_size)
     before, video = _tokens(named.get("ref_latent"), patch), _tokens(x, patch)
     least = before + video + named["context"].shape[1]
@@ -228,7 +222,6 @@ def _joint_call(network, named: dict, who: str) -> ModelCall:
         return before if text_last else queries - video
 
     return ModelCall(
-        who=who,
         frames=x.shape[2],
         per_frame=_tokens(x[:, :, 0], patch),
         find_video=find_video,

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ....surf_core.window import segments
 from ..compiling import outside_graphs
+from ..node_name import errors_named, running_node
 from .token_layout import ModelCall, check_tokens_known, read_call
 
 WRAPPER_KEY = "surf_window"
@@ -22,7 +23,7 @@ REPLACED = "surf_replaced"
 """Attribute of our override: the one that it took the place of, or None."""
 
 
-def with_windows(model, window: int, who: str = "Surf Refiner"):
+def with_windows(model, window: int):
     """Return a clone whose self-attention stays inside shifted temporal windows.
 
     Tokens that belong to no frame of the video (text of HunyuanVideo, reference images, frames
@@ -33,7 +34,6 @@ def with_windows(model, window: int, who: str = "Surf Refiner"):
         model: host MODEL; its weights are shared, it is not changed.
         window: latent frames, >= 2; 0 gives the model back untouched, windows of an earlier call
             included.
-        who: the node that asks, for errors, also those that come up while the model runs.
 
     Returns:
         A clone, or `model` itself for window 0. An override that is already installed (Sage and
@@ -43,15 +43,12 @@ def with_windows(model, window: int, who: str = "Surf Refiner"):
     Raises:
         ValueError: a bad window, or a model whose order of tokens is not known.
     """
-    try:
-        segments(1, window, False)
-    except ValueError as error:
-        raise ValueError(f"{who}: {error}") from error
+    segments(1, window, False)
     if window == 0:
         return model
     import comfy.patcher_extension
 
-    check_tokens_known(model.get_model_object("diffusion_model"), who)
+    check_tokens_known(model.get_model_object("diffusion_model"))
     clone, kind = model.clone(), comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL
     options = dict(clone.model_options.get("transformer_options", {}))
     state, earlier = threading.local(), options.get(OVERRIDE)
@@ -61,22 +58,27 @@ def with_windows(model, window: int, who: str = "Surf Refiner"):
     # An earlier override of ours that another node has chained cannot be taken out, but without
     # its wrapper it knows of no call and lets everything pass.
     clone.remove_wrappers_with_key(kind, WRAPPER_KEY)
-    wrapper = outside_graphs(make_wrapper(state, who), recursive=False)
+    wrapper = outside_graphs(make_wrapper(state), recursive=False)
     clone.add_wrapper_with_key(kind, WRAPPER_KEY, wrapper)
     return clone
 
 
-def make_wrapper(state: threading.local, who: str) -> Callable:
+def make_wrapper(state: threading.local) -> Callable:
     """Build the wrapper that tells the override, per thread, which model call it serves.
 
     Per thread, because a host with several GPUs runs both halves of the guidance side by side.
     """
 
+    node = running_node()
+
     def note_tokens(executor, *args, **kwargs):
-        outer, state.call = getattr(state, "call", None), read_call(executor, args, kwargs, who)
+        with errors_named(node):
+            call = read_call(executor, args, kwargs)
+        outer, state.call = getattr(state, "call", None), call
         try:
             result = executor(*args, **kwargs)
-            state.call.check_windowed()
+            with errors_named(node):
+                call.check_windowed()
         finally:
             state.call = outer
         return result
@@ -93,6 +95,8 @@ def make_override(state: threading.local, window: int, inner: Callable | None) -
         inner: the override that was installed before, or None.
     """
 
+    node = running_node()
+
     def override(func, q: Tensor, k: Tensor, v: Tensor, heads: int, mask=None, **kwargs):
         def attend(q, k, v, mask):
             if inner is None:
@@ -102,7 +106,9 @@ def make_override(state: threading.local, window: int, inner: Callable | None) -
         call: ModelCall | None = getattr(state, "call", None)
         axis = 2 if kwargs.get("skip_reshape") else 1
         options = kwargs.get("transformer_options") or {}
-        depth = call.self_attention_depth(q.shape[axis], k.shape[axis], options) if call else None
+        with errors_named(node):
+            tokens = q.shape[axis], k.shape[axis]
+            depth = call.self_attention_depth(*tokens, options) if call else None
         if depth is None:
             return attend(q, k, v, mask)
         cuts = segments(call.frames, window, bool(depth % 2))

@@ -8,7 +8,6 @@ Dims: B batch, C channels, T latent frames, H, W latent cells.
 """
 
 import hashlib
-import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,9 +24,10 @@ from ....surf_core.schedule import SwitchedSchedule, check_sigmas, switch
 from .. import models
 from ..conditioning import Conditioning, SizeChange, carry
 from ..latents import check_channels, check_plain, is_blank, to_intermediate
+from ..node_name import NodeLog, errors_named, running_node
 from .plan import Switch
 
-log = logging.getLogger(__name__)
+log = NodeLog(__name__)
 
 OWN_GRID = ("dpm_fast", "dpm_adaptive")
 """Samplers that make steps of their own and cannot be cut at one."""
@@ -59,13 +59,13 @@ def second_seed(seed: int) -> int:
     return int.from_bytes(digest[:8], "little") >> 1
 
 
-def check_sampler(sampler: Any, who: str) -> None:
+def check_sampler(sampler: Any) -> None:
     """Refuse samplers that choose their own steps."""
     name = getattr(getattr(sampler, "sampler_function", sampler), "__name__", "")
     for own in OWN_GRID:
         if own in name:
             raise ValueError(
-                f"{who}: expected a sampler that takes the schedule's steps, got {own}, which "
+                f"expected a sampler that takes the schedule's steps, got {own}, which "
                 "chooses its own and cannot be cut at one; use euler, uni_pc or dpmpp_2m."
             )
 
@@ -75,7 +75,7 @@ def sampler_for(sampler: Any, sigmas: Tensor) -> Any:
     name = getattr(getattr(sampler, "sampler_function", None), "__name__", "")
     if len(sigmas) != 2 or "unipc" not in name:
         return sampler
-    log.info("Reshift: uni_pc cannot take a single step; euler takes it (%s).", sigmas.tolist())
+    log.info("uni_pc cannot take a single step; euler takes it (%s).", sigmas.tolist())
     return comfy.samplers.sampler_object("euler")
 
 
@@ -111,8 +111,8 @@ class ReshiftGuider(comfy.samplers.CFGGuider):
         """
         low = model if model_low is None else model_low
         for each in (model, low):
-            models.check_flow(each, plan.who)
-        models.check_pair(model, low, plan.who)
+            models.check_flow(each)
+        models.check_pair(model, low)
         super().__init__(model)
         self.set_conds(positive, negative)
         self.set_cfg(plan.cfg)
@@ -120,6 +120,7 @@ class ReshiftGuider(comfy.samplers.CFGGuider):
         self.raw_conds = {"positive": positive, "negative": negative}
         self.batch_index, self.on_switch = batch_index, on_switch
         self.watched: tuple[Tensor, Tensor, Tensor] | None = None
+        self.node = running_node()
         self.watching = False
 
     def sample(
@@ -146,7 +147,8 @@ class ReshiftGuider(comfy.samplers.CFGGuider):
         Raises:
             ValueError: before any evaluation, for anything that cannot work.
         """
-        segments = self.segments(latent_image, sampler, sigmas)
+        with errors_named(self.node):
+            segments = self.segments(latent_image, sampler, sigmas)
         tell = one_bar(callback, [len(s.sigmas) - 1 for s in segments])
         seed, x = seed or 0, latent_image
         try:
@@ -171,19 +173,19 @@ class ReshiftGuider(comfy.samplers.CFGGuider):
                         seed,
                     )
                 if index == 0 and self.on_switch is not None:
-                    self.on_switch(latent_image if self.plan.step == 0 else x)
+                    self.on_switch(latent_image if self.plan.switch_step == 0 else x)
         finally:
             self.watching, self.watched = False, None
         return x
 
     def segments(self, samples: Tensor, sampler: Any, sigmas: Tensor) -> list[Segment]:
         """Cut a run into its legs, or refuse it: nothing is evaluated here."""
-        plan, who = self.plan, self.plan.who
-        check_sampler(sampler, who)
-        check_plain(samples, f"{who}: latent_image")
-        check_channels(self.model_patcher, samples, f"{who}: latent_image")
+        plan = self.plan
+        check_sampler(sampler)
+        check_plain(samples, "latent_image")
+        check_channels(self.model_patcher, samples, "latent_image")
         high = tuple(samples.shape[-2:])
-        models.check_grid(self.model_patcher, *high, who)
+        models.check_grid(self.model_patcher, *high)
         low = plan.size(self.model_patcher, samples)
         cut = self.cut(sigmas, high, low)
         legs = []
@@ -201,24 +203,21 @@ class ReshiftGuider(comfy.samplers.CFGGuider):
         return legs
 
     def cut(self, sigmas: Tensor, high: tuple[int, int], low: tuple[int, int]) -> SwitchedSchedule:
-        """Cut the schedule at the switch; errors carry the node's name."""
+        """Cut the schedule at the switch."""
         plan, ratio = self.plan, ((high[0] * high[1]) / (low[0] * low[1])) ** 0.5
         below = None if self.sigmas_low is None else self.sigmas_low.cpu()
-        try:
-            check_sigmas(sigmas)
-            cut = switch(
-                sigmas.cpu(),
-                plan.step,
-                ratio=ratio,
-                sigma_policy=plan.sigma_policy,
-                handover=plan.handover,
-                sigmas_low=below,
-            )
-        except ValueError as error:
-            raise ValueError(f"{plan.who}: {error}") from error
+        check_sigmas(sigmas)
+        cut = switch(
+            sigmas.cpu(),
+            plan.switch_step,
+            ratio=ratio,
+            sigma_policy=plan.sigma_policy,
+            handover=plan.handover,
+            sigmas_low=below,
+        )
         if (cut.low if len(cut.low) else cut.high)[-1] >= 1:
             raise ValueError(
-                f"{plan.who}: the schedule must end below sigma 1, got {sigmas.tolist()}; "
+                f"the schedule must end below sigma 1, got {sigmas.tolist()}; "
                 "there is nothing to denoise, use the lower part of the schedule."
             )
         return cut
@@ -234,7 +233,7 @@ class ReshiftGuider(comfy.samplers.CFGGuider):
             z, sigma, x0 = self.watched
             implied = implied_noise(z, x0, sigma.flatten()[0].item())
             return inherit_noise(implied, tuple(x.shape[-2:]))
-        if self.plan.step == 0 and is_blank(noise):
+        if self.plan.switch_step == 0 and is_blank(noise):
             return torch.zeros_like(x)
         return comfy.sample.prepare_noise(x, seed, self.batch_index)
 

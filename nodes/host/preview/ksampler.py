@@ -37,7 +37,6 @@ def schedule(model: Any, steps: int, sampler: str, scheduler: str, denoise: floa
 
 
 def check_settings(
-    who: str,
     seed: int,
     steps: int,
     sampler: str,
@@ -46,15 +45,15 @@ def check_settings(
     shifts: dict[str, float],
 ) -> None:
     """Refuse settings that a workflow file or an API call can carry past the widgets."""
-    check_choice(sampler, f"{who}: sampler_name", SAMPLERS)
-    check_choice(scheduler, f"{who}: scheduler", SCHEDULERS)
-    check_range(seed, f"{who}: seed", 0, 2**64 - 1, "use a number of the seed widget")
-    check_range(steps, f"{who}: steps", 1, 10000, "use 40")
+    check_choice(sampler, "sampler_name", SAMPLERS)
+    check_choice(scheduler, "scheduler", SCHEDULERS)
+    check_range(seed, "seed", 0, 2**64 - 1, "use a number of the seed widget")
+    check_range(steps, "steps", 1, 10000, "use 40")
     for name, shift in shifts.items():
-        check_range(shift, f"{who}: {name}", 0.0, 100.0, "use 3, or 0 for the model's own")
+        check_range(shift, f"{name}", 0.0, 100.0, "use 3, or 0 for the model's own")
     if not 0 < denoise <= 1:
         raise ValueError(
-            f"{who}: the schedule is empty: denoise must be above 0 and at most 1, got {denoise=}; "
+            f"the schedule is empty: denoise must be above 0 and at most 1, got {denoise=}; "
             "use 1.0 to start from noise."
         )
 
@@ -87,17 +86,16 @@ def sample_preview(
     Raises:
         ValueError: anything that cannot work, before the first evaluation.
     """
-    who = plan.who
     check_settings(
-        who, seed, steps, sampler_name, scheduler, denoise, {"shift": shift, "shift_low": shift_low}
+        seed, steps, sampler_name, scheduler, denoise, {"shift": shift, "shift_low": shift_low}
     )
     sampler = comfy.samplers.sampler_object(sampler_name)
-    check_sampler(sampler, who)
+    check_sampler(sampler)
     low = model if model_low is None else model_low
     for each in (model, low):
-        models.check_flow(each, who)
-    model, low = models.with_shift(model, shift, who), models.with_shift(low, shift_low, who)
-    samples = open_latent(model, latent, f"{who}: latent_image")
+        models.check_flow(each)
+    model, low = models.with_shift(model, shift), models.with_shift(low, shift_low)
+    samples = open_latent(model, latent, "latent_image")
     sigmas, sigmas_low = (
         schedule(each, steps, sampler_name, scheduler, denoise) for each in (model, low)
     )
@@ -122,5 +120,5 @@ def sample_preview(
         disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
         seed=seed,
     )
-    estimate = seen[0] if plan.step == 0 else to_intermediate(seen[0])
+    estimate = seen[0] if plan.switch_step == 0 else to_intermediate(seen[0])
     return close_latent(latent, to_intermediate(out)), close_latent(latent, estimate)

@@ -1,6 +1,6 @@
 """The plan of a switch: what the nodes ask for, checked before anything is loaded."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -14,11 +14,9 @@ from ..latents import low_size
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Switch:
-    """Where and how the resolution drops."""
+    """Where and how the resolution drops; its fields are inputs of both nodes."""
 
-    who: str
-    """The node, for errors."""
-    step: int
+    switch_step: int
     """High-resolution steps before the switch; 0 is all low, the number of steps all high."""
     cfg: float
     """Guidance before the switch."""
@@ -39,32 +37,25 @@ class Switch:
     handover: str
     """One of schedule.HANDOVERS."""
 
-    @classmethod
-    def take(cls, settings: dict[str, Any], **more: Any) -> "Switch":
-        """Build a plan from a node's inputs; its fields are taken out of `settings`."""
-        names = [field.name for field in fields(cls) if field.name in settings]
-        return cls(**more, **{name: settings.pop(name) for name in names})
-
     def __post_init__(self) -> None:
-        check_choice(self.sigma_policy, f"{self.who}: sigma_policy", SIGMA_POLICIES)
-        check_choice(self.noise_policy, f"{self.who}: noise_policy", NOISE_POLICIES)
-        check_choice(self.handover, f"{self.who}: handover", HANDOVERS)
+        check_choice(self.sigma_policy, "sigma_policy", SIGMA_POLICIES)
+        check_choice(self.noise_policy, "noise_policy", NOISE_POLICIES)
+        check_choice(self.handover, "handover", HANDOVERS)
         for name, value in (("cfg", self.cfg), ("cfg_low", self.cfg_low)):
-            check_range(value, f"{self.who}: {name}", 0.0, 1000.0, "use 7.5 before, 5 after")
-        if self.step < 0:
+            check_range(value, f"{name}", 0.0, 1000.0, "use 7.5 before, 5 after")
+        if self.switch_step < 0:
             raise ValueError(
-                f"{self.who}: switch_step must be at least 0, got {self.step}; use 10 of 40 steps."
+                f"switch_step must be at least 0, got {self.switch_step}; use 10 of 40 steps."
             )
 
     def reported(self, steps: int) -> int:
         """Count what one progress bar shows for a schedule of `steps` steps."""
-        return steps + (self.handover == "evaluate" and 0 < self.step < steps)
+        return steps + (self.handover == "evaluate" and 0 < self.switch_step < steps)
 
     def size(self, model: Any, samples: Tensor) -> tuple[int, int]:
         """Find the low resolution of a latent, (rows, cols) in cells."""
         return low_size(
             samples,
-            self.who,
             models.cell_side(model),
             models.side_multiple(model),
             resolution=self.low_resolution,

@@ -21,8 +21,6 @@ from .low_band import with_low_band_lock
 from .tiling import with_tiles
 from .traits import RefineSettings, apply_traits, check_prompts, with_sigma_start
 
-WHO = "Surf Refiner"
-
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class RefineRun:
@@ -58,13 +56,13 @@ def prepare(
 
     What does not fit is refused before the VAE works.
     """
-    check_flow(model, WHO)
-    samples = open_latent(model, latent, f"{WHO}: latent")
+    check_flow(model)
+    samples = open_latent(model, latent, "latent")
     traits: RefinerTraits | None = model.get_attachment(TRAITS_KEY)
     settings = apply_traits(traits, settings)
     check_prompts(traits, conds, settings.cfg)
-    size, asked = target_cells(model, samples, who=WHO, **target)
-    check_choice(upsample, f"{WHO}: upsample", UPSAMPLE_METHODS)
+    size, asked = target_cells(model, samples, **target)
+    check_choice(upsample, "upsample", UPSAMPLE_METHODS)
     shape = torch.empty((*samples.shape[:-2], *size), device="meta")
     weights = _weights(mask, model, shape, seam, conds)
     upsampled = _reusable(mask, samples, shape, upsample)
@@ -75,12 +73,12 @@ def prepare(
         if traits
         else with_windows(model, settings.window)
     )
-    clone = with_tiles(clone, shape, settings.tile, WHO)
+    clone = with_tiles(clone, shape, settings.tile)
     if upsampled is None:
         upsampled = upsample_latent(samples, size, upsample, vae)
     clone = with_low_band_lock(clone, samples, upsampled, settings)
     if weights is not None:
-        clone = with_mask(clone, upsampled, weights, who=WHO)
+        clone = with_mask(clone, upsampled, weights)
     change = SizeChange.of(model, video_cells(conds) or tuple(samples.shape[-2:]), size)
     return RefineRun(
         model=clone, conds=carry(conds, change), upsampled=upsampled, settings=settings,
@@ -97,11 +95,11 @@ def _weights(
         ValueError: a mask that does not fit, or a prompt with an area beside it: for one, the model
             is called with a part of the picture.
     """
-    weights = None if mask is None else cell_weights(mask.mask, model, shape, seam, WHO)
+    weights = None if mask is None else cell_weights(mask.mask, model, shape, seam)
     areas = (entry[1].get("area") for cond in conds.values() for entry in cond)
     if weights is not None and any(area is not None for area in areas):
         raise ValueError(
-            f"{WHO}: a prompt with an area and a mask do not go together, got both; confine the "
+            "a prompt with an area and a mask do not go together, got both; confine the "
             "prompt with Conditioning (Set Mask), or disconnect the mask."
         )
     return weights

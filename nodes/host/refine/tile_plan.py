@@ -3,7 +3,6 @@
 Dims: B batch, C channels, T latent frames, H, W latent cells.
 """
 
-import logging
 from math import ceil
 from typing import Any
 
@@ -12,8 +11,9 @@ from torch import Tensor
 
 from ....surf_core.tiles import Box, boxes, spans
 from ..models import cell_side, patch_side
+from ..node_name import NodeLog
 
-log = logging.getLogger(__name__)
+log = NodeLog(__name__)
 
 OVERLAP_PIXELS = 128
 LATENT_COPIES = 8
@@ -26,8 +26,8 @@ Size = tuple[int, int]
 class TilePlan:
     """The tile of a run: chosen before it, made smaller by it."""
 
-    def __init__(self, model: Any, size: Size, who: str):
-        self.cell, self.patch, self.who, self.size = cell_side(model), patch_side(model), who, size
+    def __init__(self, model: Any, size: Size):
+        self.cell, self.patch, self.size = cell_side(model), patch_side(model), size
         self.overlap = ceil(OVERLAP_PIXELS / self.cell / self.patch) * self.patch
         self.tile: Size = size
         self.cache_is_told = False
@@ -48,7 +48,7 @@ class TilePlan:
         side = ceil(tile_pixels / (self.cell * self.patch)) * self.patch
         if side < least:
             raise ValueError(
-                f"{self.who}: a tile must hold two overlaps, {least * self.cell} pixels, got "
+                f"a tile must hold two overlaps, {least * self.cell} pixels, got "
                 f"tile={tile_pixels}; use {least * self.cell} or more, or 0 for automatic."
             )
         if side < max(self.size):
@@ -93,7 +93,7 @@ class TilePlan:
     def _tell(self, tile: Size, reason: str) -> None:
         count, side = len(self.boxes(self.size, tile)), self.real(self.size, tile)
         pieces = f"{count} tiles of {self.pixels(side)}" if count > 1 else "one piece"
-        log.info("%s: %s pixels in %s (%s).", self.who, self.pixels(self.size), pieces, reason)
+        log.info("%s pixels in %s (%s).", self.pixels(self.size), pieces, reason)
 
     def halved(self, size: Size, tile: Size) -> Size | None:
         """Two tiles in place of one, per side; None where no side can give way."""
@@ -107,16 +107,16 @@ class TilePlan:
         new = self.halved(size, tile)
         if new is None:
             log.error(
-                "%s: out of memory with the smallest tiles, %s pixels; use fewer frames, a model "
-                "in fp8, or a smaller resolution.", self.who, self.pixels(self.real(size, tile)),
+                "out of memory with the smallest tiles, %s pixels; use fewer frames, a model "
+                "in fp8, or a smaller resolution.", self.pixels(self.real(size, tile)),
             )  # fmt: skip
             return False
         # Another GPU may have been here first.
         self.tile = (min(self.tile[0], new[0]), min(self.tile[1], new[1]))
         log.warning(
-            "%s: out of memory with tiles of %s pixels; this evaluation is repeated, and the run "
+            "out of memory with tiles of %s pixels; this evaluation is repeated, and the run "
             "goes on, with %s. Finished steps stay.",
-            self.who, self.pixels(self.real(size, tile)), self.pixels(self.real(size, self.tile)),
+            self.pixels(self.real(size, tile)), self.pixels(self.real(size, self.tile)),
         )  # fmt: skip
         return True
 

@@ -7,7 +7,6 @@ memory runs out, smaller tiles repeat that evaluation.
 Dims: B batch, C channels, T latent frames, H, W latent cells.
 """
 
-import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -17,17 +16,18 @@ from torch import Tensor
 from ....surf_core.tiles import Box, in_tiles
 from ..attention import KEEP_KEY
 from ..models import STEP_CACHES
+from ..node_name import NodeLog
 from ..vae import is_out_of_memory
 from .tile_plan import Size, TilePlan
 
-log = logging.getLogger(__name__)
+log = NodeLog(__name__)
 
 WRAPPER_KEY = "surf_tiles"
 OFF_GRID = frozenset({"audio_embed", "face_pixel_values", "ref_latent", "context_latents"})
 """Conditioning with rows and columns of its own: whole for each tile, unless they fit."""
 
 
-def with_tiles(model: Any, shape: Tensor, tile_pixels: int, who: str) -> Any:
+def with_tiles(model: Any, shape: Tensor, tile_pixels: int) -> Any:
     """Return a clone that computes a picture of the size of `shape` in tiles.
 
     Args:
@@ -37,7 +37,6 @@ def with_tiles(model: Any, shape: Tensor, tile_pixels: int, who: str) -> Any:
         tile_pixels: pixels along the side of a tile, rounded up to whole patches; 0 takes the
             whole picture when it fits the device beside the weights, else the cheapest tiles that
             do.
-        who: the node, for errors and the log.
 
     Returns:
         A clone. One tile is the plain model, bit for bit, until memory runs out.
@@ -47,7 +46,7 @@ def with_tiles(model: Any, shape: Tensor, tile_pixels: int, who: str) -> Any:
     """
     import comfy.patcher_extension
 
-    plan = TilePlan(model, tuple(shape.shape[-2:]), who)
+    plan = TilePlan(model, tuple(shape.shape[-2:]))
     plan.tile = plan.by_hand(tile_pixels) if tile_pixels else plan.automatic(model, shape)
     clone = model.clone()
     earlier = clone.model_options.get("model_function_wrapper")
@@ -139,7 +138,7 @@ def crop(value: Any, box: Box, size: Size, name: str, plan: TilePlan) -> Any:
     """
     if name == "control" and value is not None:
         raise ValueError(
-            f"{plan.who}: a ControlNet sees the whole picture and cannot follow tiles of "
+            f"a ControlNet sees the whole picture and cannot follow tiles of "
             f"{plan.pixels(plan.tile)} pixels; take it out, or choose a size that fits in one "
             "piece."
         )
@@ -153,7 +152,7 @@ def crop(value: Any, box: Box, size: Size, name: str, plan: TilePlan) -> Any:
     if name in OFF_GRID:
         return value
     raise ValueError(
-        f"{plan.who}: conditioning {name!r} {tuple(value.shape)} does not lie on the grid of the "
+        f"conditioning {name!r} {tuple(value.shape)} does not lie on the grid of the "
         f"latent, {size[0]} x {size[1]} cells, and cannot follow its tiles; take it out, or choose "
         "a size that fits in one piece."
     )
@@ -171,7 +170,7 @@ def _without_step_cache(plan: TilePlan, conditioning: dict) -> dict:
         return conditioning
     if not plan.cache_is_told:
         plan.cache_is_told = True
-        log.warning("%s: %s is off in tiles.", plan.who, " and ".join(caches))
+        log.warning("%s is off in tiles.", " and ".join(caches))
     kept = {key: value for key, value in inner.items() if key not in STEP_CACHES}
     wrappers = {**wrappers, WrappersMP.DIFFUSION_MODEL: kept}
     return {**conditioning, "transformer_options": {**options, "wrappers": wrappers}}

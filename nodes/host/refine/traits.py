@@ -1,6 +1,5 @@
 """How to refine, and what the training of a refiner fixes of that."""
 
-import logging
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,11 +9,10 @@ from torch import Tensor
 from ....surf_core.checks import check_range
 from ....surf_core.window import segments
 from ..conditioning import Conditioning
+from ..node_name import NodeLog
 from ..refiner import START_KEY, RefinerTraits, check_text
 
-log = logging.getLogger(__name__)
-
-WHO = "Surf Refiner"
+log = NodeLog(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,17 +39,14 @@ class RefineSettings:
         from_zero = self.time == "t"
         if not (0 < self.sigma_start <= 1 or (from_zero and self.sigma_start == 0)):
             raise ValueError(
-                f"{WHO}: sigma_start must be above 0 and at most 1, got {self.sigma_start}; "
+                f"sigma_start must be above 0 and at most 1, got {self.sigma_start}; "
                 "0.45 stays close to the preview, 0.8 invents more."
             )
         if self.steps < 1:
-            raise ValueError(f"{WHO}: steps must be at least 1, got {self.steps}; use about 10.")
-        check_range(self.cfg, f"{WHO}: cfg", 0.0, 100.0, "use 1 to 6")
-        check_range(self.low_band_lock, f"{WHO}: low_band_lock", 0.0, 1.0, "use 0 to switch it off")
-        try:
-            segments(1, self.window, False)
-        except ValueError as error:
-            raise ValueError(f"{WHO}: {error}") from error
+            raise ValueError(f"steps must be at least 1, got {self.steps}; use about 10.")
+        check_range(self.cfg, "cfg", 0.0, 100.0, "use 1 to 6")
+        check_range(self.low_band_lock, "low_band_lock", 0.0, 1.0, "use 0 to switch it off")
+        segments(1, self.window, False)
 
     def sigmas(self) -> Tensor:
         """[steps + 1] from `sigma_start`, or from t = 1, to 0. Source: SURF Tab. R6 (shift 1)."""
@@ -63,7 +58,7 @@ def apply_traits(traits: RefinerTraits | None, settings: RefineSettings) -> Refi
     """Let what a refiner was trained for override the widgets, aloud."""
     if traits is None:
         return settings
-    log.info("%s: this refiner runs its own windows of %d; window is ignored.", WHO, traits.window)
+    log.info("this refiner runs its own windows of %d; window is ignored.", traits.window)
     settings = replace(settings, window=0)
     if traits.sigma_start is None:
         return settings
@@ -71,15 +66,14 @@ def apply_traits(traits: RefinerTraits | None, settings: RefineSettings) -> Refi
         least, greatest = traits.start_range
         check_range(
             settings.sigma_start,
-            f"{WHO}: sigma_start",
+            "sigma_start",
             least,
             greatest,
             f"this refiner was trained for these, best known at {traits.sigma_start}",
         )
         return replace(settings, time=traits.time)
     log.info(
-        "%s: this refiner was trained for sigma_start %s; the widget is ignored.",
-        WHO, traits.sigma_start,
+        "this refiner was trained for sigma_start %s; the widget is ignored.", traits.sigma_start,
     )  # fmt: skip
     return replace(settings, time=traits.time, sigma_start=traits.sigma_start)
 

@@ -21,9 +21,9 @@ from ....surf_core import checkpoint
 from ....surf_core.checks import check_choice
 from ....surf_core.refiner import RefinerConfig
 from ....surf_core.window import BACKENDS
+from ..node_name import label
 from .model import ATTENTION_KEY, HOST_ATTENTION, RefinerSupport, SurfRefinerModel
 
-WHO = "Surf Refiner Loader"
 FOLDER = "diffusion_models"
 WEIGHT_DTYPES = {
     "default": {},
@@ -86,15 +86,12 @@ def load_refiner(
         ValueError: not a file of ours, of a newer format, with keys that do not fit, before
             anything is allocated; or weights that are not finite.
     """
-    check_choice(weight_dtype, f"{WHO}: weight_dtype", tuple(WEIGHT_DTYPES))
-    check_choice(attention, f"{WHO}: attention", ATTENTIONS)
+    check_choice(weight_dtype, "weight_dtype", tuple(WEIGHT_DTYPES))
+    check_choice(attention, "attention", ATTENTIONS)
     config = _check_file(path)
     detection = _Detection(RefinerSupport(config))
     state, metadata = comfy.utils.load_torch_file(path, safe_load=True, return_metadata=True)
-    try:
-        checkpoint.check_finite(state, Path(path))
-    except ValueError as error:
-        raise ValueError(f"{WHO}: {error}") from error
+    checkpoint.check_finite(state, Path(path))
     load = _private_loader(detection)
     options = {"metadata": metadata, **more}
     known = inspect.signature(load).parameters
@@ -105,8 +102,8 @@ def load_refiner(
     )
     if not isinstance(getattr(model, "model", None), SurfRefinerModel):
         raise RuntimeError(
-            f"{WHO}: this host finds out which model a file holds in a way that is unknown here; "
-            "update this pack."
+            f"{label()}: this host finds out which model a file holds in a way that is unknown "
+            "here; update this pack."
         )
     model.model_options["transformer_options"][ATTENTION_KEY] = attention
     fixed = {field.name: getattr(config, field.name) for field in fields(RefinerTraits)}
@@ -127,12 +124,11 @@ def _check_file(path: str) -> RefinerConfig:
         problems = checkpoint.report(path)
     except ValueError as error:
         raise ValueError(
-            f"{WHO}: {error} Surf Refiner takes any other flow video model too, from Load "
-            "Diffusion Model."
+            f"{error} Surf Refiner takes any other flow video model too, from Load Diffusion Model."
         ) from error
     if problems:
         raise ValueError(
-            f"{WHO}: the keys of {checkpoint.short(Path(path))} do not fit the config in it: "
+            f"the keys of {checkpoint.short(Path(path))} do not fit the config in it: "
             f"{checkpoint.listed(problems)}. Use the file as its training wrote it; scaled fp8 "
             "and other repacked weights are not read, weight_dtype makes fp8 of the original."
         )

@@ -24,8 +24,10 @@ from ....surf_core.resample import cell_pixels
 from ....surf_core.window import backend, grouped
 from ..attention import HostDense, kept_tokens
 from ..compiling import outside_graphs
+from ..node_name import name_error
 
-WHO = "Surf Refiner"
+NODE = "Surf Refiner"
+"""Named by errors of the network, which other nodes may run as well."""
 ATTENTION_KEY = "surf_attention"
 """Where transformer_options carry the name of the attention of the windows."""
 START_KEY = "surf_start"
@@ -98,7 +100,7 @@ class HostRefinerDiT(SurfRefinerDiT):
         try:
             s = transformer_options.get(START_KEY)
             start = None if s is None else torch.full_like(timestep, s)
-            keep = kept_tokens(x, transformer_options, self.patch_size, WHO)
+            keep = kept_tokens(x, transformer_options, self.patch_size)
             out = super().forward(padded, timestep, context, start, keep)
         finally:
             self.attention.options = {}
@@ -121,15 +123,17 @@ def check_text(context: Tensor | None, width: int) -> None:
         ValueError: no text, or one of another width.
     """
     if context is None:
-        raise ValueError(
-            f"{WHO}: expected conditioning with text, got none; connect the prompt, or an "
-            "empty one: CLIP Text Encode without text."
+        text = (
+            "expected conditioning with text, got none; connect the prompt, or an empty one: CLIP "
+            "Text Encode without text."
         )
+        raise name_error(ValueError(text), NODE)
     if context.shape[-1] != width:
-        raise ValueError(
-            f"{WHO}: expected text of {width} channels, got {context.shape[-1]}; use the text "
-            "encoder that this refiner was trained with (umt5-xxl, type wan, for 4096)."
+        text = (
+            f"expected text of {width} channels, got {context.shape[-1]}; use the text encoder "
+            "that this refiner was trained with (umt5-xxl, type wan, for 4096)."
         )
+        raise name_error(ValueError(text), NODE)
 
 
 def _tell_block(dense: HostDense, index: int, module, args) -> None:
@@ -180,7 +184,7 @@ class RefinerSupport(comfy.supported_models_base.BASE):
         super().__init__({"config": config})
         if config.latent_channels not in FORMATS:
             raise ValueError(
-                f"{WHO}: expected a refiner of 16 (Wan 2.1) or 48 (Wan 2.2 5B) latent channels, "
+                f"expected a refiner of 16 (Wan 2.1) or 48 (Wan 2.2 5B) latent channels, "
                 f"got {config.latent_channels}; its latents are those of no model of the host."
             )
         self.latent_format = FORMATS[config.latent_channels]()

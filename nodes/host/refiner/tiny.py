@@ -120,7 +120,4 @@ def tiny_conditioning(text: str) -> list:
     Raises:
         ValueError: a word that the models do not know, or too many phrases.
     """
-    try:
-        return [[encode_prompt(text), {}]]
-    except ValueError as error:
-        raise ValueError(f"Surf Tiny Prompt: {error}") from error
+    return [[encode_prompt(text), {}]]

@@ -28,7 +28,7 @@ class CellWeights:
     """[T, H, W]: the same with the seam blended."""
 
 
-def cell_weights(mask: Mask, model: Any, latent: Tensor, seam: int, who: str) -> CellWeights | None:
+def cell_weights(mask: Mask, model: Any, latent: Tensor, seam: int) -> CellWeights | None:
     """Check a mask against a latent and a MODEL, and spread it over the latent's cells.
 
     Args:
@@ -36,7 +36,6 @@ def cell_weights(mask: Mask, model: Any, latent: Tensor, seam: int, who: str) ->
         model: host MODEL.
         latent: [B, C, T, H, W], what will be sampled; only its shape counts.
         seam: latent cells of blending inside of what is refined.
-        who: the node, for errors.
 
     Returns:
         None where nothing is skipped.
@@ -44,7 +43,7 @@ def cell_weights(mask: Mask, model: Any, latent: Tensor, seam: int, who: str) ->
     Raises:
         ValueError: as `_check_mask`.
     """
-    _check_mask(mask, model, latent, seam, who)
+    _check_mask(mask, model, latent, seam)
     if mask.tokens.all():
         return None
     frames, rows, columns = latent.shape[2:]
@@ -54,7 +53,7 @@ def cell_weights(mask: Mask, model: Any, latent: Tensor, seam: int, who: str) ->
     return CellWeights(hard=hard, soft=soft)
 
 
-def _check_mask(mask: Mask, model: Any, latent: Tensor, seam: int, who: str) -> None:
+def _check_mask(mask: Mask, model: Any, latent: Tensor, seam: int) -> None:
     """Refuse a mask that does not fit the latent, or a model that cannot skip.
 
     Raises:
@@ -64,24 +63,21 @@ def _check_mask(mask: Mask, model: Any, latent: Tensor, seam: int, who: str) -> 
     """
     patch = _patch(model)
     grid = tuple(-(-side // cells) for side, cells in zip(latent.shape[2:], patch, strict=True))
-    try:
-        check_keep(mask.tokens, grid)
-        weight(mask.tokens[:1, :1, :1], patch, seam)
-    except ValueError as error:
-        raise ValueError(f"{who}: {error}") from error
+    check_keep(mask.tokens, grid)
+    weight(mask.tokens[:1, :1, :1], patch, seam)
     if mask.tokens.all():
         return
-    check_guarded(model, who)
+    check_guarded(model)
     if is_ours(model):
         return
     name = type(_network(model)).__name__
     if name not in GATHERED or patch[0] != 1:
         raise ValueError(
-            f"{who}: a mask needs a refiner from Surf Refiner Loader or a Wan model (T2V, I2V, "
+            f"a mask needs a refiner from Surf Refiner Loader or a Wan model (T2V, I2V, "
             f"camera), got {name}, whose blocks hold tokens that a mask cannot leave out; "
             "disconnect the mask."
         )
-    check_patches(model.model_options.get("transformer_options", {}), who)
+    check_patches(model.model_options.get("transformer_options", {}))
 
 
 def _network(model: Any) -> Any:

@@ -22,7 +22,7 @@ BLOCK_PATCHES = ("double_block", "attn1_patch", "attn2_patch")
 """Functions of other nodes that see the tokens of a block and know nothing of a mask."""
 
 
-def make_wrapper(who: str) -> Callable:
+def make_wrapper() -> Callable:
     """Build the wrapper that patches the blocks of one model call, whatever is there by then.
 
     The patches are the same objects in every call, and find theirs per thread: a host with several
@@ -32,12 +32,12 @@ def make_wrapper(who: str) -> Callable:
     ran = {"patches": False}
 
     def gather_tokens(executor, *args, **kwargs):
-        call = read_call(executor, args, kwargs, who)
+        call = read_call(executor, args, kwargs)
         if call.kept is None:
             return executor(*args, **kwargs)
         bound = inspect.signature(executor.original).bind(*args, **kwargs)
         options = bound.arguments["transformer_options"]
-        check_patches(options, who)
+        check_patches(options)
         replaced = options.get("patches_replace", {})
         inner = replaced.get("dit", {})
         count = len(uncompiled(executor.class_obj).blocks)
@@ -57,7 +57,7 @@ def make_wrapper(who: str) -> Callable:
             state.call = outer
         if not ran["patches"]:
             raise ValueError(
-                f"{who}: a mask needs a host that lets blocks be replaced, and this model's are "
+                "a mask needs a host that lets blocks be replaced, and this model's are "
                 "not; another node may have changed how it runs: take that out, or disconnect the "
                 "mask."
             )
@@ -90,7 +90,7 @@ class Gathering:
     """
 
     def __init__(self, call: ModelCall, device: torch.device, inner: dict, last: int):
-        self.inner, self.last, self.who = inner, last, call.who
+        self.inner, self.last = inner, last
         self.used = False
         video = call.before + call.per_frame * call.frames
         indices = (
@@ -110,7 +110,7 @@ class Gathering:
         img, (total, few) = args["img"], (self.packed.grid[2], len(self.packed.indices))
         if img.shape[1] not in (total, few):
             raise ValueError(
-                f"{self.who}: expected {total} tokens, or the mask's {few}, got {img.shape[1]}; "
+                f"expected {total} tokens, or the mask's {few}, got {img.shape[1]}; "
                 "another node adds tokens to this model: take it out, or disconnect the mask."
             )
         if img.shape[1] == total:
@@ -143,11 +143,11 @@ class Gathering:
         return unpack(img, self.packed)
 
 
-def check_patches(options: dict, who: str) -> None:
+def check_patches(options: dict) -> None:
     """Refuse functions of other nodes that would be called with the kept tokens alone."""
     names = [name for name in BLOCK_PATCHES if options.get("patches", {}).get(name)]
     if names:
         raise ValueError(
-            f"{who}: another node looks at the tokens of each block ({', '.join(names)}), and a "
+            f"another node looks at the tokens of each block ({', '.join(names)}), and a "
             "mask leaves most of them out; take it out, or disconnect the mask."
         )

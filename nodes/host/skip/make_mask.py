@@ -22,7 +22,6 @@ from ..refiner import FOLDER, TinyFormat
 from ..vae import UPSAMPLE_METHODS, check_vae, decode_frames, encode_frames, upsample_latent
 from .skip_mask import CHOICES, SkipMask
 
-WHO = "Surf Skip Mask"
 BUILT_IN = ("detail", "tiny")
 """Predictors that need no file of the user's; a saved workflow knows their names."""
 LEAST_KEEP = 0.05
@@ -46,10 +45,10 @@ class Choice:
     """Tokens to every side of a refined one that are refined too."""
 
     def __post_init__(self):
-        check_choice(self.choose, f"{WHO}: choose", CHOICES)
-        check_range(self.keep, f"{WHO}: keep", LEAST_KEEP, 1.0, "use 0.5 for half of the tokens")
-        check_range(self.tau, f"{WHO}: tau", 0.0, MOST_TAU, "use 3, or 0 to refine everything")
-        check_range(self.dilate, f"{WHO}: dilate", 0, MOST_DILATE, "use 0 or 1")
+        check_choice(self.choose, "choose", CHOICES)
+        check_range(self.keep, "keep", LEAST_KEEP, 1.0, "use 0.5 for half of the tokens")
+        check_range(self.tau, "tau", 0.0, MOST_TAU, "use 3, or 0 to refine everything")
+        check_range(self.dilate, "dilate", 0, MOST_DILATE, "use 0 or 1")
 
     def criterion(self) -> dict[str, float]:
         """The one that counts, as `surf_core.skip.choose` takes it."""
@@ -82,34 +81,31 @@ def make_mask(
     Raises:
         ValueError: anything that does not fit, or a tau that nothing reaches.
     """
-    samples = open_latent(model, latent, f"{WHO}: latent")
+    samples = open_latent(model, latent, "latent")
     if samples.ndim != 5:
         raise ValueError(
-            f"{WHO}: expected a video latent [B, C, T, H, W], got {tuple(samples.shape)}; connect "
+            f"expected a video latent [B, C, T, H, W], got {tuple(samples.shape)}; connect "
             "a video model and its preview."
         )
-    size, _ = target_cells(model, samples, who=WHO, **wanted)
-    check_choice(upsample, f"{WHO}: upsample", UPSAMPLE_METHODS)
+    size, _ = target_cells(model, samples, **wanted)
+    check_choice(upsample, "upsample", UPSAMPLE_METHODS)
     if upsample == "pixel" or vae is not None:
-        check_vae(vae, samples, WHO)
+        check_vae(vae, samples)
     if image is not None:
         check_image(image, samples, size, upsample, vae)
     predictor = find_predictor(model, choice.predictor)
-    frames = None if vae is None else [decode_frames(vae, x, WHO) for x in samples.split(1)]
+    frames = None if vae is None else [decode_frames(vae, x) for x in samples.split(1)]
     upsampled = _upsample(samples, size, upsample, vae, frames, image)
     side = patch_side(model)
     tokens = F.pad(model.model.process_latent_in(upsampled.float()), _rest(size, side), "replicate")
     # Not rounded up to whole tiles of an attention kernel: what that wins is not measured, and on a
     # small clip it would refine everything.
-    try:
-        mask = predict_mask(
-            tokens, predictor, patch=(1, side, side), dilate=choice.dilate, **choice.criterion()
-        )
-    except ValueError as error:
-        raise ValueError(f"{WHO}: {error}") from error
+    mask = predict_mask(
+        tokens, predictor, patch=(1, side, side), dilate=choice.dilate, **choice.criterion()
+    )
     if not mask.tokens.any():
         raise ValueError(
-            f"{WHO}: expected a tau that some token reaches, got {choice.tau} where the highest "
+            f"expected a tau that some token reaches, got {choice.tau} where the highest "
             f"score is {mask.scores.max():.3g}; take a lower tau, or choose by keep ratio."
         )
     made = SkipMask(mask=mask, size=size, upsampled=upsampled, upsample=upsample, samples=samples)
@@ -129,7 +125,7 @@ def _upsample(
         return upsample_latent(samples, size, upsample)
     if image is not None:
         frames = image.movedim(-1, 1).chunk(len(samples))
-    return encode_frames(vae, frames, samples, size, WHO)
+    return encode_frames(vae, frames, samples, size)
 
 
 def _rest(size: tuple[int, int], side: int) -> tuple[int, ...]:
@@ -151,25 +147,25 @@ def check_image(
     """
     if upsample != "pixel":
         raise ValueError(
-            f"{WHO}: an image is encoded by the VAE, so upsample must be pixel, got {upsample!r}; "
+            f"an image is encoded by the VAE, so upsample must be pixel, got {upsample!r}; "
             "set it to pixel here and in Surf Refiner, or take the image out."
         )
     if image.ndim != 4 or image.shape[-1] != 3 or not torch.isfinite(image).all():
         raise ValueError(
-            f"{WHO}: expected an image [frames, height, width, 3] without NaN, got "
+            f"expected an image [frames, height, width, 3] without NaN, got "
             f"{tuple(image.shape)}; pass the frames of an upscaler, without their alpha."
         )
     step = vae.temporal_compression_decode() or 1
     count = len(samples) * (1 + (samples.shape[2] - 1) * step)
     if len(image) != count:
         raise ValueError(
-            f"{WHO}: expected an image of {count} frames, those of the preview, got {len(image)}; "
+            f"expected an image of {count} frames, those of the preview, got {len(image)}; "
             "enlarge the decoded preview as it is, all of its frames and no other."
         )
     rows, columns = (side * vae.spacial_compression_encode() for side in size)
     if tuple(image.shape[1:3]) != (rows, columns):
         raise ValueError(
-            f"{WHO}: expected an image of the target size, {columns} x {rows} pixels, got "
+            f"expected an image of the target size, {columns} x {rows} pixels, got "
             f"{image.shape[2]} x {image.shape[1]}; scale it to that, or choose another resolution."
         )
 
@@ -185,7 +181,7 @@ def find_predictor(model: Any, name: str) -> MaskPredictor | None:
     own = model.get_model_object("latent_format")
     if name == "tiny" and not isinstance(own, TinyFormat):
         raise ValueError(
-            f"{WHO}: the predictor tiny knows the latents of Surf Tiny Models alone, got a model "
+            f"the predictor tiny knows the latents of Surf Tiny Models alone, got a model "
             f"with those of {type(own).__name__}; take detail, or a predictor that was trained "
             "with this model's latents."
         )
@@ -194,12 +190,12 @@ def find_predictor(model: Any, name: str) -> MaskPredictor | None:
         predictor, _ = load(path)
     except ValueError as error:
         raise ValueError(
-            f"{WHO}: {name} cannot be used as a predictor: {error} Take detail, which needs none."
+            f"{name} cannot be used as a predictor: {error} Take detail, which needs none."
         ) from error
     channels = predictor.config.latent_channels
     if channels != own.latent_channels:
         raise ValueError(
-            f"{WHO}: expected a predictor for {own.latent_channels} latent channels, got one for "
+            f"expected a predictor for {own.latent_channels} latent channels, got one for "
             f"{channels} in {name}; take detail, or the predictor that was trained with this "
             "model's latents."
         )

@@ -29,10 +29,10 @@ from ....surf_core.skip import (
 )
 from ..conditioning import Conditioning
 from ..models import check_guarded
+from ..node_name import errors_named, running_node
 from .seedvr2_windows import Told, deal, phase, tell
 from .skip_mask import CHOICES
 
-WHO = "Surf SeedVR2 Skip"
 KEY = "surf_seedvr2_skip"
 """Names our wrappers, and what we keep for the length of a call in the host's cache."""
 REPLACED = "surf_seedvr2_replaced"
@@ -73,19 +73,16 @@ def skip_seedvr2(
             latent in the conditioning, or a bad one; a value out of range; everything skipped.
     """
     network = _network(model)
-    check_choice(choose, f"{WHO}: choose", CHOICES)
+    check_choice(choose, "choose", CHOICES)
     start, patch = _low_quality(conditioning), tuple(network.vid_in.patch_size)
-    try:
-        wanted = {"tau": tau} if choose == "tau" else {"keep": keep}
-        mask = predict_mask(start, patch=patch, dilate=dilate, **wanted)
-        check_keep(mask.tokens, mask.grid)
-        share = weight(mask.tokens, patch, seam)
-        hard = weight(mask.tokens, patch)
-    except ValueError as error:
-        raise ValueError(f"{WHO}: {error}") from error
+    wanted = {"tau": tau} if choose == "tau" else {"keep": keep}
+    mask = predict_mask(start, patch=patch, dilate=dilate, **wanted)
+    check_keep(mask.tokens, mask.grid)
+    share = weight(mask.tokens, patch, seam)
+    hard = weight(mask.tokens, patch)
     clone = _without(model.clone())
     if not mask.tokens.all():
-        check_guarded(model, WHO)
+        check_guarded(model)
         _replace_blocks(clone, network, mask)
         _compose(clone, start, share, hard)
     return clone, mask
@@ -97,14 +94,14 @@ def _network(model: Any) -> Any:
         from comfy.ldm.seedvr.model import NaDiT
     except ImportError as error:
         raise ValueError(
-            f"{WHO}: expected a ComfyUI with SeedVR2 in it, such as 0.33, got an older one; "
+            "expected a ComfyUI with SeedVR2 in it, such as 0.33, got an older one; "
             "update ComfyUI, or leave this node out."
         ) from error
     network = model.get_model_object("diffusion_model")
     network = getattr(network, "_orig_mod", network)
     if not isinstance(network, NaDiT):
         raise ValueError(
-            f"{WHO}: expected a SeedVR2 model, got {type(network).__name__}; connect one, or use "
+            f"expected a SeedVR2 model, got {type(network).__name__}; connect one, or use "
             "Surf Skip Mask and Surf Refiner for other models."
         )
     return network
@@ -115,15 +112,13 @@ def _low_quality(conditioning: Conditioning) -> Tensor:
     found = [entry[1]["condition"] for entry in conditioning if "condition" in entry[1]]
     if not found:
         raise ValueError(
-            f"{WHO}: expected conditioning with the latent to refine, got none; connect "
+            "expected conditioning with the latent to refine, got none; connect "
             "'positive' of Apply SeedVR2 Conditioning."
         )
     first = found[0]
-    check_latent(first, f"{WHO}: conditioning", channels=CHANNELS + 1)
+    check_latent(first, "conditioning", channels=CHANNELS + 1)
     if any(other.shape != first.shape or not torch.equal(other, first) for other in found[1:]):
-        raise ValueError(
-            f"{WHO}: expected conditioning of one clip, got several; use one node for each."
-        )
+        raise ValueError("expected conditioning of one clip, got several; use one node for each.")
     return first[:, :CHANNELS].detach().cpu()
 
 
@@ -162,6 +157,8 @@ def _replace_blocks(clone: Any, network: Any, mask: Mask) -> None:
 def _run_block(attention, dealt, places, index: int, last: int, earlier) -> Callable:
     """Make the replacement of one block: gathers if it is the first, puts back if the last."""
 
+    node = running_node()
+
     def run_kept(args: dict, extra: dict) -> dict:
         def block(args: dict) -> dict:
             return extra["original_block"](args) if earlier is None else earlier(args, extra)
@@ -171,7 +168,8 @@ def _run_block(attention, dealt, places, index: int, last: int, earlier) -> Call
             # An earlier skip of ours that another node has chained: its tokens are gathered.
             return block(args)
         if index == 0:
-            args = {**args, "vid": _gather(args["vid"], args["vid_shape"], places)}
+            with errors_named(node):
+                args = {**args, "vid": _gather(args["vid"], args["vid_shape"], places)}
             cache.cache[KEY] = Told()
             lengths = [len(places.indices)] * len(args["vid_shape"])
             cache.cache[KEY].give("vid_len", torch.tensor(lengths, device=args["vid"].device))
@@ -181,7 +179,8 @@ def _run_block(attention, dealt, places, index: int, last: int, earlier) -> Call
         out = block({**args, "cache": type(cache)(cache=told)})
         if index < last:
             return out
-        return {**out, "vid": _scatter(out["vid"], cache.cache, told, places)}
+        with errors_named(node):
+            return {**out, "vid": _scatter(out["vid"], cache.cache, told, places)}
 
     setattr(run_kept, REPLACED, earlier)
     return run_kept
@@ -194,10 +193,7 @@ def _gather(vid: Tensor, vid_shape: Tensor, places) -> Tensor:
         ValueError: a clip of another size than the mask's.
     """
     tokens = vid.unflatten(0, (len(vid_shape), -1))
-    try:
-        return pack(tokens, places.to(vid.device)).flatten(0, 1)
-    except ValueError as error:
-        raise ValueError(f"{WHO}: {error}") from error
+    return pack(tokens, places.to(vid.device)).flatten(0, 1)
 
 
 def _scatter(vid: Tensor, cache: dict, told: Told, places) -> Tensor:
@@ -211,7 +207,7 @@ def _scatter(vid: Tensor, cache: dict, told: Told, places) -> Tensor:
     """
     if told.unread:
         raise ValueError(
-            f"{WHO}: expected SeedVR2 as ComfyUI 0.33 has it, got one that does not look up "
+            f"expected SeedVR2 as ComfyUI 0.33 has it, got one that does not look up "
             f"{sorted(told.unread)}; leave this node out, and look for a newer version of it."
         )
     whole, kept = places.grid[0] * places.grid[1] * places.grid[2], len(places.indices)
@@ -229,7 +225,7 @@ def _compose(clone: Any, start: Tensor, share: Tensor, hard: Tensor) -> None:
         share, hard: [T, H, W], weight of the refined latent with and without the seam.
     """
     moved: dict[torch.device, Tensor] = {}
-    latent_format = clone.get_model_object("latent_format")
+    latent_format, node = clone.get_model_object("latent_format"), running_node()
 
     def start_like(x: Tensor) -> Tensor:
         if x.device not in moved:
@@ -241,17 +237,19 @@ def _compose(clone: Any, start: Tensor, share: Tensor, hard: Tensor) -> None:
         return compose(x0, start_like(x0), share)
 
     def sample(executor, noise, latent, sampler, sigmas, denoise_mask=None, *args, **kwargs):
-        _check_size(noise, start)
+        with errors_named(node):
+            _check_size(noise, start)
         out = executor(noise, latent, sampler, sigmas, denoise_mask, *args, **kwargs)
         if denoise_mask is not None or float(sigmas[-1]) > 0:
             return out
         return compose(out, latent_format.process_out(start_like(out)), hard)
 
     def apply(executor, x, t, concat, text, control, options, **kwargs):
-        _check_size(x, start)
-        calls = len(options.get("cond_or_uncond") or (0,))
-        expected = start_like(x[: len(x) // calls]).repeat(calls, 1, 1, 1, 1)
-        _check_clip(kwargs.get("condition"), expected)
+        with errors_named(node):
+            _check_size(x, start)
+            calls = len(options.get("cond_or_uncond") or (0,))
+            expected = start_like(x[: len(x) // calls]).repeat(calls, 1, 1, 1, 1)
+            _check_clip(kwargs.get("condition"), expected)
         return executor(x, t, concat, text, control, options, **kwargs)
 
     setattr(keep_skipped, REPLACED, None)
@@ -265,7 +263,7 @@ def _check_size(latent: Tensor, start: Tensor) -> None:
     """Refuse to sample a latent of another size or length than the one that was looked at."""
     if latent.shape[1:] != start.shape[1:]:
         raise ValueError(
-            f"{WHO}: expected a latent of {tuple(start.shape[1:])} (channels, frames, rows, "
+            f"expected a latent of {tuple(start.shape[1:])} (channels, frames, rows, "
             f"columns), as in its conditioning, got {tuple(latent.shape[1:])}; connect the same "
             "clip to Apply SeedVR2 Conditioning and to the sampler."
         )
@@ -283,7 +281,7 @@ def _check_clip(condition: Tensor | None, expected: Tensor) -> None:
     given = condition[:, :CHANNELS]
     if given.shape != expected.shape or not torch.equal(given, expected.to(given)):
         raise ValueError(
-            f"{WHO}: expected the conditioning that chose what to refine, "
+            f"expected the conditioning that chose what to refine, "
             f"{tuple(expected.shape[1:])}, got that of another clip, {tuple(given.shape[1:])}; "
             "connect one Apply SeedVR2 Conditioning to this node and to the sampler."
         )

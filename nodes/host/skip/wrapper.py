@@ -21,14 +21,13 @@ from .gather import make_wrapper
 WRAPPER_KEY = "surf_skip"
 
 
-def with_mask(model: Any, upsampled: Tensor, weights: CellWeights, *, who: str) -> Any:
+def with_mask(model: Any, upsampled: Tensor, weights: CellWeights) -> Any:
     """Return a clone that computes refined tokens alone.
 
     Args:
         model: host MODEL; its weights are shared, it is not changed.
         upsampled: [B, C, T, H, W], the upsampled preview, VAE space.
         weights: of `cell_weights`; one for all samples, steps, and both halves of the guidance.
-        who: the node, for errors, also those that come up while the model runs.
 
     Returns:
         A clone whose clean estimate at skipped cells is the upsampled preview at every step.
@@ -43,7 +42,7 @@ def with_mask(model: Any, upsampled: Tensor, weights: CellWeights, *, who: str) 
         kind = comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL
         clone.remove_wrappers_with_key(kind, WRAPPER_KEY)
         clone.add_wrapper_with_key(
-            kind, WRAPPER_KEY, outside_graphs(make_wrapper(who), recursive=False)
+            kind, WRAPPER_KEY, outside_graphs(make_wrapper(), recursive=False)
         )
     clean = model.model.process_latent_in(upsampled.float())
     earlier = clone.model_options.get("model_function_wrapper")

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from ....surf_core.colour import match_colour
 
-WHO = "Colour Match"
 WORKING_MEMORY = 2 * 2**30
 """Bytes that a chunk of frames needs, at most."""
 
@@ -28,15 +27,12 @@ def match_images(image: Tensor, reference: Tensor, method: str, strength: float)
         comfy.model_management.throw_exception_if_processing_interrupted()
         bar.update_absolute(done, total)
 
-    try:
-        matched = match_colour(
-            image.movedim(-1, 1),
-            reference.movedim(-1, 1),
-            method,
-            strength=strength,
-            device=device,
-            on_chunk=tell,
-        )
-    except ValueError as error:
-        raise ValueError(f"{WHO}: {error}") from error
+    matched = match_colour(
+        image.movedim(-1, 1),
+        reference.movedim(-1, 1),
+        method,
+        strength=strength,
+        device=device,
+        on_chunk=tell,
+    )
     return matched.movedim(1, -1)

@@ -7,7 +7,6 @@ Dims: B batch, C latent channels, T latent frames, H, W latent cells, F pixel fr
 """
 
 import copy
-import logging
 from collections.abc import Callable
 from math import ceil
 from typing import Any
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from ....surf_core.tiles import Box, blend, boxes
 from ..latents import check_plain
+from ..node_name import NodeLog, label
 from .memory import (
     PIECE_OVERLAP,
     PIXEL_BYTES,
@@ -32,9 +32,8 @@ from .memory import (
     tell_piece,
 )
 
-log = logging.getLogger(__name__)
+log = NodeLog(__name__)
 
-WHO = "Surf VAE Decode"
 ADVICE = "decode fewer frames at a time"
 FALLBACKS = ("decode_tiled_", "decode_tiled_3d", "_decode_tiled_owned")
 """What the host's decode calls when memory ran out, by version and kind of VAE."""
@@ -59,34 +58,33 @@ def decode_latent(vae: Any, latent: dict, width: int, height: int, side: int) ->
             too little main memory.
     """
     samples = latent.get("samples")
-    check_plain(samples, f"{WHO}: samples")
+    check_plain(samples, "samples")
     _check_kind(vae, latent, samples)
     cell = vae.spacial_compression_decode()
     size = (samples.shape[-2] * cell, samples.shape[-1] * cell)
     kept = tuple(asked or have for asked, have in zip((height, width), size, strict=True))
     if kept[0] > size[0] or kept[1] > size[1]:
         raise ValueError(
-            f"{WHO}: the frames are {size[1]} x {size[0]} pixels and cannot be cropped to "
+            f"the frames are {size[1]} x {size[0]} pixels and cannot be cropped to "
             f"{kept[1]} x {kept[0]}; connect the width and height of the Surf Refiner that made "
             "the latent, or set both to 0."
         )
     least = 2 * ceil(PIECE_OVERLAP / cell) * cell
     if 0 < side < min(least, max(size)):
         raise ValueError(
-            f"{WHO}: a piece must hold two overlaps, {least} pixels, got piece={side}; use {least} "
+            f"a piece must hold two overlaps, {least} pixels, got piece={side}; use {least} "
             "or more, or 0 to take the cheapest that fits."
         )
-    frames = decode(vae, samples, "the frames", ADVICE, WHO, side)
+    frames = decode(vae, samples, "the frames", ADVICE, side)
     return frames[:, : kept[0], : kept[1]]
 
 
-def decode(vae: Any, samples: Tensor, what: str, advice: str, who: str, side: int = 0) -> Tensor:
+def decode(vae: Any, samples: Tensor, what: str, advice: str, side: int = 0) -> Tensor:
     """Decode in one piece, or in as few pixels as the memory allows; in smaller pieces if it fails.
 
     Args:
         samples: [B, C, (T,) H, W], of this VAE.
         what, advice: the frames, and what to do where the main memory is too small for them.
-        who: the node, for errors and the log.
         side: pixels along a side of a piece at most; 0 chooses.
 
     Returns:
@@ -96,8 +94,8 @@ def decode(vae: Any, samples: Tensor, what: str, advice: str, who: str, side: in
     if vae.latent_dim == 2 and samples.ndim == 5:
         # As the host does: such a VAE sees one frame.
         samples = samples[:, :, 0]
-    job = Job(vae, samples, who)
-    check_main_memory(2 * len(samples) * job.frames * job.pixels * PIXEL_BYTES, what, advice, who)
+    job = Job(vae, samples)
+    check_main_memory(2 * len(samples) * job.frames * job.pixels * PIXEL_BYTES, what, advice)
     limit = (side, side) if side else choose_piece(vae, job.size, job.cell, job.needed)
     while True:
         try:
@@ -108,8 +106,8 @@ def decode(vae: Any, samples: Tensor, what: str, advice: str, who: str, side: in
                 raise
         # Only here does nothing hold the tensors of the failed call any more.
         log.warning(
-            "%s: out of memory with %s pixels at a time; decoding begins anew, with %s.",
-            who, job.told(limit), job.told(smaller),
+            "out of memory with %s pixels at a time; decoding begins anew, with %s.",
+            job.told(limit), job.told(smaller),
         )  # fmt: skip
         limit = smaller
         comfy.model_management.soft_empty_cache()
@@ -118,8 +116,8 @@ def decode(vae: Any, samples: Tensor, what: str, advice: str, who: str, side: in
 class Job:
     """One latent and the VAE that decodes it, at any size of pieces."""
 
-    def __init__(self, vae: Any, samples: Tensor, who: str):
-        self.vae, self.samples, self.who = vae, samples, who
+    def __init__(self, vae: Any, samples: Tensor):
+        self.vae, self.samples = vae, samples
         self.cell = vae.spacial_compression_decode()
         self.size: Size = (samples.shape[-2] * self.cell, samples.shape[-1] * self.cell)
         self.pixels = self.size[0] * self.size[1]
@@ -159,14 +157,14 @@ class Job:
         piece = real_piece(self.size, limit, self.cell)
         steps, whole = self.at_a_time(piece), piece == self.size
         used = self.needed(piece, steps)
-        tell_piece(self.vae, self.size, limit, self.cell, used, "decode", self.who)
+        tell_piece(self.vae, self.size, limit, self.cell, used, "decode")
         if steps < self.steps or (getattr(self.vae, "handles_tiling", False) and not whole):
             return self._host_tiles(piece, steps)
         return self._pieces(limit, whole)
 
     def _pieces(self, limit: Size, whole: bool) -> Tensor:
         bar = comfy.utils.ProgressBar(len(boxes(self.size, limit, PIECE_OVERLAP, self.cell)))
-        vae, done = _without_fallback(self.vae, self.who), 0
+        vae, done = _without_fallback(self.vae), 0
 
         def one(box: Box) -> Tensor:
             nonlocal done
@@ -186,8 +184,7 @@ class Job:
         if steps < self.steps:
             time = {"tile_t": steps, "overlap_t": max(1, steps // 4)}
             log.info(
-                "%s: %d of %d latent frames at a time, in the host's own tiles.",
-                self.who, steps, self.steps,
+                "%d of %d latent frames at a time, in the host's own tiles.", steps, self.steps,
             )  # fmt: skip
         rows, columns = (side // self.cell for side in piece)
         decoded = self.vae.decode_tiled(
@@ -202,13 +199,13 @@ def pixels_on_device(vae: Any, frames: int, piece: Size) -> float:
     return frames * piece[0] * piece[1] * 3 * vae.vae_dtype.itemsize
 
 
-def _without_fallback(vae: Any, who: str) -> Any:
+def _without_fallback(vae: Any) -> Any:
     """Copy the front of a VAE so that it raises where it would take smaller tiles by itself."""
 
     def refuse(name: str) -> Callable:
         def out_of_memory(*args: Any, **kwargs: Any) -> None:
             raise torch.cuda.OutOfMemoryError(
-                f"{who}: out of memory while the VAE decodes ({name})."
+                f"{label()}: out of memory while the VAE decodes ({name})."
             )
 
         return out_of_memory
@@ -225,17 +222,16 @@ def _check_kind(vae: Any, latent: dict, samples: Tensor) -> None:
     sound = latent.get("type") == "audio" or vae.latent_dim == 1
     if sound or getattr(vae, "extra_1d_channel", None) is not None:
         raise ValueError(
-            f"{WHO}: expected a latent and a VAE of pictures, got sound; decode it with VAE Decode "
-            "Audio."
+            "expected a latent and a VAE of pictures, got sound; decode it with VAE Decode Audio."
         )
     if vae.latent_channels != samples.shape[1]:
         raise ValueError(
-            f"{WHO}: expected a latent of the VAE's {vae.latent_channels} channels, got "
+            f"expected a latent of the VAE's {vae.latent_channels} channels, got "
             f"{samples.shape[1]}; connect the VAE that belongs to the model."
         )
     owned = getattr(vae, "handles_tiling", False)
     if vae.latent_dim == 3 and samples.ndim == 4 and not owned:
         raise ValueError(
-            f"{WHO}: expected a video latent [B, C, T, H, W] for this VAE, got "
+            f"expected a video latent [B, C, T, H, W] for this VAE, got "
             f"{tuple(samples.shape)}; connect the VAE that belongs to the model."
         )

@@ -3,7 +3,6 @@
 Dims: H, W rows and columns in pixels.
 """
 
-import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -11,8 +10,9 @@ import comfy.model_management
 import torch
 
 from ....surf_core.tiles import boxes, spans
+from ..node_name import NodeLog
 
-log = logging.getLogger(__name__)
+log = NodeLog(__name__)
 
 LEAST_PIECE = 256
 """Pixels along a side, below which no piece is chosen ahead of time."""
@@ -83,22 +83,19 @@ def halved(size: Size, limit: Size, cell: int) -> Size | None:
     return (min(side, size[0]), min(side, size[1])) if side >= 2 * overlaps else None
 
 
-def tell_piece(
-    vae: Any, size: Size, limit: Size, cell: int, needed: float, task: str, who: str
-) -> None:
+def tell_piece(vae: Any, size: Size, limit: Size, cell: int, needed: float, task: str) -> None:
     """Log what was chosen, in one line."""
     total = comfy.model_management.get_total_memory(vae.device)
     count = len(boxes(size, limit, PIECE_OVERLAP, cell))
     piece = real_piece(size, limit, cell)
     log.info(
-        "%s: VAE %s of %d x %d pixels in %s (needs %.1f GB of %.1f GB)",
-        who, task, size[1], size[0],
+        "VAE %s of %d x %d pixels in %s (needs %.1f GB of %.1f GB)", task, size[1], size[0],
         "one piece" if count == 1 else f"{count} pieces of {piece[1]} x {piece[0]}",
         needed / 2**30, total / 2**30,
     )  # fmt: skip
 
 
-def check_main_memory(needed: float, what: str, advice: str, who: str) -> None:
+def check_main_memory(needed: float, what: str, advice: str) -> None:
     """Refuse frames for which the main memory is too small.
 
     Args:
@@ -109,7 +106,7 @@ def check_main_memory(needed: float, what: str, advice: str, who: str) -> None:
     free = comfy.model_management.get_free_memory(torch.device("cpu"))
     if needed > free:
         raise ValueError(
-            f"{who}: {what} need {needed / 2**30:.1f} GB of main memory, {free / 2**30:.1f} "
+            f"{what} need {needed / 2**30:.1f} GB of main memory, {free / 2**30:.1f} "
             f"GB are free; {advice}."
         )
 

@@ -25,7 +25,6 @@ from .memory import (
     tell_piece,
 )
 
-WHO = "Surf Refiner"
 UPSAMPLE_METHODS = ("pixel", "latent")
 ADVICE = "set upsample to latent, or refine fewer frames at a time"
 HOST_COPIES = 4
@@ -33,7 +32,7 @@ HOST_COPIES = 4
 FRAMES_AT_ONCE = 16
 
 
-def check_vae(vae, samples: Tensor, who: str = WHO) -> None:
+def check_vae(vae, samples: Tensor) -> None:
     """Refuse a pixel round trip that cannot give the preview's kind of latent back.
 
     Raises:
@@ -41,19 +40,17 @@ def check_vae(vae, samples: Tensor, who: str = WHO) -> None:
     """
     if vae is None:
         raise ValueError(
-            f"{who}: upsample is pixel, which needs a VAE, got none; connect the VAE of the "
+            "upsample is pixel, which needs a VAE, got none; connect the VAE of the "
             "preview's model, or set upsample to latent."
         )
     if vae.latent_channels != samples.shape[1]:
         raise ValueError(
-            f"{who}: expected a VAE with the preview's {samples.shape[1]} latent channels, "
+            f"expected a VAE with the preview's {samples.shape[1]} latent channels, "
             f"got one with {vae.latent_channels}; connect the VAE that belongs to the model."
         )
 
 
-def upsample_latent(
-    samples: Tensor, size: tuple[int, int], method: str, vae=None, who: str = WHO
-) -> Tensor:
+def upsample_latent(samples: Tensor, size: tuple[int, int], method: str, vae=None) -> Tensor:
     """Enlarge a clean latent in space.
 
     Args:
@@ -62,7 +59,6 @@ def upsample_latent(
         method: "pixel" decodes, resizes the frames and encodes, item by item; "latent" is linear
             (what the paper describes, at the price of grid artefacts).
         vae: host VAE, for "pixel".
-        who: the node, for errors.
 
     Returns:
         A new latent with the same batch, channels and frames; fp32 for "pixel".
@@ -73,14 +69,12 @@ def upsample_latent(
     """
     if method == "latent":
         return resize(samples, size, "bilinear")
-    check_vae(vae, samples, who)
-    frames = (decode_frames(vae, item, who) for item in samples.split(1))
-    return encode_frames(vae, frames, samples, size, who)
+    check_vae(vae, samples)
+    frames = (decode_frames(vae, item) for item in samples.split(1))
+    return encode_frames(vae, frames, samples, size)
 
 
-def encode_frames(
-    vae, frames: Iterable[Tensor], samples: Tensor, size: tuple[int, int], who: str = WHO
-) -> Tensor:
+def encode_frames(vae, frames: Iterable[Tensor], samples: Tensor, size: tuple[int, int]) -> Tensor:
     """Enlarge frames and encode them, item by item.
 
     Args:
@@ -97,22 +91,22 @@ def encode_frames(
     expected = (*samples.shape[1:-2], *size)
     items = []
     for some in frames:
-        encoded = _encode(vae, some, size, who)
+        encoded = _encode(vae, some, size)
         if encoded.shape[1:] != expected:
             raise ValueError(
-                f"{who}: expected the VAE to give a latent {expected} back, got "
+                f"expected the VAE to give a latent {expected} back, got "
                 f"{tuple(encoded.shape[1:])}; connect the VAE of the preview's model."
             )
         items.append(encoded)
     return torch.cat(items).to(dtype=torch.float32, device=samples.device)
 
 
-def decode_frames(vae, item: Tensor, who: str = WHO) -> Tensor:
+def decode_frames(vae, item: Tensor) -> Tensor:
     """Decode one latent [1, C, ...] into frames [F, 3, height, width] between 0 and 1."""
-    return decode(vae, item, "the preview's frames", ADVICE, who).movedim(-1, 1)
+    return decode(vae, item, "the preview's frames", ADVICE).movedim(-1, 1)
 
 
-def _encode(vae, frames: Tensor, size: tuple[int, int], who: str) -> Tensor:
+def _encode(vae, frames: Tensor, size: tuple[int, int]) -> Tensor:
     """Encode frames [F, 3, height, width], enlarged to `size` cells, as one latent [1, C, ...]."""
     cell = vae.spacial_compression_encode()
     pixels = (size[0] * cell, size[1] * cell)
@@ -131,8 +125,8 @@ def _encode(vae, frames: Tensor, size: tuple[int, int], who: str) -> Tensor:
 
     limit = choose_piece(vae, pixels, cell, on_device, in_memory)
     piece = real_piece(pixels, limit, cell)
-    tell_piece(vae, pixels, limit, cell, on_device(piece), "encode", who)
-    check_main_memory(in_memory(piece), "a piece of the target's frames", ADVICE, who)
+    tell_piece(vae, pixels, limit, cell, on_device(piece), "encode")
+    check_main_memory(in_memory(piece), "a piece of the target's frames", ADVICE)
     cells = (limit[0] // cell, limit[1] // cell)
     return blend(encode, size, cells, PIECE_OVERLAP // cell)
 
