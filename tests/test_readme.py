@@ -42,6 +42,22 @@ def test_plans_are_those_of_the_committed_page():
             assert float(cell) == pytest.approx(fewer, rel=1e-3)
 
 
+def test_times_on_a_gpu_are_those_of_the_committed_page():
+    [result] = (ROOT / "benchmarks" / "results").glob("h200-*-flow-wan-720p.md")
+    lines = result.read_text(encoding="utf-8").splitlines()
+    first = lines.index("## The whole flow")
+    rows = [line.strip("| ").split(" | ") for line in lines[first : lines.index("## Stages")]]
+    measured = {(row[1], row[2]): row for row in rows if row[0] == "720p"}
+    shown = README[README.index("gpu:begin") : README.index("gpu:end")].splitlines()
+    shown = [line.strip("| ").split(" | ") for line in shown if line.startswith("| ")][2:]
+    assert len(shown) == 4
+    for refiner, share, guidance, *cells in shown:
+        name = {"surf_1b": "surf_1b", "Wan 2.1 1.3B": "wan_1_3b"}[refiner]
+        name += {"all": "", "half": ", keep 0.5"}[share]
+        row = measured[{"everywhere": "on", "until the switch": "first"}[guidance], name]
+        assert cells == [row[15], row[16], row[17]]
+
+
 def test_cost_of_decoding_is_that_of_the_committed_page():
     [result] = (ROOT / "benchmarks" / "results").glob("flops-*-vae-decode.md")
     operations, chosen = result.read_text(encoding="utf-8").split("## What Surf VAE Decode")
