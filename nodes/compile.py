@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from .host.compiling import compiled
+from .host.compiling import with_compiled_blocks
 from .host.node_name import names_errors
 from .host.schema import declare
 
@@ -43,5 +43,5 @@ class SurfCompile(io.ComfyNode):
     @classmethod
     @names_errors
     def execute(cls, model) -> io.NodeOutput:
-        """Clone; the blocks are compiled when the model runs, from what they then see."""
-        return io.NodeOutput(compiled(model))
+        """Clone; the blocks are compiled when the model runs, from their arguments then."""
+        return io.NodeOutput(with_compiled_blocks(model))

@@ -1,4 +1,4 @@
-"""Refiners that this project's training made, as a MODEL."""
+"""Load refiners of this project's training as a MODEL."""
 
 from comfy_api.latest import io
 

@@ -173,7 +173,7 @@ class SurfReshiftGuider(io.ComfyNode):
 
 
 class SurfLatentDownscale(io.ComfyNode):
-    """A latent made smaller in space, its noise mask along."""
+    """Resize a latent to a smaller one in space, with its noise mask."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:

@@ -64,10 +64,10 @@ class SurfRefiner(io.ComfyNode):
             seed=seed, sigma_start=sigma_start, steps=steps, cfg=cfg, window=window,
             low_band_lock=low_band_lock, colour_match=colour_match, tile=tile,
         )  # fmt: skip
-        wanted = {"resolution": resolution, "scale": scale, "width": width, "height": height}
+        target = {"resolution": resolution, "scale": scale, "width": width, "height": height}
         out, (height, width) = refine(
             model, positive, negative, latent, settings, upsample=upsample, vae=vae, mask=mask,
-            seam=seam, **wanted,
+            seam=seam, **target,
         )  # fmt: skip
         return io.NodeOutput(out, width, height)
 

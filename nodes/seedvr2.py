@@ -105,18 +105,18 @@ class SurfSeedVR2Skip(io.ComfyNode):
 
     @classmethod
     @names_errors
-    def execute(cls, model, conditioning, **wanted) -> io.NodeOutput:
-        """Look at the latent in the conditioning, and clone."""
-        clone, mask = skip_seedvr2(model, conditioning, **wanted)
+    def execute(cls, model, conditioning, **settings) -> io.NodeOutput:
+        """Choose tokens by the latent in the conditioning, and clone."""
+        clone, mask = skip_seedvr2(model, conditioning, **settings)
         return io.NodeOutput(clone, mask.keep_ratio, describe(mask))
 
 
 def describe(mask: Mask) -> str:
-    """Say in words what a mask refines."""
+    """Describe what a mask refines."""
     frames, rows, columns = mask.grid
-    kept, every = int(mask.tokens.sum()), mask.tokens.numel()
+    count, total = int(mask.tokens.sum()), mask.tokens.numel()
     return (
-        f"{kept} of {every} tokens are refined ({mask.keep_ratio:.1%}): {frames} latent frames of "
+        f"{count} of {total} tokens are refined ({mask.keep_ratio:.1%}): {frames} latent frames of "
         f"{rows} x {columns}, tau {mask.tau:.4g}; from one latent frame to the next "
         f"{mask.flip_rate:.1%} change. The VAE works on everything as before."
     )

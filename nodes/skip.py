@@ -1,4 +1,4 @@
-"""Which parts of a preview are worth refining, seen and priced before anything is refined."""
+"""Choose the parts of a preview to refine, and report their cost before anything is refined."""
 
 from comfy_api.latest import io, ui
 
@@ -40,22 +40,21 @@ class SurfSkipMask(io.ComfyNode):
         upsample, dilate, vae=None, image=None,
     ) -> io.NodeOutput:  # fmt: skip
         choice = Choice(predictor=predictor, choose=choose, keep=keep, tau=tau, dilate=dilate)
-        wanted = {"resolution": resolution, "scale": scale, "width": width, "height": height}
-        made, frames = make_mask(
-            model, latent, choice, upsample=upsample, vae=vae, image=image, **wanted
+        target = {"resolution": resolution, "scale": scale, "width": width, "height": height}
+        skip, frames = make_mask(
+            model, latent, choice, upsample=upsample, vae=vae, image=image, **target
         )
-        shown = picture(model, made, frames)
-        ratio, text = made.mask.keep_ratio, report(model, made)
-        return io.NodeOutput(made, ratio, shown, text, ui=_in_the_node(shown))
+        images, text = picture(model, skip, frames), report(model, skip)
+        return io.NodeOutput(skip, skip.mask.keep_ratio, images, text, ui=_animate(images))
 
 
-def _in_the_node(shown) -> ui.SavedImages:
-    """Write frames as one moving picture where the host keeps what it shows for a moment."""
+def _animate(images) -> ui.SavedImages:
+    """Save frames as one animation in the host's folder for temporary files."""
     saved = ui.ImageSaveHelper.save_animated_webp(
-        shown, "surf_skip_mask", io.FolderType.temp, cls=None, fps=FPS, lossless=False, quality=80,
+        images, "surf_skip_mask", io.FolderType.temp, cls=None, fps=FPS, lossless=False, quality=80,
         method=0,
     )  # fmt: skip
-    return ui.SavedImages([saved], is_animated=len(shown) > 1)
+    return ui.SavedImages([saved], is_animated=len(images) > 1)
 
 
 def _inputs() -> list:

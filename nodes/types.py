@@ -1,4 +1,4 @@
-"""The sockets of our own, and what each carries."""
+"""Socket types of our own, and the value of each."""
 
 from comfy_api.latest import io
 

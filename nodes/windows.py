@@ -51,5 +51,5 @@ class SurfWindowedAttention(io.ComfyNode):
     @classmethod
     @names_errors
     def execute(cls, model, window) -> io.NodeOutput:
-        """Clone; the windows are cut when the model runs, from the size it then sees."""
+        """Clone; the windows are cut when the model runs, from the size of its latent then."""
         return io.NodeOutput(with_windows(model, window))

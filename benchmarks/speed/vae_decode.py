@@ -126,7 +126,7 @@ def counted(made: Any, sizes: dict[str, Size], sides: tuple[int, ...], steps: in
     count, rows, chosen = counter(made, steps), [], []
     for name, size in sizes.items():
         latent = torch.zeros(1, CHANNELS, steps, size[0] // CELL, size[1] // CELL, device="meta")
-        job, whole = decode.Job(made, latent), count(size)
+        job, whole = decode.Decoding(made, latent), count(size)
 
         def row(cut: str, by: str, parts: list[Size], name=name, job=job, whole=whole) -> list:
             work, needed = sum(map(count, parts)), max(map(job.needed, parts))

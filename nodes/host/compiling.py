@@ -1,8 +1,8 @@
-"""A host model whose transformer blocks are compiled one by one, as a clone.
+"""Compile the transformer blocks of a host model one by one, on a clone.
 
-The host's own helper compiles what it is given by name and puts it in place while the model runs.
-All blocks of a model share one compiled code, which no text, step, window or mask is part of:
-torch looks at everything that a block reads, and compiles again where something of it has changed.
+The host's own helper compiles modules by name and puts them in place while the model runs. All
+blocks of a model share one compiled code, and no text, step, window or mask is a constant of it:
+torch guards everything that a block reads, and compiles again where something of it has changed.
 """
 
 import importlib.util
@@ -28,8 +28,8 @@ LIMIT = 64
 """Codes of one block at most: torch would stop at 8, for all models of the same class together."""
 
 
-def compiled(model: Any) -> Any:
-    """Clone a MODEL so that its blocks run compiled.
+def with_compiled_blocks(model: Any) -> Any:
+    """Return a clone whose blocks run compiled.
 
     Args:
         model: host MODEL; its weights are shared, it is not changed.
@@ -56,15 +56,15 @@ def compiled(model: Any) -> Any:
     clone = _static_clone(model)
     set_torch_compile_wrapper(clone, backend="inductor", keys=keys)
     clone.remove_wrappers_with_key(WrappersMP.APPLY_MODEL, LIMIT_KEY)
-    clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, LIMIT_KEY, _with_room)
+    clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, LIMIT_KEY, _raise_limit)
     return clone
 
 
 def outside_graphs(function: Callable, *, recursive: bool) -> Callable:
-    """Keep a function out of torch.compile, which would bake the grid of its first call in.
+    """Keep a function out of torch.compile, which would make the grid of its first call a constant.
 
-    Every host we know has loaded dynamo by then; without it nothing is compiled, and its import
-    (two seconds) is spared.
+    A host that compiles has loaded dynamo by then; without it nothing is compiled, and its import
+    of two seconds is saved.
     """
     if "torch._dynamo" not in sys.modules:
         return function
@@ -72,7 +72,7 @@ def outside_graphs(function: Callable, *, recursive: bool) -> Callable:
 
 
 def block_keys(module: Any) -> Iterator[str]:
-    """Yield what there is to compile in a diffusion model, as the host names it.
+    """Yield the names, in the host's form, of what to compile in a diffusion model.
 
     The first block of Wan stays as it is: its tokens come with other strides than those of all
     others, so that it alone would double what is compiled.
@@ -120,13 +120,13 @@ def _why_not_cpp() -> str | None:
             "cl, the C++ compiler, is not on the path; install the Build Tools for Visual Studio, "
             "and start ComfyUI from their prompt."
         )  # fmt: skip
-    wanted = torch._inductor.config.cpp.cxx
-    wanted = wanted if isinstance(wanted, list | tuple) else (wanted,)
-    return _why_not_c(tuple(name for name in wanted if name))
+    compilers = torch._inductor.config.cpp.cxx
+    compilers = compilers if isinstance(compilers, list | tuple) else (compilers,)
+    return _why_not_c(tuple(name for name in compilers if name))
 
 
 def _why_not_c(compilers: tuple[str, ...]) -> str | None:
-    """Whether one of them is there, and Python's headers, which the code includes."""
+    """Look for one of the compilers, and for Python's headers, which the code includes."""
     if not any(map(shutil.which, compilers)):
         return f"no compiler ({', '.join(compilers)}) is on the path; install one, such as g++."
     headers = Path(sysconfig.get_path("include"))
@@ -136,8 +136,8 @@ def _why_not_c(compilers: tuple[str, ...]) -> str | None:
 
 
 def _static_clone(model: Any) -> Any:
-    """Clone with weights that stay tensors: newer hosts can keep them in memory of their own kind,
-    which compiled code does not know; their own compile node asks for the same."""
+    """Clone without the dynamic weights of newer hosts, which compiled code cannot read; their own
+    compile node asks for the same."""
     if "disable_dynamic" not in inspect.signature(model.clone).parameters:
         return model.clone()
     is_dynamic = getattr(model, "is_dynamic", lambda: False)()
@@ -149,8 +149,8 @@ def _static_clone(model: Any) -> Any:
     return model.clone(disable_dynamic=True)
 
 
-def _with_room(executor: Any, *args: Any, **kwargs: Any) -> Any:
-    """Wrapper of a model call: more codes of a block than torch allows by itself."""
+def _raise_limit(executor: Any, *args: Any, **kwargs: Any) -> Any:
+    """Wrap a model call so that torch may compile a block more often than it does by default."""
     import torch._dynamo.config as config
 
     # The older name of the two.

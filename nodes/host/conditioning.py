@@ -1,7 +1,7 @@
-"""Conditioning that is bound to a resolution, carried over to another one.
+"""Resize conditioning that is bound to a resolution.
 
 The host rebuilds most of it at each sampling call: masks, percentage areas, control hints, images
-to concatenate. What it takes as it is, is resized here, in copies.
+to concatenate. The rest is resized here, in copies.
 
 Dims: B batch, C channels, T latent frames, H, W latent cells.
 """
@@ -32,9 +32,9 @@ UNBOUND = frozenset(
         "attention_mask",
     }
 )
-"""Left alone: the host resizes it, or it is no map of the picture's cells."""
+"""Not resized: the host does it, or it is no map of the picture's cells."""
 VIDEO_LATENTS = ("concat_latent_image", "vace_frames", "time_dim_concat", "pose_video_latent")
-"""Conditioning that is a latent of the whole picture, and so tells its size."""
+"""Conditioning that is a latent of the whole picture, and so has its size."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -209,4 +209,4 @@ BOUND: dict[str, Callable[[Any, SizeChange], Any]] = {
     "camera_conditions": _pixels,
     "area": _area,
 }
-"""What the host takes as it is, by key."""
+"""How to resize what the host does not, by key."""

@@ -48,8 +48,8 @@ def open_latent(model: Any, latent: dict, name: str) -> Tensor:
     samples = latent.get("samples")
     check_plain(samples, name)
     check_companions(latent, samples, name)
-    known = inspect.signature(comfy.sample.fix_empty_latent_channels).parameters
-    ratios = {key: latent[key] for key in RATIO_KEYS if key in latent and key in known}
+    accepted = inspect.signature(comfy.sample.fix_empty_latent_channels).parameters
+    ratios = {key: latent[key] for key in RATIO_KEYS if key in latent and key in accepted}
     samples = comfy.sample.fix_empty_latent_channels(model, samples, **ratios)
     check_channels(model, samples, name)
     return samples
@@ -137,14 +137,14 @@ def downscale_latent(
     return out
 
 
-def low_size(samples: Tensor, cell: int, multiple: int, **wanted: Any) -> tuple[int, int]:
+def low_size(samples: Tensor, cell: int, multiple: int, **target: Any) -> tuple[int, int]:
     """Find the low resolution in latent cells.
 
     Args:
         samples: the high-resolution latent, [..., H, W].
         cell: pixels per latent cell side.
         multiple: pixels that sides must be multiples of.
-        wanted: resolution, scale, width and height for `target_size`.
+        target: resolution, scale, width and height for `target_size`.
 
     Returns:
         (rows, cols), neither above the input's.
@@ -153,7 +153,7 @@ def low_size(samples: Tensor, cell: int, multiple: int, **wanted: Any) -> tuple[
         ValueError: with the node's name in front.
     """
     rows, cols = samples.shape[-2:]
-    high, wide = target_size((rows * cell, cols * cell), multiple=multiple, **wanted)
+    high, wide = target_size((rows * cell, cols * cell), multiple=multiple, **target)
     if high // cell > rows or wide // cell > cols:
         raise ValueError(
             f"the low resolution must not be above the input's {cols * cell} x "

@@ -1,4 +1,4 @@
-"""What a MODEL must be for a change of resolution, asked of the host's patcher.
+"""Check a MODEL, read its sizes and clone it: what changes of resolution need of the host.
 
 Dims: H, W latent cells.
 """
@@ -20,15 +20,15 @@ log = NodeLog(__name__)
 COMPILED = "torch_compile_kwargs"
 """Option of a model under which the host keeps how it is compiled."""
 STEP_CACHES = ("easycache", "lazycache")
-"""Keys of the host's own wrappers that answer a step from an earlier one."""
+"""Keys of the host's own wrappers that reuse the estimate of an earlier step."""
 TARGETS = ("1080p", "720p", "by scale", "by size", "1440p", "2160p")
 """Ways to name the size of a refined video, see `target_cells`; saved workflows know the order."""
 PADDING = ("WanModel", "HostRefinerDiT")
-"""Networks that pad a latent to whole patches by themselves, and everything beside it, too."""
+"""Networks that pad a latent, and all that lies on its grid, to whole patches by themselves."""
 
 
 def uncompiled(module):
-    """The model inside a torch.compile wrapper."""
+    """Return the model inside a torch.compile wrapper."""
     return getattr(module, "_orig_mod", module)
 
 
@@ -45,10 +45,8 @@ def check_flow(model: Any) -> None:
 
 
 def check_guarded(model: Any) -> None:
-    """Refuse to skip tokens of a model that the host compiled blind to what says which.
-
-    A mask reaches the blocks through transformer_options, and TorchCompileModel drops all guards
-    on those: the code of one run would serve the next, whatever its mask.
+    """Reject TorchCompileModel: it drops guards on transformer_options, so a changed mask would be
+    ignored.
     """
     options = (model.model_options.get(COMPILED) or {}).get("options")
     # torch takes the filter out of the options, and leaves none of them.
@@ -85,11 +83,11 @@ def with_shift(model: Any, shift: float) -> Any:
             "set the shift to 0 to leave the model's own schedule."
         )
     new = copy.deepcopy(own)
-    wanted = {"shift": shift, "timesteps": len(own.sigmas)}
-    known = inspect.signature(new.set_parameters).parameters
-    if "multiplier" in known:
-        wanted["multiplier"] = own.multiplier
-    new.set_parameters(**{key: value for key, value in wanted.items() if key in known})
+    parameters = {"shift": shift, "timesteps": len(own.sigmas)}
+    accepted = inspect.signature(new.set_parameters).parameters
+    if "multiplier" in accepted:
+        parameters["multiplier"] = own.multiplier
+    new.set_parameters(**{key: value for key, value in parameters.items() if key in accepted})
     clone = model.clone()
     clone.add_object_patch("model_sampling", new)
     return clone
@@ -98,33 +96,33 @@ def with_shift(model: Any, shift: float) -> Any:
 def without_step_caches(model: Any) -> Any:
     """Clone a MODEL without the host's step caches, or return it when it has none.
 
-    The clean estimate that crosses the switch must come from the network: a cache may answer that
-    very step from an earlier one.
+    The clean estimate that crosses the switch must come from the network: a cache may return that
+    of an earlier step.
     """
-    found = [key for key in STEP_CACHES if any(key in kind for kind in model.wrappers.values())]
-    if not found:
+    caches = [key for key in STEP_CACHES if any(key in kind for kind in model.wrappers.values())]
+    if not caches:
         return model
-    log.info("%s is off before the switch, on after it.", " and ".join(found))
+    log.info("%s is off before the switch, on after it.", " and ".join(caches))
     clone = model.clone()
     for kind in list(clone.wrappers):
-        for key in found:
+        for key in caches:
             clone.remove_wrappers_with_key(kind, key)
     return clone
 
 
 def cell_side(model: Any) -> int:
-    """Pixels per side of a latent cell."""
+    """Return the pixels per side of a latent cell."""
     latent = model.get_model_object("latent_format")
     return getattr(latent, "spacial_downscale_ratio", None) or cell_pixels(latent.latent_channels)
 
 
 def side_multiple(model: Any) -> int:
-    """Pixels that a side must be a multiple of: one patch of the transformer."""
+    """Return the pixels that a side must be a multiple of: one patch of the transformer."""
     return cell_side(model) * patch_side(model)
 
 
 def patch_side(model: Any) -> int:
-    """Latent cells per side of a patch; 2 where the model does not say."""
+    """Return the latent cells per side of a patch; 2 where the model has no such attribute."""
     patch = getattr(model.model.diffusion_model, "patch_size", 2)
     return int(patch if isinstance(patch, int) else patch[-1])
 
@@ -143,7 +141,7 @@ def takes_odd(model: Any) -> bool:
 
 
 def target_cells(
-    model: Any, samples: Tensor, **wanted: Any
+    model: Any, samples: Tensor, **target: Any
 ) -> tuple[tuple[int, int], tuple[int, int]]:
     """Find the size that a preview is refined to.
 
@@ -154,7 +152,7 @@ def target_cells(
     Args:
         model: the MODEL that refines.
         samples: the preview, [..., H, W].
-        wanted: resolution (one of TARGETS), scale, width and height, as in `target_size`.
+        target: resolution (one of TARGETS), scale, width and height, as in `target_size`.
 
     Returns:
         (rows, columns) of the latent, and (height, width) in pixels that were asked for: at most
@@ -164,10 +162,10 @@ def target_cells(
         ValueError: an unknown or unfitting size, or one below the preview's.
     """
     cell, (rows, columns) = cell_side(model), samples.shape[-2:]
-    check_choice(wanted["resolution"], "resolution", TARGETS)
+    check_choice(target["resolution"], "resolution", TARGETS)
     unit = cell if takes_odd(model) else side_multiple(model)
-    multiple = unit if wanted["resolution"] == "by size" else side_multiple(model)
-    asked = target_size((rows * cell, columns * cell), multiple=multiple, exact=True, **wanted)
+    multiple = unit if target["resolution"] == "by size" else side_multiple(model)
+    asked = target_size((rows * cell, columns * cell), multiple=multiple, exact=True, **target)
     height, width = (int(-(-side // unit) * unit) for side in asked)
     if height < rows * cell or width < columns * cell:
         raise ValueError(
@@ -196,7 +194,7 @@ def check_grid(model: Any, rows: int, cols: int) -> None:
 
 
 def check_pair(model: Any, low: Any) -> None:
-    """Refuse a second model that speaks another latent space."""
+    """Refuse a second model with another latent space."""
     first, second = (m.get_model_object("latent_format") for m in (model, low))
     if type(first) is not type(second):
         raise ValueError(

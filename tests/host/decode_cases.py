@@ -189,14 +189,14 @@ def case_the_pieces_of_1080p_follow_the_hosts_estimate():
             ("wan", wan(), (1, 16, 21, 136, 240)), ("wan22", wan22(), (1, 48, 21, 68, 120)),
         ):  # fmt: skip
             vae.vae_dtype = torch.bfloat16
-            job = decode.Job(vae, torch.zeros(shape, device="meta"))
+            decoding = decode.Decoding(vae, torch.zeros(shape, device="meta"))
             for card in (12, 16, 24, 48, 80):
                 management.get_total_memory = lambda device, card=card: card * 2**30
-                limit = memory.choose_piece(vae, job.size, job.cell, job.needed)
-                piece = memory.real_piece(job.size, limit, job.cell)
+                limit = memory.choose_piece(vae, decoding.size, decoding.cell, decoding.needed)
+                piece = memory.real_piece(decoding.size, limit, decoding.cell)
                 chosen[name, card] = piece
-                assert job.needed(piece) <= 0.8 * card * 2**30
-                assert job.at_a_time(piece) == 21, "time is not cut"
+                assert decoding.needed(piece) <= 0.8 * card * 2**30
+                assert decoding.at_a_time(piece) == 21, "time is not cut"
     finally:
         management.get_total_memory, management.get_free_memory = real
     expected = {

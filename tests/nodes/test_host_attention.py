@@ -7,7 +7,7 @@ import comfy.model_management
 import pytest
 import torch
 from surf.nodes.host.attention import host_attention as module
-from surf.nodes.host.attention.host_attention import HostDense, pad_heads
+from surf.nodes.host.attention.host_attention import HostAttention, pad_heads
 from torch.nn import functional as F
 
 WIDTHS = [(16, 64), (64, 64), (72, 96), (96, 96), (120, 128), (128, 128), (144, 144)]
@@ -73,7 +73,7 @@ def widths(monkeypatch):
 
 def test_dense_is_the_hosts_attention(tolerance):
     q, k, v = qkv(72)
-    out = HostDense()(q, k, v)
+    out = HostAttention()(q, k, v)
     assert out.shape == q.shape
     torch.testing.assert_close(out, exact(q, k, v), atol=tolerance[torch.float32], rtol=0)
 
@@ -87,7 +87,7 @@ def test_slices_of_a_clip_go_in_without_a_copy():
         return func(q, k, v, heads, **kwargs)
 
     part = clip[:, 4:10]
-    HostDense({"optimized_attention_override": override})(part, part, part)
+    HostAttention({"optimized_attention_override": override})(part, part, part)
     assert seen == [part.data_ptr()] * 3
 
 
@@ -95,10 +95,10 @@ def test_an_override_sees_the_options_of_its_call():
     options = {
         "optimized_attention_override": lambda f, q, *a, **k: q + k["transformer_options"]["x"]
     }
-    dense = HostDense(options)
+    attention = HostAttention(options)
     options["x"] = 1.0
     q, k, v = qkv(64)
-    assert torch.equal(dense(q, k, v), q + 1)
+    assert torch.equal(attention(q, k, v), q + 1)
 
 
 @pytest.mark.parametrize(("width", "wanted"), WIDTHS)
@@ -107,12 +107,12 @@ def test_sage_1_gets_heads_that_it_takes_and_gives_the_same(sage, width, wanted,
     q, k, v = qkv(width)
     kernel, expected = Sage1(), exact(q, k, v)
     before = [x.clone() for x in (q, k, v)]
-    dense = HostDense({"optimized_attention_override": kernel})
+    attention = HostAttention({"optimized_attention_override": kernel})
     if wanted > 128:
         with pytest.raises(AssertionError, match="headdim"):
-            dense(q, k, v)
+            attention(q, k, v)
         return
-    out = dense(q, k, v)
+    out = attention(q, k, v)
     assert kernel.widths == [wanted]
     torch.testing.assert_close(out, expected, atol=tolerance[torch.float32], rtol=0)
     if wanted != width:
@@ -122,7 +122,7 @@ def test_sage_1_gets_heads_that_it_takes_and_gives_the_same(sage, width, wanted,
 def test_the_stand_in_refuses_what_is_not_padded(sage):
     sage(None)
     with pytest.raises(AssertionError, match="headdim"):
-        HostDense({"optimized_attention_override": Sage1()})(*qkv(72))
+        HostAttention({"optimized_attention_override": Sage1()})(*qkv(72))
 
 
 @pytest.mark.parametrize(
@@ -142,18 +142,18 @@ def test_heads_are_padded_for_sage_1_only(
     sage(version)
     monkeypatch.setattr(comfy.model_management, "sage_attention_enabled", lambda: flag)
     through = {"optimized_attention_override": lambda f, *a, **k: f(*a, **k)}
-    HostDense(through if override else {})(*qkv(72))
+    HostAttention(through if override else {})(*qkv(72))
     assert widths[0] == wanted
 
 
 def test_padding_is_said_once(sage, monkeypatch, caplog):
     sage("1.0.6")
-    module._say_padded.cache_clear()
+    module._log_padding.cache_clear()
     monkeypatch.setattr(comfy.model_management, "sage_attention_enabled", lambda: True)
-    dense = HostDense()
+    attention = HostAttention()
     with caplog.at_level(logging.INFO, logger=module.__name__):
         for _ in range(3):
-            dense(*qkv(72))
+            attention(*qkv(72))
     assert [record.message for record in caplog.records if "padded to 96" in record.message] == [
         caplog.records[0].message
     ]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from surf.nodes.host.node_name import errors_named
 from surf.nodes.host.skip import seedvr2
-from surf.nodes.host.skip.seedvr2_windows import Told, deal, phase, tell
+from surf.nodes.host.skip.seedvr2_windows import PrefilledCache, fill_cache, partition, phase
 from surf.nodes.seedvr2 import SurfSeedVR2Skip, describe
 from surf.surf_core.skip import Mask, packing
 
@@ -47,48 +47,48 @@ def attention(mm=True, version_7b=False):
 
 @pytest.mark.parametrize("keep", [drawn(), drawn(1, 0.1), torch.ones(GRID, dtype=torch.bool)])
 def test_windows_hold_every_kept_token_once(keep):
-    dealt = deal(keep, CUTS)
-    assert dealt.order.sort().values.tolist() == list(range(int(keep.sum())))
-    assert sum(dealt.counts) == len(dealt.rows) == int(keep.sum())
-    assert 0 not in dealt.counts
+    windows = partition(keep, CUTS)
+    assert windows.order.sort().values.tolist() == list(range(int(keep.sum())))
+    assert sum(windows.counts) == len(windows.rows) == int(keep.sum())
+    assert 0 not in windows.counts
 
 
 def test_a_window_holds_what_the_mask_keeps_of_it_in_order():
     keep, number = drawn(), -torch.ones(GRID, dtype=torch.long)
     number[keep] = torch.arange(int(keep.sum()))
-    dealt, before, seen = deal(keep, CUTS), 0, 0
+    windows, before, seen = partition(keep, CUTS), 0, 0
     full = [cut for cut in CUTS if keep[cut].any()]
     assert len(full) < len(CUTS)
-    assert dealt.sizes == tuple(tuple(keep[cut].shape) for cut in full)
-    for cut, count in zip(full, dealt.counts, strict=True):
+    assert windows.sizes == tuple(tuple(keep[cut].shape) for cut in full)
+    for cut, count in zip(full, windows.counts, strict=True):
         inside = number[cut].flatten()
-        assert dealt.order[seen : seen + count].tolist() == inside[inside >= 0].tolist()
+        assert windows.order[seen : seen + count].tolist() == inside[inside >= 0].tolist()
         places = (inside >= 0).nonzero().flatten() + before
-        assert dealt.rows[seen : seen + count].tolist() == places.tolist()
+        assert windows.rows[seen : seen + count].tolist() == places.tolist()
         seen, before = seen + count, before + len(inside)
 
 
 @pytest.mark.parametrize("samples", [1, 3])
 @pytest.mark.parametrize(("mm", "version_7b"), [(True, False), (False, False), (False, True)])
-def test_the_cache_is_told_of_kept_tokens_alone(samples, mm, version_7b):
-    keep, told, module = drawn(), Told(), attention(mm, version_7b)
-    dealt, kept = deal(keep, CUTS), int(keep.sum())
-    tell(told, module, dealt, torch.tensor([[7]] * samples))
-    partition, reverse, sizes, windows, lengths, counts = told[f"{phase(module)}.win_transform"]
+def test_the_cache_is_filled_for_refined_tokens_alone(samples, mm, version_7b):
+    keep, cache, module = drawn(), PrefilledCache(), attention(mm, version_7b)
+    windows, kept = partition(keep, CUTS), int(keep.sum())
+    fill_cache(cache, module, windows, torch.tensor([[7]] * samples))
+    forward, reverse, sizes, held, lengths, counts = cache[f"{phase(module)}.win_transform"]
     tokens = torch.arange(samples * kept)
-    assert torch.equal(reverse(partition(tokens)), tokens)
-    assert torch.equal(partition(tokens)[:kept], dealt.order)
-    assert torch.equal(partition(tokens)[-kept:], dealt.order + (samples - 1) * kept)
-    assert windows.tolist() == counts == [len(dealt.counts)] * samples
-    assert lengths == told[f"{phase(module)}.vid_len"].tolist() == list(dealt.counts) * samples
+    assert torch.equal(reverse(forward(tokens)), tokens)
+    assert torch.equal(forward(tokens)[:kept], windows.order)
+    assert torch.equal(forward(tokens)[-kept:], windows.order + (samples - 1) * kept)
+    assert held.tolist() == counts == [len(windows.counts)] * samples
+    assert lengths == cache[f"{phase(module)}.vid_len"].tolist() == list(windows.counts) * samples
     assert len(sizes) == len(lengths)
     name = "mmrope_freqs_3d" if mm else "rope_freqs_3d"
-    table = told[f"{phase(module)}.{name}"]
+    table = cache[f"{phase(module)}.{name}"]
     table, text = table if mm else (table, None)
-    expected = Rope(mm).get_freqs(torch.tensor(dealt.sizes))[dealt.rows]
+    expected = Rope(mm).get_freqs(torch.tensor(windows.sizes))[windows.rows]
     assert torch.equal(table, expected.repeat(samples, 1))
     assert text is None or len(text) == 7 * len(lengths)
-    assert not told.unread
+    assert not cache.unread
 
 
 class Cache:
@@ -121,7 +121,7 @@ def block(names):
 def run_blocks(keep, samples=1, grid=GRID, names=("win_transform", "vid_len", "rope_freqs_3d")):
     """Two blocks of one phase over tokens that are all 1; what comes out, and the cache."""
     module = attention(False)
-    dealt, places, cache = deal(keep, CUTS), packing(keep), Cache()
+    windows, places, cache = partition(keep, CUTS), packing(keep), Cache()
     size = grid[0] * grid[1] * grid[2]
     args = {
         "vid": torch.ones(samples * size, 2),
@@ -132,7 +132,7 @@ def run_blocks(keep, samples=1, grid=GRID, names=("win_transform", "vid_len", "r
     seen = []
     for index in range(2):
         with errors_named("Surf SeedVR2 Skip"):
-            run = seedvr2._run_block(module, dealt, places, index, 1, None)
+            run = seedvr2._run_block(module, windows, places, index, 1, None)
         args = run(args, block([f"{phase(module)}.{name}" for name in names]))
         seen.append(len(args["vid"]))
         args = {**args, "cache": cache}

@@ -71,10 +71,10 @@ def calls(vae: Any, latent: torch.Tensor, sides: tuple[int, ...], card: float) -
     """Yield (place in the order, cut, by, decode); up to HOST_TILES they are the telling ones."""
     from surf.nodes.host.vae import decode, memory
 
-    job = decode.Job(vae, latent)
+    job = decode.Decoding(vae, latent)
 
     def ours(limit: Size) -> Callable:
-        return lambda vae, latent: decode.Job(vae, latent).run(limit)
+        return lambda vae, latent: decode.Decoding(vae, latent).run(limit)
 
     def host(side: int) -> Callable:
         tile, overlap = side // CELL, OVERLAP // CELL

@@ -23,21 +23,21 @@ SAGE_1_WIDTHS = (64, 96, 128)
 """Head widths that SageAttention 1.x takes; it asserts on any other."""
 
 
-class HostDense:
-    """(q [n, L, H, K], k [n, M, H, K], v [n, M, H, K]) -> [n, L, H, K], as the host attends.
+class HostAttention:
+    """Attend with the host's kernel: q [n, L, H, K], k, v [n, M, H, K] -> [n, L, H, K].
 
     The channels of a token's heads must lie side by side; then nothing is copied on the way in.
     """
 
     def __init__(self, options: dict | None = None):
         self.options = options or {}
-        """transformer_options of the model call in progress, where overrides look and are."""
+        """transformer_options of the model call in progress, with any attention override."""
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         heads, width = q.shape[-2:]
-        wanted = _padded_width(width, OVERRIDE in self.options)
-        if wanted != width:
-            q, k, v = pad_heads(q, k, v, wanted)
+        padded = _padded_width(width, OVERRIDE in self.options)
+        if padded != width:
+            q, k, v = pad_heads(q, k, v, padded)
         # By attribute: some packs replace the function after the host has started.
         out = comfy.ldm.modules.attention.optimized_attention(
             *(x.flatten(-2) for x in (q, k, v)), heads=heads, transformer_options=self.options
@@ -59,18 +59,18 @@ def pad_heads(q: Tensor, k: Tensor, v: Tensor, width: int) -> tuple[Tensor, Tens
 
 
 def _padded_width(width: int, overridden: bool) -> int:
-    """The head width to call the host with: wider only where SageAttention 1.x would fail.
+    """Return the head width to call the host with: wider only where SageAttention 1.x would fail.
 
     An override may be any kernel; where SageAttention 1.x is installed it likely is that.
     """
-    fits = [known for known in SAGE_1_WIDTHS if known >= width]
+    fits = [each for each in SAGE_1_WIDTHS if each >= width]
     if width in fits or not fits:
         return width
     if not (overridden or comfy.model_management.sage_attention_enabled()):
         return width
     if not _sage_is_1():
         return width
-    _say_padded(width, fits[0])
+    _log_padding(width, fits[0])
     return fits[0]
 
 
@@ -84,9 +84,9 @@ def _sage_is_1() -> bool:
 
 
 @cache
-def _say_padded(width: int, wanted: int) -> None:
+def _log_padding(width: int, padded: int) -> None:
     log.info(
         "SageAttention 1.x takes heads of %s channels, this model has %d: padded to %d. "
         "Version 2 needs no padding.",
-        ", ".join(map(str, SAGE_1_WIDTHS)), width, wanted,
+        ", ".join(map(str, SAGE_1_WIDTHS)), width, padded,
     )  # fmt: skip

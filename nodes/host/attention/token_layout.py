@@ -1,4 +1,4 @@
-"""Where a host model keeps the tokens of the video: what windowed attention and masks rest on.
+"""Find the tokens of the video in the sequences of a host model, for windows and masks.
 
 Wan: [reference image | video | appended frames | context videos]. HunyuanVideo joins the text:
 [reference | video | text], and in later hosts [text | reference | video].
@@ -28,7 +28,7 @@ picture, or of the tile, that the model is called with. Without it all are."""
 
 @dataclass(kw_only=True, slots=True)
 class ModelCall:
-    """One call of a diffusion model: its grid, and which attention comes next."""
+    """One call of a diffusion model: its grid, and the block that attends."""
 
     frames: int
     """Latent frames, and frames of tokens: the patch is 1 in time."""
@@ -40,21 +40,24 @@ class ModelCall:
     """Tokens ahead of the video's; of Wan only."""
     length: int = 0
     """Tokens of the whole sequence, skipped ones included; of Wan only."""
-    kept: Packing | None = None
-    """The video tokens that a mask leaves, on the CPU; None for all of them."""
+    packing: Packing | None = None
+    """The video tokens that a mask refines, on the CPU; None for all of them."""
     cross_lengths: frozenset[int] = frozenset()
-    """Lengths that the cross-attention of a block brings, for the rare tie with its own."""
+    """Lengths of the sequences that a block cross-attends to, in case one equals its own."""
     single_after: int = 0
     """Blocks that come before the single-stream ones."""
     control_order: dict[int, int] = field(default_factory=dict)
-    """Block -> place of the control block (VACE) that runs after it under the same number."""
+    """Block -> index of the control block (VACE) that runs after it under the same number."""
     block: tuple[str, int] | None = None
+    """Kind and number of the block that attended last."""
     cross_is_next: bool = False
-    seen: int = 0
-    strays: set[int] = field(default_factory=set)
+    self_attentions: int = 0
+    """Self-attentions over the video so far."""
+    longer: set[int] = field(default_factory=set)
+    """Lengths of sequences too long to be the video's."""
 
     def self_attention_depth(self, queries: int, keys: int, options: dict) -> int | None:
-        """Which block's self-attention this is, counted from 0; None for any other attention.
+        """Return the index of the block whose self-attention this is; None for any other attention.
 
         Args:
             queries, keys: tokens of both sides.
@@ -67,7 +70,7 @@ class ModelCall:
             return None
         if self.find_video(queries) is None:
             if queries > self.frames * self.per_frame:
-                self.strays.add(queries)
+                self.longer.add(queries)
             return None
         block = options.get("block_type", "double"), options.get("block_index")
         if block[1] is None:
@@ -82,19 +85,19 @@ class ModelCall:
             if not self.cross_is_next:
                 return None
         self.block = block
-        self.seen += 1
+        self.self_attentions += 1
         if again:
             return self.control_order.get(block[1], block[1])
         return block[1] + (self.single_after if block[0] == "single" else 0)
 
     def runs(self, first: int, cuts: list[tuple[int, int]]) -> list[slice]:
-        """Tokens of a sequence that belong to each range of frames; no empty ones.
+        """Return the tokens of a sequence that belong to each range of frames; no empty ones.
 
         Args:
             first: the first video token.
             cuts: ranges of latent frames, in order.
         """
-        counts = self.per_frame if self.kept is None else self.kept.counts
+        counts = self.per_frame if self.packing is None else self.packing.counts
         bounds = token_bounds(counts, cuts)
         return [slice(first + start, first + stop) for start, stop in bounds if stop > start]
 
@@ -102,18 +105,18 @@ class ModelCall:
         """Refuse to go on when every sequence was longer than expected.
 
         Raises:
-            ValueError: no block's self-attention was found, yet longer sequences were seen.
+            ValueError: no self-attention over the video, yet one over more tokens.
         """
-        if self.strays and not self.seen:
+        if self.longer and not self.self_attentions:
             raise ValueError(
                 f"expected self-attention over {self.frames} frames of "
-                f"{self.per_frame} tokens, got {sorted(self.strays)} tokens; another node adds "
+                f"{self.per_frame} tokens, got {sorted(self.longer)} tokens; another node adds "
                 "tokens to this model: set window to 0."
             )
 
 
 def check_tokens_known(module) -> None:
-    """Refuse a diffusion model whose order of tokens we would have to guess.
+    """Refuse a diffusion model whose order of tokens is not known.
 
     Args:
         module: the host's diffusion model, compiled or not.
@@ -138,7 +141,7 @@ def check_tokens_known(module) -> None:
 
 
 def read_call(executor, args: tuple, kwargs: dict) -> ModelCall:
-    """Work out the grid of a model call from its arguments.
+    """Read the grid of a model call from its arguments.
 
     Args:
         executor: the host's wrapper executor; `original` is the model's own method.
@@ -152,7 +155,7 @@ def read_call(executor, args: tuple, kwargs: dict) -> ModelCall:
 
 
 def kept_tokens(x: Tensor, options: dict, patch: tuple[int, int, int]) -> Tensor | None:
-    """Which tokens of a call a mask keeps: those with a cell that is refined.
+    """Find the tokens of a call that a mask refines: those with a refined cell.
 
     Args:
         x: [B, C, T, H, W], what the model is called with.
@@ -178,11 +181,11 @@ def kept_tokens(x: Tensor, options: dict, patch: tuple[int, int, int]) -> Tensor
 
 
 def _tokens(latent: Tensor | None, patch: tuple[int, int, int]) -> int:
-    """Tokens of a latent [B, C, T, H, W] or [B, C, H, W] after padding to whole patches."""
+    """Count the tokens of a latent [B, C, (T,) H, W] after padding to whole patches."""
     if latent is None:
         return 0
     sizes = latent.shape[2:]
-    return prod(ceil(size / step) for size, step in zip(sizes, patch[-len(sizes) :], strict=True))
+    return prod(ceil(size / cells) for size, cells in zip(sizes, patch[-len(sizes) :], strict=True))
 
 
 def _wan_call(network, named: dict) -> ModelCall:
@@ -191,12 +194,10 @@ def _wan_call(network, named: dict) -> ModelCall:
     before = _tokens(named.get("reference_latent"), patch) if has_reference else 0
     after = _tokens(named.get("time_dim_concat"), patch)
     after += sum(_tokens(latent, patch) for latent in named.get("context_latents") or ())
-    video, keep = (
-        _tokens(x, patch),
-        kept_tokens(x, named.get("transformer_options") or {}, patch),
-    )
-    kept = None if keep is None else packing(keep)
-    length = before + (video if kept is None else len(kept.indices)) + after
+    video = _tokens(x, patch)
+    keep = kept_tokens(x, named.get("transformer_options") or {}, patch)
+    tokens = None if keep is None else packing(keep)
+    length = before + (video if tokens is None else len(tokens.indices)) + after
     clip = named.get("clip_fea")
     return ModelCall(
         frames=x.shape[2],
@@ -204,7 +205,7 @@ def _wan_call(network, named: dict) -> ModelCall:
         find_video=lambda queries: before if queries == length else None,
         before=before,
         length=before + video + after,
-        kept=kept,
+        packing=tokens,
         cross_lengths=frozenset(t.shape[-2] for t in (named["context"], clip) if t is not None),
         control_order=getattr(network, "vace_layers_mapping", {}),
     )

@@ -1,7 +1,7 @@
 """Windowed self-attention inside a host model: an attention override on a clone, never a mask.
 
-A wrapper round each model call notes where the video tokens lie (tokens.py); the override then
-cuts the self-attention of every block into temporal windows, shifted on odd blocks.
+A wrapper round each model call reads where the video tokens lie (token_layout.py); the override
+then cuts the self-attention of every block into temporal windows, shifted on odd blocks.
 
 Dims: B batch, L tokens of a sequence, D width of all heads together.
 """
@@ -64,7 +64,7 @@ def with_windows(model, window: int):
 
 
 def make_wrapper(state: threading.local) -> Callable:
-    """Build the wrapper that tells the override, per thread, which model call it serves.
+    """Build the wrapper that reads each model call for the override, per thread.
 
     Per thread, because a host with several GPUs runs both halves of the guidance side by side.
     """
@@ -169,7 +169,7 @@ def _pick(x: Tensor, parts: list[slice], axis: int) -> Tensor:
 
 
 def _pick_mask(mask: Tensor | None, rows: list[slice], keys: list[slice]) -> Tensor | None:
-    """The part of a mask that belongs to these queries and keys; one row serves all queries."""
+    """Cut a mask to these queries and keys; one row serves all queries."""
     if mask is None:
         return None
     if mask.ndim >= 2 and mask.shape[-2] > 1:

@@ -1,4 +1,4 @@
-"""Several sampling calls as one: the resolution changes between them, never inside one.
+"""Run several sampling calls as one: the resolution changes between them, never inside one.
 
 Each leg is a plain call of the host's guider, so conditioning, memory, masks, caches and previews
 are built for its size. The clean estimate of the first leg is resized and noised again for the
@@ -83,7 +83,7 @@ class ReshiftGuider(comfy.samplers.CFGGuider):
     """A guider whose sampling call changes the resolution on the way.
 
     Works wherever the host takes a GUIDER; the latent that comes out is smaller. A sampling call
-    does not tell its batch_index: who knows it hands it over here.
+    has no batch_index, so it is an argument here.
     """
 
     def __init__(
@@ -119,9 +119,9 @@ class ReshiftGuider(comfy.samplers.CFGGuider):
         self.plan, self.model_low, self.sigmas_low = plan, low, sigmas_low
         self.raw_conds = {"positive": positive, "negative": negative}
         self.batch_index, self.on_switch = batch_index, on_switch
-        self.watched: tuple[Tensor, Tensor, Tensor] | None = None
+        self.last_evaluation: tuple[Tensor, Tensor, Tensor] | None = None
         self.node = running_node()
-        self.watching = False
+        self.recording = False
 
     def sample(
         self,
@@ -149,7 +149,7 @@ class ReshiftGuider(comfy.samplers.CFGGuider):
         """
         with errors_named(self.node):
             segments = self.segments(latent_image, sampler, sigmas)
-        tell = one_bar(callback, [len(s.sigmas) - 1 for s in segments])
+        callback_of = one_bar(callback, [len(s.sigmas) - 1 for s in segments])
         seed, x = seed or 0, latent_image
         try:
             for index, segment in enumerate(segments):
@@ -159,23 +159,23 @@ class ReshiftGuider(comfy.samplers.CFGGuider):
                     seed = second_seed(seed) if index else seed
                     noise = self.noise_for(x, noise, seed)
                 inherits = self.plan.noise_policy == "inherited"
-                self.watching = inherits and index < len(segments) - 1
-                chosen = sampler_for(sampler, segment.sigmas)
-                with self.standing_in(segment):
+                self.recording = inherits and index < len(segments) - 1
+                leg_sampler = sampler_for(sampler, segment.sigmas)
+                with self.using_segment(segment):
                     x = super().sample(
                         noise,
                         x,
-                        chosen,
+                        leg_sampler,
                         segment.sigmas,
                         denoise_mask,
-                        tell(index),
+                        callback_of(index),
                         disable_pbar,
                         seed,
                     )
                 if index == 0 and self.on_switch is not None:
                     self.on_switch(latent_image if self.plan.switch_step == 0 else x)
         finally:
-            self.watching, self.watched = False, None
+            self.recording, self.last_evaluation = False, None
         return x
 
     def segments(self, samples: Tensor, sampler: Any, sigmas: Tensor) -> list[Segment]:
@@ -223,14 +223,14 @@ class ReshiftGuider(comfy.samplers.CFGGuider):
         return cut
 
     def noise_for(self, x: Tensor, noise: Tensor, seed: int) -> Tensor:
-        """Make the noise of a leg at a new size; what was switched off stays off.
+        """Make the noise of a leg at a new size; zero noise stays zero.
 
         Args:
             x: the latent that the leg starts from, for shape and dtype.
-            noise: of the leg before, or as it was handed in.
+            noise: of the leg before, or the argument of `sample`.
         """
-        if self.watched is not None:
-            z, sigma, x0 = self.watched
+        if self.last_evaluation is not None:
+            z, sigma, x0 = self.last_evaluation
             implied = implied_noise(z, x0, sigma.flatten()[0].item())
             return inherit_noise(implied, tuple(x.shape[-2:]))
         if self.plan.switch_step == 0 and is_blank(noise):
@@ -238,17 +238,17 @@ class ReshiftGuider(comfy.samplers.CFGGuider):
         return comfy.sample.prepare_noise(x, seed, self.batch_index)
 
     def outer_predict_noise(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Evaluate the model, and keep what went in and came out while a leg is watched."""
+        """Evaluate the model; in a leg whose noise is inherited, record (x, sigma, x0)."""
         denoised = super().outer_predict_noise(*args, **kwargs)
-        if self.watching:
+        if self.recording:
             x, sigma = args[0], args[1]
-            self.watched = (x.clone(), sigma, denoised.clone())
+            self.last_evaluation = (x.clone(), sigma, denoised.clone())
         return denoised
 
     @contextmanager
-    def standing_in(self, segment: Segment) -> Iterator[None]:
-        """Be the guider of one leg; afterwards the one of the node again, interrupted or not."""
-        kept = self.model_patcher, self.model_options, self.original_conds, self.cfg
+    def using_segment(self, segment: Segment) -> Iterator[None]:
+        """Set the model, conditioning and cfg of one leg, and restore them afterwards."""
+        before = self.model_patcher, self.model_options, self.original_conds, self.cfg
         try:
             if segment.model is not self.model_patcher:
                 self.model_patcher = segment.model
@@ -259,11 +259,11 @@ class ReshiftGuider(comfy.samplers.CFGGuider):
             self.set_cfg(segment.cfg)
             yield
         finally:
-            self.model_patcher, self.model_options, self.original_conds, self.cfg = kept
+            self.model_patcher, self.model_options, self.original_conds, self.cfg = before
 
 
 def one_bar(callback: Callable[..., None] | None, steps: list[int]) -> Callable[[int], Any]:
-    """Number the steps of all legs through, so that one progress bar covers them.
+    """Count the steps of all legs on, so that one progress bar covers them.
 
     Args:
         callback: the host's (step, x0, x, total); None stays None.
@@ -274,10 +274,10 @@ def one_bar(callback: Callable[..., None] | None, steps: list[int]) -> Callable[
     """
     total = sum(steps)
 
-    def tell(index: int) -> Callable[..., None] | None:
+    def callback_of(index: int) -> Callable[..., None] | None:
         base = sum(steps[:index])
         if callback is None:
             return None
         return lambda step, x0, x, _: callback(base + step, x0, x, total)
 
-    return tell
+    return callback_of

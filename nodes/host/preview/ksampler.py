@@ -1,4 +1,4 @@
-"""The work of Reshift KSampler: schedules, noise, one progress bar, one sampling call.
+"""Sample like a KSampler with a switch of resolution: schedules, noise, one sampling call.
 
 Dims: B batch, C channels, T latent frames, H, W latent cells.
 """
@@ -24,7 +24,7 @@ SCHEDULERS = tuple(comfy.samplers.KSampler.SCHEDULERS)
 
 def schedule(model: Any, steps: int, sampler: str, scheduler: str, denoise: float) -> Tensor:
     """Build the sigmas of a plain KSampler: [steps + 1], on the CPU."""
-    made = comfy.samplers.KSampler(
+    built = comfy.samplers.KSampler(
         model,
         steps=steps,
         device=model.load_device,
@@ -33,7 +33,7 @@ def schedule(model: Any, steps: int, sampler: str, scheduler: str, denoise: floa
         denoise=denoise,
         model_options=model.model_options,
     )
-    return made.sigmas.cpu()
+    return built.sigmas.cpu()
 
 
 def check_settings(
@@ -99,7 +99,7 @@ def sample_preview(
     sigmas, sigmas_low = (
         schedule(each, steps, sampler_name, scheduler, denoise) for each in (model, low)
     )
-    batch_index, seen = latent.get("batch_index"), []
+    batch_index, estimates = latent.get("batch_index"), []
     guider = ReshiftGuider(
         model,
         positive,
@@ -108,7 +108,7 @@ def sample_preview(
         model_low=low,
         sigmas_low=sigmas_low,
         batch_index=batch_index,
-        on_switch=seen.append,
+        on_switch=estimates.append,
     )
     out = guider.sample(
         comfy.sample.prepare_noise(samples, seed, batch_index),
@@ -116,9 +116,9 @@ def sample_preview(
         sampler,
         sigmas,
         denoise_mask=latent.get("noise_mask"),
-        callback=latent_preview.prepare_callback(model, plan.reported(len(sigmas) - 1)),
+        callback=latent_preview.prepare_callback(model, plan.evaluations(len(sigmas) - 1)),
         disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
         seed=seed,
     )
-    estimate = seen[0] if plan.switch_step == 0 else to_intermediate(seen[0])
+    estimate = estimates[0] if plan.switch_step == 0 else to_intermediate(estimates[0])
     return close_latent(latent, to_intermediate(out)), close_latent(latent, estimate)

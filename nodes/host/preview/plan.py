@@ -1,4 +1,4 @@
-"""The plan of a switch: what the nodes ask for, checked before anything is loaded."""
+"""Where and how the resolution drops, checked before anything is loaded."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -48,8 +48,8 @@ class Switch:
                 f"switch_step must be at least 0, got {self.switch_step}; use 10 of 40 steps."
             )
 
-    def reported(self, steps: int) -> int:
-        """Count what one progress bar shows for a schedule of `steps` steps."""
+    def evaluations(self, steps: int) -> int:
+        """Count the evaluations of a schedule of `steps` steps, for one progress bar."""
         return steps + (self.handover == "evaluate" and 0 < self.switch_step < steps)
 
     def size(self, model: Any, samples: Tensor) -> tuple[int, int]:

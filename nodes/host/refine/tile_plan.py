@@ -1,4 +1,4 @@
-"""How a picture is cut into tiles for a host model: by hand, by its memory, and smaller on demand.
+"""Choose the tiles of a picture for a host model: by hand, by its memory, smaller on demand.
 
 Dims: B batch, C channels, T latent frames, H, W latent cells.
 """
@@ -17,20 +17,20 @@ log = NodeLog(__name__)
 
 OVERLAP_PIXELS = 128
 LATENT_COPIES = 8
-"""fp32 latents of the picture that a sampling step keeps: noise, x, both guidances and sums."""
+"""fp32 latents of the picture during a sampling step: noise, x, both guidances and sums."""
 
 Size = tuple[int, int]
 """Rows and columns in latent cells."""
 
 
 class TilePlan:
-    """The tile of a run: chosen before it, made smaller by it."""
+    """The size of a run's tiles, which shrinks when memory runs out."""
 
     def __init__(self, model: Any, size: Size):
         self.cell, self.patch, self.size = cell_side(model), patch_side(model), size
         self.overlap = ceil(OVERLAP_PIXELS / self.cell / self.patch) * self.patch
         self.tile: Size = size
-        self.cache_is_told = False
+        self.warned_of_caches = False
 
     def boxes(self, size: Size, tile: Size) -> list[Box]:
         return boxes(size, tile, self.overlap, self.patch)
@@ -39,7 +39,7 @@ class TilePlan:
         return f"{size[1] * self.cell} x {size[0] * self.cell}"
 
     def real(self, size: Size, tile: Size) -> Size:
-        """The tiles that a latent of this size is cut into by `tile`, which is the most."""
+        """Return the size of the tiles of a latent, where `tile` is the most that they may be."""
         rows, columns = self.boxes(size, tile)[0]
         return rows.stop, columns.stop
 
@@ -52,11 +52,11 @@ class TilePlan:
                 f"tile={tile_pixels}; use {least * self.cell} or more, or 0 for automatic."
             )
         if side < max(self.size):
-            self._tell((side, side), "as asked")
+            self._log((side, side), "as asked")
         return side, side
 
     def automatic(self, model: Any, shape: Tensor) -> Size:
-        """Find the whole picture, or the tiles with the fewest cells in all, that fit the device.
+        """Choose the whole picture, or the tiles with the fewest cells in all, that fit the device.
 
         The host moves weights away to make room, so activations may take half of the device even
         beside large weights.
@@ -74,36 +74,36 @@ class TilePlan:
             choices = [(rows, columns) for rows in sides[0] for columns in sides[1]]
             fitting = [choice for choice in choices if needed(choice) <= room]
             tile = min(fitting, key=self._cost) if fitting else min(choices, key=needed)
-        whole, mine, free, all_of_it = (
+        whole, part, free, device = (
             f"{n / 2**30:.1f}" for n in (needed(self.size), needed(tile), room, total)
         )
-        self._tell(tile, f"needs {mine} GB, whole {whole} GB; {free} of {all_of_it} GB are for it")
+        self._log(tile, f"needs {part} GB, whole {whole} GB; {free} of {device} GB are for it")
         return tile
 
     def _sides(self, length: int) -> list[int]:
-        """Limits for a tile along an axis, one for each number of tiles."""
+        """List limits for a tile along an axis, one for each number of tiles."""
         limits = range(length, min(2 * self.overlap, length) - 1, -1)
         return list({spans(length, n, self.overlap, self.patch)[0]: n for n in limits}.values())
 
     def _cost(self, tile: Size) -> tuple[int, int]:
-        """Cells computed for one picture; squarer tiles first among equals."""
+        """Count the cells computed for a picture; squarer tiles first among equals."""
         rows, columns = self.real(self.size, tile)
         return len(self.boxes(self.size, tile)) * rows * columns, abs(rows - columns)
 
-    def _tell(self, tile: Size, reason: str) -> None:
+    def _log(self, tile: Size, reason: str) -> None:
         count, side = len(self.boxes(self.size, tile)), self.real(self.size, tile)
         pieces = f"{count} tiles of {self.pixels(side)}" if count > 1 else "one piece"
         log.info("%s pixels in %s (%s).", self.pixels(self.size), pieces, reason)
 
     def halved(self, size: Size, tile: Size) -> Size | None:
-        """Two tiles in place of one, per side; None where no side can give way."""
-        now, least = self.real(size, tile), 2 * self.overlap
-        half = (ceil((side + self.overlap) / 2 / self.patch) * self.patch for side in now)
+        """Halve each side of a tile, with overlap; None where no side can shrink."""
+        current, least = self.real(size, tile), 2 * self.overlap
+        half = (ceil((side + self.overlap) / 2 / self.patch) * self.patch for side in current)
         rows, columns = (max(side, least) for side in half)
-        return None if self.real(size, (rows, columns)) == now else (rows, columns)
+        return None if self.real(size, (rows, columns)) == current else (rows, columns)
 
     def shrink(self, size: Size, tile: Size) -> bool:
-        """Go on with smaller tiles than `tile`, which did not fit; False if that cannot be."""
+        """Take smaller tiles than `tile`, which did not fit; False where there are none."""
         new = self.halved(size, tile)
         if new is None:
             log.error(
@@ -111,7 +111,7 @@ class TilePlan:
                 "in fp8, or a smaller resolution.", self.pixels(self.real(size, tile)),
             )  # fmt: skip
             return False
-        # Another GPU may have been here first.
+        # The thread of another GPU may have shrunk them further.
         self.tile = (min(self.tile[0], new[0]), min(self.tile[1], new[1]))
         log.warning(
             "out of memory with tiles of %s pixels; this evaluation is repeated, and the run "
@@ -122,6 +122,6 @@ class TilePlan:
 
 
 def _reserved() -> float:
-    """Bytes that the host leaves to others; older hosts do not say."""
+    """Return the bytes that the host reserves for others; 0 on older hosts."""
     reserved = getattr(comfy.model_management, "extra_reserved_memory", None)
     return reserved() if reserved else 0

@@ -1,4 +1,4 @@
-"""A host model that computes a picture of any size: in overlapping tiles where it does not fit.
+"""Run a host model on a picture of any size: in overlapping tiles where it does not fit.
 
 A wrapper round the model call crops the latent, and all that lies on its grid, to one tile after
 the other and blends the results; to the model each tile is a picture, with positions from 0. When
@@ -76,7 +76,7 @@ def make_wrapper(plan: TilePlan, earlier: Callable | None) -> Callable:
 
 
 def make_estimate(plan: TilePlan) -> Callable:
-    """Build the wrapper that lets the host's estimate of memory see a tile, not the picture."""
+    """Build the wrapper that estimates memory for a tile in place of the picture."""
 
     def estimate(
         executor: Callable, model: Any, noise_shape: Any, *args: Any, **kwargs: Any
@@ -104,7 +104,7 @@ def evaluate(
         except RuntimeError as error:
             if not is_out_of_memory(error) or not plan.shrink(size, tile):
                 raise
-        # Only here does nothing hold the tensors of the failed call any more.
+        # Outside of the except block, where the tensors of the failed call are free.
         comfy.model_management.soft_empty_cache()
 
 
@@ -117,15 +117,15 @@ def _evaluate_once(
     conditioning = _without_step_cache(plan, conditioning)
 
     def call(part: Tensor, box: Box) -> Tensor:
-        mine = {name: crop(value, box, size, name, plan) for name, value in conditioning.items()}
-        options = mine.get("transformer_options", {})
+        cropped = {name: crop(value, box, size, name, plan) for name, value in conditioning.items()}
+        options = cropped.get("transformer_options", {})
         if KEEP_KEY in options:
             keep = options[KEEP_KEY][(..., *box)]
             if not keep.any():
                 # Anything will do: `with_mask` puts the upsampled preview where it skips.
                 return part
-            mine["transformer_options"] = {**options, KEEP_KEY: keep}
-        return apply_model(part, t, **mine)
+            cropped["transformer_options"] = {**options, KEEP_KEY: keep}
+        return apply_model(part, t, **cropped)
 
     return in_tiles(call, x, tile, plan.overlap, plan.patch)
 
@@ -159,7 +159,7 @@ def crop(value: Any, box: Box, size: Size, name: str, plan: TilePlan) -> Any:
 
 
 def _without_step_cache(plan: TilePlan, conditioning: dict) -> dict:
-    """Leave out caches round the network, which would take one tile for another's next step."""
+    """Remove caches round the network, which would take a tile for the next step of another."""
     from comfy.patcher_extension import WrappersMP
 
     options = conditioning.get("transformer_options", {})
@@ -168,9 +168,9 @@ def _without_step_cache(plan: TilePlan, conditioning: dict) -> dict:
     caches = [key for key in inner if key in STEP_CACHES]
     if not caches:
         return conditioning
-    if not plan.cache_is_told:
-        plan.cache_is_told = True
+    if not plan.warned_of_caches:
+        plan.warned_of_caches = True
         log.warning("%s is off in tiles.", " and ".join(caches))
-    kept = {key: value for key, value in inner.items() if key not in STEP_CACHES}
-    wrappers = {**wrappers, WrappersMP.DIFFUSION_MODEL: kept}
+    inner = {key: value for key, value in inner.items() if key not in STEP_CACHES}
+    wrappers = {**wrappers, WrappersMP.DIFFUSION_MODEL: inner}
     return {**conditioning, "transformer_options": {**options, "wrappers": wrappers}}

@@ -1,4 +1,4 @@
-"""How to refine, and what the training of a refiner fixes of that."""
+"""Settings of a refinement, and those of them that the training of a refiner fixes."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,7 +10,7 @@ from ....surf_core.checks import check_range
 from ....surf_core.window import segments
 from ..conditioning import Conditioning
 from ..node_name import NodeLog
-from ..refiner import START_KEY, RefinerTraits, check_text
+from ..refiner import SIGMA_START_KEY, RefinerTraits, check_text
 
 log = NodeLog(__name__)
 
@@ -55,7 +55,7 @@ class RefineSettings:
 
 
 def apply_traits(traits: RefinerTraits | None, settings: RefineSettings) -> RefineSettings:
-    """Let what a refiner was trained for override the widgets, aloud."""
+    """Override the widgets with what a refiner was trained for, and log it."""
     if traits is None:
         return settings
     log.info("this refiner runs its own windows of %d; window is ignored.", traits.window)
@@ -84,12 +84,12 @@ def with_sigma_start(traits: RefinerTraits, model: Any, settings: RefineSettings
         return model
     clone = model.clone()
     options = clone.model_options.get("transformer_options", {})
-    clone.model_options["transformer_options"] = {**options, START_KEY: settings.sigma_start}
+    clone.model_options["transformer_options"] = {**options, SIGMA_START_KEY: settings.sigma_start}
     return clone
 
 
 def check_prompts(traits: RefinerTraits | None, conds: dict[str, Conditioning], cfg: float) -> None:
-    """Refuse conditioning that a refiner of ours would refuse, before the VAE has worked for it."""
+    """Refuse conditioning that a refiner of ours would refuse, before the VAE works."""
     if traits is None:
         return
     for cond in conds.values() if cfg != 1 else [conds["positive"]]:

@@ -10,7 +10,7 @@ from .loading import (
     load_refiner,
     refiner_names,
 )
-from .model import START_KEY, HostRefinerDiT, check_text
+from .model import SIGMA_START_KEY, HostRefinerDiT, check_text
 from .tiny import TinyFormat, tiny_conditioning, tiny_models
 
 __all__ = [
@@ -18,7 +18,7 @@ __all__ = [
     "FOLDER",
     "HostRefinerDiT",
     "RefinerTraits",
-    "START_KEY",
+    "SIGMA_START_KEY",
     "TRAITS_KEY",
     "TinyFormat",
     "WEIGHT_DTYPES",

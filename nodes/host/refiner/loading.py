@@ -1,8 +1,8 @@
-"""Refiner files of our own format, loaded by the host's own function.
+"""Load refiner files of our own format with the host's own function.
 
-That function finds out by itself which model a file holds; ours is told. It comes from a private
-copy of the host's module, whose `model_detection` answers with our config: nothing of the host is
-changed, so other loads, in other threads too, go on as ever.
+That function detects which model a file holds. Ours comes from a private copy of the host's module,
+whose `model_detection` returns our config: nothing of the host is changed, so other loads, in other
+threads too, are not affected.
 """
 
 import importlib.util
@@ -60,12 +60,12 @@ class RefinerTraits:
     window: int
     """Latent frames of the attention windows that the model itself runs; 0 = full."""
     time: str = "sigma"
-    """How it was told the time. "sigma": the noise in the latent, from sigma_start down to 0.
+    """What its time means. "sigma": the noise in the latent, from sigma_start down to 0.
     "t": the way from the preview, 1, to the result, 0; sigma_start may then be 0."""
     text_dim: int = 4096
-    """Channels of the text that it looks at."""
+    """Channels of its text."""
     start_range: tuple[float, float] | None = None
-    """Least and greatest sigma_start of its training, where it is told which; None: only one."""
+    """Least and greatest sigma_start of its training, where it is conditioned on it; None: one."""
 
 
 def load_refiner(
@@ -94,11 +94,11 @@ def load_refiner(
     checkpoint.check_finite(state, Path(path))
     load = _private_loader(detection)
     options = {"metadata": metadata, **more}
-    known = inspect.signature(load).parameters
+    accepted = inspect.signature(load).parameters
     model = load(
         state,
         model_options=dict(WEIGHT_DTYPES[weight_dtype]),
-        **{name: value for name, value in options.items() if name in known},
+        **{name: value for name, value in options.items() if name in accepted},
     )
     if not isinstance(getattr(model, "model", None), SurfRefinerModel):
         raise RuntimeError(
@@ -106,8 +106,8 @@ def load_refiner(
             "here; update this pack."
         )
     model.model_options["transformer_options"][ATTENTION_KEY] = attention
-    fixed = {field.name: getattr(config, field.name) for field in fields(RefinerTraits)}
-    model.set_attachments(TRAITS_KEY, RefinerTraits(**fixed))
+    traits = {field.name: getattr(config, field.name) for field in fields(RefinerTraits)}
+    model.set_attachments(TRAITS_KEY, RefinerTraits(**traits))
     # What newer hosts call to load the model once more, for another GPU.
     model.cached_patcher_init = (load_refiner, (path, weight_dtype, attention))
     return model
@@ -136,7 +136,7 @@ def _check_file(path: str) -> RefinerConfig:
 
 
 class _Detection:
-    """The host's model_detection, except that the model is known."""
+    """The host's model_detection with a fixed answer."""
 
     def __init__(self, support: RefinerSupport):
         self._support = support
@@ -149,7 +149,7 @@ class _Detection:
 
 
 def _private_loader(detection: _Detection) -> Callable[..., Any]:
-    """The host's loading function, out of a second copy of its module with another detection.
+    """Return the host's loading function from a second copy of its module with another detection.
 
     Executing the module's file again takes some milliseconds and imports nothing anew; the copy is
     in no list of modules and goes with the load.

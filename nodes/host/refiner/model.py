@@ -1,4 +1,4 @@
-"""Our refiner as a model of the host: its network, its BaseModel, what the host asks of it.
+"""Our refiner as a model of the host: network, BaseModel, and the entry of its loader.
 
 Dims: B batch, C latent channels, T latent frames, H, W latent cells, L text tokens.
 """
@@ -22,7 +22,7 @@ from ....surf_core.refiner import RefinerConfig, SurfRefinerDiT, kitchen
 from ....surf_core.refiner.fused import eager
 from ....surf_core.resample import cell_pixels
 from ....surf_core.window import backend, grouped
-from ..attention import HostDense, kept_tokens
+from ..attention import HostAttention, kept_tokens
 from ..compiling import outside_graphs
 from ..node_name import name_error
 
@@ -30,18 +30,20 @@ NODE = "Surf Refiner"
 """Named by errors of the network, which other nodes may run as well."""
 ATTENTION_KEY = "surf_attention"
 """Where transformer_options carry the name of the attention of the windows."""
-START_KEY = "surf_start"
-"""Where transformer_options carry the noise of the start, for a network that is told."""
+SIGMA_START_KEY = "surf_sigma_start"
+"""Where transformer_options carry sigma_start, for a network conditioned on it."""
 HOST_ATTENTION = "host"
 FORMATS = {16: comfy.latent_formats.Wan21, 48: comfy.latent_formats.Wan22}
 """Latent channels -> the latent space that our refiners of that many are trained in."""
 
 
-def placed(operations: Any, device: torch.device | None, dtype: torch.dtype) -> SimpleNamespace:
-    """The host's layers as surf_core's factory, with device and dtype filled in.
+def host_layers(
+    operations: Any, device: torch.device | None, dtype: torch.dtype
+) -> SimpleNamespace:
+    """Return the host's layers as surf_core's factory, with device and dtype filled in.
 
-    Eight bits are for the linear maps. Norms keep their exact weights, they are few and every
-    channel hangs on one; so does the patch embedding, as in the host's own Wan.
+    Eight bits are for the linear maps. Norms and the patch embedding stay in fp32, as in the host's
+    own Wan: they are few, and each scales a whole channel.
     """
     exact = torch.float32 if dtype.itemsize == 1 else dtype
 
@@ -65,13 +67,15 @@ class HostRefinerDiT(SurfRefinerDiT):
     """
 
     def __init__(self, config: RefinerConfig, dtype=None, device=None, operations=None):
-        dense = HostDense()
-        super().__init__(config, placed(operations, device, dtype), dense, kitchen() or eager)
+        attention = HostAttention()
+        super().__init__(
+            config, host_layers(operations, device, dtype), attention, kitchen() or eager
+        )
         self.dtype = dtype
         self.patch_size = config.patch
-        self.packings = {HOST_ATTENTION: grouped(dense)}
+        self.packings = {HOST_ATTENTION: grouped(attention)}
         for index, block in enumerate(self.blocks):
-            block.register_forward_pre_hook(partial(_tell_block, dense, index))
+            block.register_forward_pre_hook(partial(_set_block_index, attention, index))
 
     def forward(
         self, x: Tensor, timestep: Tensor, context=None, transformer_options=None, **kwargs
@@ -98,10 +102,10 @@ class HostRefinerDiT(SurfRefinerDiT):
         blocks = {"total_blocks": len(self.blocks), "block_type": "double"}
         self.attention.options = {**transformer_options, **blocks}
         try:
-            s = transformer_options.get(START_KEY)
-            start = None if s is None else torch.full_like(timestep, s)
+            sigma = transformer_options.get(SIGMA_START_KEY)
+            sigma_start = None if sigma is None else torch.full_like(timestep, sigma)
             keep = kept_tokens(x, transformer_options, self.patch_size)
-            out = super().forward(padded, timestep, context, start, keep)
+            out = super().forward(padded, timestep, context, sigma_start, keep)
         finally:
             self.attention.options = {}
         return out[..., : x.shape[-3], : x.shape[-2], : x.shape[-1]]
@@ -113,7 +117,7 @@ class HostRefinerDiT(SurfRefinerDiT):
 
 
 def check_text(context: Tensor | None, width: int) -> None:
-    """Refuse conditioning that our network cannot look at.
+    """Refuse conditioning without text of the network's width.
 
     Args:
         context: [B, L, text_dim], or None where conditioning holds no text.
@@ -136,13 +140,13 @@ def check_text(context: Tensor | None, width: int) -> None:
         raise name_error(ValueError(text), NODE)
 
 
-def _tell_block(dense: HostDense, index: int, module, args) -> None:
-    """Let an attention override see which block it serves, as in the host's own models."""
-    dense.options["block_index"] = index
+def _set_block_index(attention: HostAttention, index: int, module, args) -> None:
+    """Put the block's index into the options of an attention override, as the host's models do."""
+    attention.options["block_index"] = index
 
 
 class SurfRefinerModel(comfy.model_base.BaseModel):
-    """A flow model whose memory is known from its windows."""
+    """A flow model that estimates its memory from its windows."""
 
     def __init__(self, model_config, device=None):
         super().__init__(
@@ -150,7 +154,7 @@ class SurfRefinerModel(comfy.model_base.BaseModel):
         )
 
     def extra_conds(self, **kwargs) -> dict:
-        """The base's, with the text as it is: the base would repeat it to a common length."""
+        """Return those of the base, but the text as it is, not repeated to a common length."""
         out = super().extra_conds(**kwargs)
         text = kwargs.get("cross_attn")
         if text is not None:
@@ -158,7 +162,7 @@ class SurfRefinerModel(comfy.model_base.BaseModel):
         return out
 
     def memory_required(self, input_shape, *args, **kwargs) -> float:
-        """Bytes of activations for a latent [B, C, T, H, W]: the blocks run window by window."""
+        """Estimate the bytes of activations for a latent [B, C, T, H, W], run window by window."""
         batch, channels, frames, rows, cols = input_shape
         cell = cell_pixels(channels)
         shape = cost.ModelShape.of(self.diffusion_model.config, cell_pixels=cell)
@@ -170,7 +174,7 @@ class SurfRefinerModel(comfy.model_base.BaseModel):
 
 
 class RefinerSupport(comfy.supported_models_base.BASE):
-    """What the host's loader needs to know of a file of ours.
+    """The entry of a refiner's file in the host's table of models.
 
     Raises:
         ValueError: latent channels of no known latent space.

@@ -24,7 +24,7 @@ from .loading import load_refiner
 
 CHANNELS = 16
 FLOATS_OF_A_CELL = 2 * (CHANNELS + 3 * codec.CELL**2)
-"""What the codec holds at a time, in and out: latent and pixels, each before and after scaling."""
+"""Floats of the codec at a time: latent and pixels, each before and after scaling."""
 
 
 class TinyFormat(comfy.latent_formats.Wan21):
@@ -82,7 +82,7 @@ def load_tiny_refiner(**more: Any) -> Any:
 
 
 def _with_tiny_cells(model: Any, again: Callable[..., Any]) -> Any:
-    """Tell a MODEL that was just loaded, and so is shared with nobody, what its cells are."""
+    """Set the latent format of a MODEL that was just loaded, and so is shared with nobody."""
     model.model.latent_format = TinyFormat()
     model.cached_patcher_init = (again, ())
     return model
@@ -109,7 +109,7 @@ def tiny_vae() -> Any:
 
 
 def _bytes(shape: tuple[int, ...], cell: int, dtype: torch.dtype) -> int:
-    """Memory for [..., T, rows, columns] of `cell` by cell, one item of the batch."""
+    """Estimate the memory for one item [..., T, rows, columns] of `cell` by `cell`."""
     frames, rows, columns = shape[-3:]
     return FLOATS_OF_A_CELL * frames * rows * columns // cell**2 * dtype.itemsize
 

@@ -23,17 +23,17 @@ BLOCK_PATCHES = ("double_block", "attn1_patch", "attn2_patch")
 
 
 def make_wrapper() -> Callable:
-    """Build the wrapper that patches the blocks of one model call, whatever is there by then.
+    """Build the wrapper that patches the blocks of a model call, round the patches of other nodes.
 
-    The patches are the same objects in every call, and find theirs per thread: a host with several
-    GPUs runs both halves of the guidance side by side.
+    The patches are the same objects in every call and read its state per thread, because a host
+    with several GPUs runs both halves of the guidance side by side.
     """
     state, patches = threading.local(), {}
     ran = {"patches": False}
 
     def gather_tokens(executor, *args, **kwargs):
         call = read_call(executor, args, kwargs)
-        if call.kept is None:
+        if call.packing is None:
             return executor(*args, **kwargs)
         bound = inspect.signature(executor.original).bind(*args, **kwargs)
         options = bound.arguments["transformer_options"]
@@ -80,7 +80,7 @@ def make_patch(state: threading.local, index: int) -> Callable:
 
 
 class Gathering:
-    """One call of a Wan network: which tokens its blocks get.
+    """Gathers and scatters the tokens of one call of a Wan network.
 
     Args:
         call: with a mask.
@@ -94,7 +94,7 @@ class Gathering:
         self.used = False
         video = call.before + call.per_frame * call.frames
         indices = (
-            torch.arange(call.before), call.before + call.kept.indices,
+            torch.arange(call.before), call.before + call.packing.indices,
             torch.arange(video, call.length),
         )  # fmt: skip
         self.packed = Packing(grid=(1, 1, call.length), indices=torch.cat(indices).to(device))
@@ -138,13 +138,13 @@ class Gathering:
     def scatter(self, img: Tensor) -> Tensor:
         """Put tokens back: [B, K, D] -> [B, L, D]; zeros for skipped ones.
 
-        Zeros move no mean over the output, such as a step cache decides by.
+        Zeros leave means over the output alone, by which step caches decide.
         """
         return unpack(img, self.packed)
 
 
 def check_patches(options: dict) -> None:
-    """Refuse functions of other nodes that would be called with the kept tokens alone."""
+    """Refuse functions of other nodes that would be called with the refined tokens alone."""
     names = [name for name in BLOCK_PATCHES if options.get("patches", {}).get(name)]
     if names:
         raise ValueError(

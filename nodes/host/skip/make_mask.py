@@ -1,4 +1,4 @@
-"""The work of Surf Skip Mask: enlarge the preview, score its tokens, choose those to refine.
+"""Make a mask: upsample the preview, score its tokens, choose those to refine.
 
 Dims: B batch, C latent channels, T latent frames, H, W latent cells, F pixel frames.
 """
@@ -31,14 +31,14 @@ MOST_DILATE = 8
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Choice:
-    """How tokens are scored, and how many are refined."""
+    """How to score tokens, and how many to refine."""
 
     predictor: str
     """"detail", "tiny", or a file of the folder of diffusion models."""
     choose: str
     """One of CHOICES: which of the next two counts."""
     keep: float
-    """Wanted share of refined tokens."""
+    """Share of tokens to refine."""
     tau: float
     """Score from which on a token is refined, see surf_core.skip.oracle."""
     dilate: int = 0
@@ -51,7 +51,7 @@ class Choice:
         check_range(self.dilate, "dilate", 0, MOST_DILATE, "use 0 or 1")
 
     def criterion(self) -> dict[str, float]:
-        """The one that counts, as `surf_core.skip.choose` takes it."""
+        """Return the one that counts, as `surf_core.skip.choose` takes it."""
         return {"keep": self.keep} if self.choose == "keep ratio" else {"tau": self.tau}
 
 
@@ -63,7 +63,7 @@ def make_mask(
     upsample: str,
     vae: Any = None,
     image: Tensor | None = None,
-    **wanted: Any,
+    **target: Any,
 ) -> tuple[SkipMask, Tensor | None]:
     """Choose which tokens of a preview are worth refining.
 
@@ -72,8 +72,8 @@ def make_mask(
         latent: the preview, in the latent space of `model`; not changed.
         upsample: "pixel" (through `vae`) or "latent".
         image: [F, height, width, 3] in 0..1, frames of the target size that take the place of the
-            enlarged preview, encoded by `vae`.
-        wanted: resolution, scale, width and height, as in `target_cells`.
+            upsampled preview, encoded by `vae`.
+        target: resolution, scale, width and height, as in `target_cells`.
 
     Returns:
         The mask, and the preview's frames [B * F, 3, height, width] where there is a VAE.
@@ -87,7 +87,7 @@ def make_mask(
             f"expected a video latent [B, C, T, H, W], got {tuple(samples.shape)}; connect "
             "a video model and its preview."
         )
-    size, _ = target_cells(model, samples, **wanted)
+    size, _ = target_cells(model, samples, **target)
     check_choice(upsample, "upsample", UPSAMPLE_METHODS)
     if upsample == "pixel" or vae is not None:
         check_vae(vae, samples)
@@ -97,7 +97,9 @@ def make_mask(
     frames = None if vae is None else [decode_frames(vae, x) for x in samples.split(1)]
     upsampled = _upsample(samples, size, upsample, vae, frames, image)
     side = patch_side(model)
-    tokens = F.pad(model.model.process_latent_in(upsampled.float()), _rest(size, side), "replicate")
+    tokens = F.pad(
+        model.model.process_latent_in(upsampled.float()), _padding(size, side), "replicate"
+    )
     # Not rounded up to whole tiles of an attention kernel: what that wins is not measured, and on a
     # small clip it would refine everything.
     mask = predict_mask(
@@ -108,8 +110,10 @@ def make_mask(
             f"expected a tau that some token reaches, got {choice.tau} where the highest "
             f"score is {mask.scores.max():.3g}; take a lower tau, or choose by keep ratio."
         )
-    made = SkipMask(mask=mask, size=size, upsampled=upsampled, upsample=upsample, samples=samples)
-    return made, None if frames is None else torch.cat(frames)
+    skip_mask = SkipMask(
+        mask=mask, size=size, upsampled=upsampled, upsample=upsample, samples=samples
+    )
+    return skip_mask, None if frames is None else torch.cat(frames)
 
 
 def _upsample(
@@ -128,11 +132,11 @@ def _upsample(
     return encode_frames(vae, frames, samples, size)
 
 
-def _rest(size: tuple[int, int], side: int) -> tuple[int, ...]:
-    """Cells that are missing to whole tokens, as F.pad takes them: right and below, as models do.
+def _padding(size: tuple[int, int], side: int) -> tuple[int, ...]:
+    """Return the cells missing to whole tokens, as F.pad takes them: right and below, as in models.
 
-    Scores come from the picture's edge repeated; models that pad do it with other content, which
-    is cut off again.
+    Scores come from the picture's edge repeated; models pad with other content and cut it off
+    again.
     """
     return (0, -size[1] % side, 0, -size[0] % side, 0, 0)
 
@@ -140,7 +144,7 @@ def _rest(size: tuple[int, int], side: int) -> tuple[int, ...]:
 def check_image(
     image: Tensor, samples: Tensor, size: tuple[int, int], upsample: str, vae: Any
 ) -> None:
-    """Refuse frames that cannot take the place of the enlarged preview.
+    """Refuse frames that cannot take the place of the upsampled preview.
 
     Raises:
         ValueError: not encoded but "latent", no RGB frames, or of another number or size.
@@ -155,8 +159,8 @@ def check_image(
             f"expected an image [frames, height, width, 3] without NaN, got "
             f"{tuple(image.shape)}; pass the frames of an upscaler, without their alpha."
         )
-    step = vae.temporal_compression_decode() or 1
-    count = len(samples) * (1 + (samples.shape[2] - 1) * step)
+    ratio = vae.temporal_compression_decode() or 1
+    count = len(samples) * (1 + (samples.shape[2] - 1) * ratio)
     if len(image) != count:
         raise ValueError(
             f"expected an image of {count} frames, those of the preview, got {len(image)}; "

@@ -1,4 +1,4 @@
-"""What a mask looks like over its preview, and what it saves: shown before anything is refined.
+"""Draw a mask over its preview, and report what it saves, before anything is refined.
 
 Dims: B batch, C latent channels, T latent frames, H, W latent cells, F pixel frames.
 """
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ....surf_core import cost
 from ....surf_core.skip import packing, weight
-from ..models import cell_side, patch_side
+from ..models import cell_side, patch_side, uncompiled
 from ..refiner import TRAITS_KEY, HostRefinerDiT, TinyFormat
 from .skip_mask import SkipMask
 
@@ -26,7 +26,7 @@ TEXT_TOKENS = 512
 UNITS = ((1e15, "PFLOPs"), (1e12, "TFLOPs"), (1e9, "GFLOPs"))
 
 
-def picture(model: Any, made: SkipMask, frames: Tensor | None) -> Tensor:
+def picture(model: Any, skip: SkipMask, frames: Tensor | None) -> Tensor:
     """Draw the mask over the preview: what is refined is tinted, what is skipped is dark.
 
     Args:
@@ -36,43 +36,43 @@ def picture(model: Any, made: SkipMask, frames: Tensor | None) -> Tensor:
     Returns:
         IMAGE [B * F, height, width, 3].
     """
-    shown = rough(model, made.samples) if frames is None else frames
-    batch, steps = made.samples.shape[0], made.samples.shape[2]
-    side, (rows, columns) = patch_side(model), made.size
-    kept = weight(made.mask.tokens, (1, side, side))[:, :rows, :columns]
-    kept = F.interpolate(kept[None], shown.shape[-2:], mode="nearest-exact")[0]
-    count = len(shown) // batch
-    # The first latent frame holds one frame, each other one as many as its step.
-    step = max(1, (count - 1) // max(1, steps - 1))
-    place = ((torch.arange(count) + step - 1) // step).clamp(max=steps - 1)
-    kept = kept[place].repeat(batch, 1, 1)[:, None].to(shown)
-    tint = shown.new_tensor(TINT).view(3, 1, 1)
-    out = shown * (DIMMED + (1 - DIMMED) * kept)
-    return torch.lerp(out, tint, TINTED * kept).movedim(1, -1).contiguous()
+    canvas = rough(model, skip.samples) if frames is None else frames
+    batch, latent_frames = skip.samples.shape[0], skip.samples.shape[2]
+    side, (rows, columns) = patch_side(model), skip.size
+    refined = weight(skip.mask.tokens, (1, side, side))[:, :rows, :columns]
+    refined = F.interpolate(refined[None], canvas.shape[-2:], mode="nearest-exact")[0]
+    count = len(canvas) // batch
+    # The first latent frame holds one frame, each other one `ratio` frames.
+    ratio = max(1, (count - 1) // max(1, latent_frames - 1))
+    index = ((torch.arange(count) + ratio - 1) // ratio).clamp(max=latent_frames - 1)
+    refined = refined[index].repeat(batch, 1, 1)[:, None].to(canvas)
+    tint = canvas.new_tensor(TINT).view(3, 1, 1)
+    out = canvas * (DIMMED + (1 - DIMMED) * refined)
+    return torch.lerp(out, tint, TINTED * refined).movedim(1, -1).contiguous()
 
 
 def rough(model: Any, samples: Tensor) -> Tensor:
     """Colour latents [B, C, T, H, W] without a VAE: [B * T, 3, height, width]; grey if unknown."""
-    known = model.get_model_object("latent_format")
-    factors = getattr(known, "latent_rgb_factors", None)
+    latent_format = model.get_model_object("latent_format")
+    factors = getattr(latent_format, "latent_rgb_factors", None)
     clean = model.model.process_latent_in(samples.float())
     if factors is None or len(factors) != samples.shape[1]:
         colours = torch.full_like(clean[:, :3], 0.5)
     else:
         colours = torch.einsum("bcthw,cr->brthw", clean, clean.new_tensor(factors))
-        bias = getattr(known, "latent_rgb_factors_bias", None)
+        bias = getattr(latent_format, "latent_rgb_factors_bias", None)
         colours = colours if bias is None else colours + clean.new_tensor(bias).view(3, 1, 1, 1)
         colours = colours.add(1).div(2).clamp(0, 1)
     return F.interpolate(colours.transpose(1, 2).flatten(0, 1), scale_factor=cell_side(model))
 
 
-def report(model: Any, made: SkipMask) -> str:
-    """Say in a few lines what is kept, why, and what a forward of the model costs with it."""
-    mask, (steps, rows, columns) = made.mask, made.mask.grid
-    kept = int(mask.tokens.sum())
+def report(model: Any, skip: SkipMask) -> str:
+    """Report in a few lines what is refined, why, and what a forward of the model costs."""
+    mask, (latent_frames, rows, columns) = skip.mask, skip.mask.grid
+    count = int(mask.tokens.sum())
     lines = [
-        f"refined: {mask.keep_ratio:.1%} of the tokens, {kept} of {mask.tokens.numel()} "
-        f"({steps} x {rows} x {columns})",
+        f"refined: {mask.keep_ratio:.1%} of the tokens, {count} of {mask.tokens.numel()} "
+        f"({latent_frames} x {rows} x {columns})",
         f"changes from one latent frame to the next: {mask.flip_rate:.1%} of the tokens",
         f"source: {mask.source}, tau {mask.tau:.4g}",
     ]
@@ -80,12 +80,12 @@ def report(model: Any, made: SkipMask) -> str:
     if shape is None:
         network = type(model.get_model_object("diffusion_model")).__name__
         return "\n".join([*lines, f"cost: not known for a {network}"])
-    return "\n".join([*lines, *(_saving(shape, made, w) for w in windows_of(model))])
+    return "\n".join([*lines, *(_saving(shape, skip, w) for w in windows_of(model))])
 
 
-def _saving(shape: cost.ModelShape, made: SkipMask, window: int) -> str:
-    clip = (made.mask.grid[0], *made.size)
-    counts = packing(made.mask.tokens).counts
+def _saving(shape: cost.ModelShape, skip: SkipMask, window: int) -> str:
+    clip = (skip.mask.grid[0], *skip.size)
+    counts = packing(skip.mask.tokens).counts
     full = cost.forward_flops(shape, *clip, window)
     less = cost.forward_flops(shape, *clip, window, counts)
     how = f"windows of {window}" if window else "full attention"
@@ -101,18 +101,18 @@ def _flops(count: int) -> str:
 
 
 def windows_of(model: Any) -> tuple[int, ...]:
-    """The attention windows that will run, or those to choose from."""
+    """Return the attention windows that will run, or those to choose from."""
     traits = model.get_attachment(TRAITS_KEY)
     return WINDOWS if traits is None else (traits.window,)
 
 
 def shape_of(model: Any) -> cost.ModelShape | None:
-    """What `surf_core.cost` needs of a MODEL, counted in latent cells; None for unknown networks.
+    """Return the shape of a MODEL for `surf_core.cost`, in latent cells; None for unknown networks.
 
     Known are our refiners and Wan models that add no tokens and no layers of their own.
     """
     network = model.get_model_object("diffusion_model")
-    network = getattr(network, "_orig_mod", network)
+    network = uncompiled(network)
     own = model.get_model_object("latent_format")
     text = cost.TINY.text_tokens if isinstance(own, TinyFormat) else TEXT_TOKENS
     if isinstance(network, HostRefinerDiT):

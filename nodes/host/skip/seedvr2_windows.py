@@ -1,12 +1,12 @@
-"""The windows of the host's SeedVR2 over kept tokens, told to its own blocks through their cache.
+"""The windows of the host's SeedVR2 over refined tokens, filled into the cache of its blocks.
 
-Its attention looks up how tokens are dealt to windows, how many each window holds and how they are
-rotated; what is not there yet it works out for all tokens of the clip. The cache is made anew for
-every call of the model. Where the answers for the kept tokens are in it beforehand, the host's own
-blocks run on these alone.
+Its attention looks up how tokens are ordered by windows, how many each window holds and how they
+are rotated; what is not there it computes for all tokens of the clip. The cache is new in every
+call of the model. Filled beforehand for the refined tokens, it lets the host's own blocks run on
+these alone.
 
 Dims: S samples of a call, T, h, w tokens of a clip along time, rows and columns; N all of them,
-K kept ones; M windows of a clip that keep a token.
+K refined ones; M windows of a clip with a refined token.
 """
 
 from collections.abc import Iterable
@@ -18,24 +18,24 @@ from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Windows:
-    """The kept tokens of a clip in the windows of one phase; windows without any are left out."""
+class Partition:
+    """The refined tokens of a clip by windows of one phase; windows without any are left out."""
 
     order: Tensor
-    """[K] int64: kept tokens, counted in (t, h, w) order, one window after the other."""
+    """[K] int64: refined tokens, counted in (t, h, w) order, one window after the other."""
     rows: Tensor
-    """[K] int64: the place of each among all tokens, kept or not, of these windows."""
+    """[K] int64: the index of each among all tokens, refined or not, of these windows."""
     sizes: tuple[tuple[int, int, int], ...]
-    """M times the tokens of a window along time, rows and columns, kept or not."""
+    """M times the tokens of a window along time, rows and columns, refined or not."""
     counts: tuple[int, ...]
-    """M times the kept tokens of a window."""
+    """M times the refined tokens of a window."""
 
 
-def deal(keep: Tensor, cuts: Iterable[tuple[slice, slice, slice]]) -> Windows:
-    """Deal the kept tokens of a mask to windows.
+def partition(keep: Tensor, cuts: Iterable[tuple[slice, slice, slice]]) -> Partition:
+    """Partition the refined tokens of a mask by windows.
 
     Args:
-        keep: [T, h, w] bool with something kept.
+        keep: [T, h, w] bool, not all False.
         cuts: windows that cover every token once.
     """
     number = keep.flatten().cumsum(0).view(keep.shape) - 1
@@ -47,7 +47,7 @@ def deal(keep: Tensor, cuts: Iterable[tuple[slice, slice, slice]]) -> Windows:
             rows.append(before + inside.nonzero().flatten())
             sizes.append(tuple(keep[cut].shape))
             before += len(inside)
-    return Windows(
+    return Partition(
         order=torch.cat(order),
         rows=torch.cat(rows),
         sizes=tuple(sizes),
@@ -55,15 +55,15 @@ def deal(keep: Tensor, cuts: Iterable[tuple[slice, slice, slice]]) -> Windows:
     )
 
 
-class Told(dict):
-    """Entries of the host's cache: some given beforehand, some its own; knows which were read."""
+class PrefilledCache(dict):
+    """A cache of the host with entries filled beforehand; records which of them were not read."""
 
     def __init__(self):
         super().__init__()
         self.unread: set[str] = set()
 
-    def give(self, key: str, value: Any) -> None:
-        """Answer a question before it is asked."""
+    def prefill(self, key: str, value: Any) -> None:
+        """Set an entry and count it as unread."""
         self[key] = value
         self.unread.add(key)
 
@@ -72,55 +72,59 @@ class Told(dict):
         return super().__getitem__(key)
 
 
-def tell(told: Told, attention: Any, dealt: Windows, txt_shape: Tensor) -> None:
-    """Give the answers that the attention of one phase asks for.
+def fill_cache(
+    cache: PrefilledCache, attention: Any, windows: Partition, txt_shape: Tensor
+) -> None:
+    """Fill in what the attention of one phase looks up.
 
     Args:
         attention: the host's module, for its rotary embedding.
-        dealt: the windows of its phase.
+        windows: those of its phase.
         txt_shape: [S, 1], text tokens of every sample.
     """
     device, samples = txt_shape.device, len(txt_shape)
-    windows, kept = len(dealt.counts), len(dealt.order)
-    order = _for_samples(dealt.order, kept, samples).to(device)
+    count = len(windows.counts)
+    order = _for_samples(windows.order, len(windows.order), samples).to(device)
     back = order.argsort()
-    sizes = torch.tensor(dealt.sizes * samples, device=device)
-    answers = {
+    sizes = torch.tensor(windows.sizes * samples, device=device)
+    entries = {
         "win_transform": (
             lambda tokens: tokens.index_select(0, order),
             lambda tokens: tokens.index_select(0, back),
             sizes,
-            torch.full((samples,), windows, device=device),
-            list(dealt.counts * samples),
-            [windows] * samples,
+            torch.full((samples,), count, device=device),
+            list(windows.counts * samples),
+            [count] * samples,
         ),
-        "vid_len": torch.tensor(dealt.counts * samples, device=device),
+        "vid_len": torch.tensor(windows.counts * samples, device=device),
     }
-    for name, value in (answers | _rotation(attention, dealt, sizes, txt_shape)).items():
-        told.give(f"{phase(attention)}.{name}", value)
+    for name, value in (entries | _rotation(attention, windows, sizes, txt_shape)).items():
+        cache.prefill(f"{phase(attention)}.{name}", value)
 
 
 def phase(attention: Any) -> str:
-    """The name under which the host's cache keeps the windows of an attention module."""
+    """Return the key of an attention module's windows in the host's cache."""
     return f"{attention.window_method}_{attention.window}_sd3"
 
 
-def _rotation(attention: Any, dealt: Windows, sizes: Tensor, txt_shape: Tensor) -> dict[str, Any]:
-    """The host's rotary embedding of whole windows, of which kept tokens take their rows."""
+def _rotation(
+    attention: Any, windows: Partition, sizes: Tensor, txt_shape: Tensor
+) -> dict[str, Any]:
+    """Take the rows of refined tokens from the host's rotary embedding of whole windows."""
     if attention.rope is None:
         return {}
     samples = len(txt_shape)
-    whole = sum(t * h * w for t, h, w in dealt.sizes)
+    whole = sum(t * h * w for t, h, w in windows.sizes)
     if attention.version_7b or not attention.rope.mm:
         table = attention.rope.get_freqs(sizes)
-        rows = _for_samples(dealt.rows, whole, samples).to(table.device)
+        rows = _for_samples(windows.rows, whole, samples).to(table.device)
         return {"rope_freqs_3d": table.index_select(0, rows)}
-    texts = txt_shape.repeat_interleave(len(dealt.counts), dim=0)
+    texts = txt_shape.repeat_interleave(len(windows.counts), dim=0)
     table, text = attention.rope.get_freqs(sizes, texts)
-    rows = _for_samples(dealt.rows, whole, samples).to(table.device)
+    rows = _for_samples(windows.rows, whole, samples).to(table.device)
     return {"mmrope_freqs_3d": (table.index_select(0, rows), text)}
 
 
-def _for_samples(places: Tensor, step: int, samples: int) -> Tensor:
-    """Places of one sample -> of all of them, one after the other: [K] -> [S * K]."""
-    return (torch.arange(samples)[:, None] * step + places).flatten()
+def _for_samples(indices: Tensor, stride: int, samples: int) -> Tensor:
+    """Repeat the indices of one sample for all of them, one after the other: [K] -> [S * K]."""
+    return (torch.arange(samples)[:, None] * stride + indices).flatten()

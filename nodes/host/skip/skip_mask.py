@@ -1,4 +1,4 @@
-"""Which tokens of a preview are worth refining: what a SURF_MASK carries.
+"""The value of a SURF_MASK socket: which tokens of a preview to refine.
 
 Dims: B batch, C latent channels, T latent frames, H, W latent cells.
 """
@@ -10,12 +10,12 @@ from torch import Tensor
 from ....surf_core.skip import Mask
 
 CHOICES = ("keep ratio", "tau")
-"""Ways to say how many tokens are refined: a share of all, or the least score."""
+"""Criteria for tokens to refine: a share of all, or the least score."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class SkipMask:
-    """What a SURF_MASK socket carries: a mask, and what it was made from."""
+    """A mask, and the preview that it was made from."""
 
     mask: Mask
     """Tokens of the target size, on the CPU."""

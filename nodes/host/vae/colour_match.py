@@ -23,7 +23,7 @@ def match_images(image: Tensor, reference: Tensor, method: str, strength: float)
     comfy.model_management.free_memory(WORKING_MEMORY, device)
     bar = comfy.utils.ProgressBar(len(image))
 
-    def tell(done: int, total: int) -> None:
+    def report_progress(done: int, total: int) -> None:
         comfy.model_management.throw_exception_if_processing_interrupted()
         bar.update_absolute(done, total)
 
@@ -33,6 +33,6 @@ def match_images(image: Tensor, reference: Tensor, method: str, strength: float)
         method,
         strength=strength,
         device=device,
-        on_chunk=tell,
+        on_chunk=report_progress,
     )
     return matched.movedim(1, -1)

@@ -1,7 +1,7 @@
-"""Latents to frames: whole where the VAE's device can hold it, else in pieces that blend.
+"""Decode latents into frames: whole where the VAE's device can hold it, else in blended pieces.
 
-The host's VAE answers a full memory with 256-pixel tiles of its own and goes on. Here a copy of its
-front (the network stays shared) says so instead, and smaller pieces begin anew.
+Out of memory, the host's VAE goes on with 256-pixel tiles of its own. Here a copy of the VAE object
+(the network stays shared) raises instead, and decoding starts again with smaller pieces.
 
 Dims: B batch, C latent channels, T latent frames, H, W latent cells, F pixel frames.
 """
@@ -28,8 +28,8 @@ from .memory import (
     choose_piece,
     halved,
     is_out_of_memory,
+    log_piece,
     real_piece,
-    tell_piece,
 )
 
 log = NodeLog(__name__)
@@ -47,7 +47,7 @@ def decode_latent(vae: Any, latent: dict, width: int, height: int, side: int) ->
     Args:
         vae: the host's VAE; not changed.
         latent: LATENT dictionary, 4-D or 5-D samples.
-        width, height: pixels that are kept, from the top left; 0 keeps all.
+        width, height: pixels to keep, from the top left; 0 keeps all.
         side: pixels along a side of a piece; 0 chooses.
 
     Returns:
@@ -62,11 +62,11 @@ def decode_latent(vae: Any, latent: dict, width: int, height: int, side: int) ->
     _check_kind(vae, latent, samples)
     cell = vae.spacial_compression_decode()
     size = (samples.shape[-2] * cell, samples.shape[-1] * cell)
-    kept = tuple(asked or have for asked, have in zip((height, width), size, strict=True))
-    if kept[0] > size[0] or kept[1] > size[1]:
+    crop = tuple(asked or have for asked, have in zip((height, width), size, strict=True))
+    if crop[0] > size[0] or crop[1] > size[1]:
         raise ValueError(
             f"the frames are {size[1]} x {size[0]} pixels and cannot be cropped to "
-            f"{kept[1]} x {kept[0]}; connect the width and height of the Surf Refiner that made "
+            f"{crop[1]} x {crop[0]}; connect the width and height of the Surf Refiner that made "
             "the latent, or set both to 0."
         )
     least = 2 * ceil(PIECE_OVERLAP / cell) * cell
@@ -76,7 +76,7 @@ def decode_latent(vae: Any, latent: dict, width: int, height: int, side: int) ->
             "or more, or 0 to take the cheapest that fits."
         )
     frames = decode(vae, samples, "the frames", ADVICE, side)
-    return frames[:, : kept[0], : kept[1]]
+    return frames[:, : crop[0], : crop[1]]
 
 
 def decode(vae: Any, samples: Tensor, what: str, advice: str, side: int = 0) -> Tensor:
@@ -94,72 +94,75 @@ def decode(vae: Any, samples: Tensor, what: str, advice: str, side: int = 0) -> 
     if vae.latent_dim == 2 and samples.ndim == 5:
         # As the host does: such a VAE sees one frame.
         samples = samples[:, :, 0]
-    job = Job(vae, samples)
-    check_main_memory(2 * len(samples) * job.frames * job.pixels * PIXEL_BYTES, what, advice)
-    limit = (side, side) if side else choose_piece(vae, job.size, job.cell, job.needed)
+    decoding = Decoding(vae, samples)
+    check_main_memory(
+        2 * len(samples) * decoding.frames * decoding.pixels * PIXEL_BYTES, what, advice
+    )
+    limit = (
+        (side, side) if side else choose_piece(vae, decoding.size, decoding.cell, decoding.needed)
+    )
     while True:
         try:
-            return job.run(limit)
+            return decoding.run(limit)
         except RuntimeError as error:
-            smaller = halved(job.size, limit, job.cell)
+            smaller = halved(decoding.size, limit, decoding.cell)
             if not is_out_of_memory(error) or smaller is None:
                 raise
-        # Only here does nothing hold the tensors of the failed call any more.
+        # Outside of the except block, where the tensors of the failed call are free.
         log.warning(
             "out of memory with %s pixels at a time; decoding begins anew, with %s.",
-            job.told(limit), job.told(smaller),
+            decoding.pixels_of(limit), decoding.pixels_of(smaller),
         )  # fmt: skip
         limit = smaller
         comfy.model_management.soft_empty_cache()
 
 
-class Job:
-    """One latent and the VAE that decodes it, at any size of pieces."""
+class Decoding:
+    """A latent and the VAE that decodes it, in pieces of any size."""
 
     def __init__(self, vae: Any, samples: Tensor):
         self.vae, self.samples = vae, samples
         self.cell = vae.spacial_compression_decode()
         self.size: Size = (samples.shape[-2] * self.cell, samples.shape[-1] * self.cell)
         self.pixels = self.size[0] * self.size[1]
-        self.steps = samples.shape[2] if samples.ndim == 5 else 1
-        """Latent frames."""
-        self.frames = 1 + (self.steps - 1) * (vae.temporal_compression_decode() or 1)
+        self.latent_frames = samples.shape[2] if samples.ndim == 5 else 1
+        self.frames = 1 + (self.latent_frames - 1) * (vae.temporal_compression_decode() or 1)
 
-    def needed(self, piece: Size, steps: int = 0) -> float:
-        """Bytes on the device for a piece, of all latent frames unless said otherwise."""
+    def needed(self, piece: Size, latent_frames: int = 0) -> float:
+        """Estimate the bytes on the device for a piece, by default of all latent frames."""
         shape = [*self.samples.shape[:-2], piece[0] // self.cell, piece[1] // self.cell]
-        if steps and len(shape) == 5:
-            shape[2] = steps
+        if latent_frames and len(shape) == 5:
+            shape[2] = latent_frames
         used = self.vae.memory_used_decode(tuple(shape), self.vae.vae_dtype)
         return used + pixels_on_device(self.vae, self.frames, piece)
 
     def at_a_time(self, piece: Size) -> int:
-        """Latent frames for which a piece fits, or all, where fewer would need no less.
+        """Find how many latent frames fit at a time: all, where fewer would need no less.
 
         Causal VAEs keep a few frames in memory, however long the clip is; others hold all.
         """
-        steps = self.steps
+        count = self.latent_frames
         room = USABLE_MEMORY * comfy.model_management.get_total_memory(self.vae.device)
-        while steps > LEAST_FRAMES and self.needed(piece, steps) > room:
-            fewer = max(LEAST_FRAMES, ceil(steps / 2))
-            if self.needed(piece, fewer) >= self.needed(piece, steps):
+        while count > LEAST_FRAMES and self.needed(piece, count) > room:
+            fewer = max(LEAST_FRAMES, ceil(count / 2))
+            if self.needed(piece, fewer) >= self.needed(piece, count):
                 break
-            steps = fewer
-        return steps
+            count = fewer
+        return count
 
-    def told(self, limit: Size) -> str:
-        """Width and height of the pieces."""
+    def pixels_of(self, limit: Size) -> str:
+        """Format the width and height of the pieces."""
         rows, columns = real_piece(self.size, limit, self.cell)
         return f"{columns} x {rows}"
 
     def run(self, limit: Size) -> Tensor:
         """Decode in pieces of this size at most; the host's own tiles where time is cut, too."""
         piece = real_piece(self.size, limit, self.cell)
-        steps, whole = self.at_a_time(piece), piece == self.size
-        used = self.needed(piece, steps)
-        tell_piece(self.vae, self.size, limit, self.cell, used, "decode")
-        if steps < self.steps or (getattr(self.vae, "handles_tiling", False) and not whole):
-            return self._host_tiles(piece, steps)
+        count, whole = self.at_a_time(piece), piece == self.size
+        used = self.needed(piece, count)
+        log_piece(self.vae, self.size, limit, self.cell, used, "decode")
+        if count < self.latent_frames or (getattr(self.vae, "handles_tiling", False) and not whole):
+            return self._host_tiles(piece, count)
         return self._pieces(limit, whole)
 
     def _pieces(self, limit: Size, whole: bool) -> Tensor:
@@ -179,12 +182,13 @@ class Job:
         # Shares of a full white sum to more than 1 by a rounding.
         return frames if whole else frames.clamp_(0, 1)
 
-    def _host_tiles(self, piece: Size, steps: int) -> Tensor:
+    def _host_tiles(self, piece: Size, count: int) -> Tensor:
         time = {}
-        if steps < self.steps:
-            time = {"tile_t": steps, "overlap_t": max(1, steps // 4)}
+        if count < self.latent_frames:
+            time = {"tile_t": count, "overlap_t": max(1, count // 4)}
             log.info(
-                "%d of %d latent frames at a time, in the host's own tiles.", steps, self.steps,
+                "%d of %d latent frames at a time, in the host's own tiles.",
+                count, self.latent_frames,
             )  # fmt: skip
         rows, columns = (side // self.cell for side in piece)
         decoded = self.vae.decode_tiled(
@@ -195,12 +199,12 @@ class Job:
 
 
 def pixels_on_device(vae: Any, frames: int, piece: Size) -> float:
-    """Bytes of the frames of a piece in the precision of the VAE."""
+    """Count the bytes of the frames of a piece in the precision of the VAE."""
     return frames * piece[0] * piece[1] * 3 * vae.vae_dtype.itemsize
 
 
 def _without_fallback(vae: Any) -> Any:
-    """Copy the front of a VAE so that it raises where it would take smaller tiles by itself."""
+    """Copy a VAE object so that it raises where it would take smaller tiles by itself."""
 
     def refuse(name: str) -> Callable:
         def out_of_memory(*args: Any, **kwargs: Any) -> None:
@@ -210,11 +214,11 @@ def _without_fallback(vae: Any) -> Any:
 
         return out_of_memory
 
-    front = copy.copy(vae)
+    shallow = copy.copy(vae)
     for name in FALLBACKS:
-        if hasattr(front, name):
-            setattr(front, name, refuse(name))
-    return front
+        if hasattr(shallow, name):
+            setattr(shallow, name, refuse(name))
+    return shallow
 
 
 def _check_kind(vae: Any, latent: dict, samples: Tensor) -> None:

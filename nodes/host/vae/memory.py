@@ -1,4 +1,4 @@
-"""What a VAE can hold: pieces of a picture that fit the memory, and how a full one is known.
+"""Choose pieces of a picture that fit the memory of a VAE, and detect that memory ran out.
 
 Dims: H, W rows and columns in pixels.
 """
@@ -32,10 +32,10 @@ def choose_piece(
     in_memory: Callable[[Size], float] = lambda piece: 0.0,
     room: float = 0.0,
 ) -> Size:
-    """Find the whole picture, or the pieces with the fewest pixels in all, that the VAE can do.
+    """Choose the whole picture, or the pieces with the fewest pixels in all, that fit.
 
-    Held against the whole device, because the host moves other models away for a VAE. Main memory
-    must be free.
+    Compared with the whole device, because the host moves other models away for a VAE; and with the
+    free part of the main memory.
 
     Args:
         size: the picture.
@@ -67,7 +67,7 @@ def choose_piece(
 
 
 def real_piece(size: Size, limit: Size, cell: int) -> Size:
-    """The size of all pieces of a picture, where `limit` is the most that they may be.
+    """Return the size of all pieces of a picture, where `limit` is the most that they may be.
 
     Raises:
         ValueError: a limit that does not hold two overlaps.
@@ -77,13 +77,13 @@ def real_piece(size: Size, limit: Size, cell: int) -> Size:
 
 
 def halved(size: Size, limit: Size, cell: int) -> Size | None:
-    """Half the sides of pieces that did not fit; None where that holds no two overlaps."""
+    """Halve the sides of pieces that did not fit; None where that holds no two overlaps."""
     side = max(real_piece(size, limit, cell)) // 2 // cell * cell
     overlaps = -(-PIECE_OVERLAP // cell) * cell
     return (min(side, size[0]), min(side, size[1])) if side >= 2 * overlaps else None
 
 
-def tell_piece(vae: Any, size: Size, limit: Size, cell: int, needed: float, task: str) -> None:
+def log_piece(vae: Any, size: Size, limit: Size, cell: int, needed: float, task: str) -> None:
     """Log what was chosen, in one line."""
     total = comfy.model_management.get_total_memory(vae.device)
     count = len(boxes(size, limit, PIECE_OVERLAP, cell))
@@ -112,17 +112,17 @@ def check_main_memory(needed: float, what: str, advice: str) -> None:
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Ask the host; MPS and the CPU say it in words only."""
+    """Say whether an error means that memory ran out; MPS and the CPU say it in its text only."""
     host = comfy.model_management
     if hasattr(host, "is_oom"):
-        known = host.is_oom(error)
+        by_type = host.is_oom(error)
     else:
-        known = host.OOM_EXCEPTION is not Exception and isinstance(error, host.OOM_EXCEPTION)
-    said = str(error).lower()
-    return known or "out of memory" in said or "can't allocate memory" in said
+        by_type = host.OOM_EXCEPTION is not Exception and isinstance(error, host.OOM_EXCEPTION)
+    text = str(error).lower()
+    return by_type or "out of memory" in text or "can't allocate memory" in text
 
 
 def _limits(length: int, cell: int) -> list[int]:
-    """Most that a piece may be along an axis, one for each number of pieces, falling."""
+    """List limits of a piece along an axis, one for each number of pieces, falling."""
     limits = range(length, min(LEAST_PIECE, length) - 1, -cell)
     return list({spans(length, n, PIECE_OVERLAP, cell)[0][1]: n for n in limits}.values())

@@ -1,4 +1,4 @@
-"""Bring a preview to its target size: through the pixels of a VAE, or in the latent itself.
+"""Upsample a preview to its target size: through the pixels of a VAE, or in the latent itself.
 
 A VAE sees all frames at once, so long and large videos pass through it in spatial pieces that
 overlap and blend. The frames of the target never exist as a whole: each piece is enlarged from the
@@ -21,8 +21,8 @@ from .memory import (
     Size,
     check_main_memory,
     choose_piece,
+    log_piece,
     real_piece,
-    tell_piece,
 )
 
 UPSAMPLE_METHODS = ("pixel", "latent")
@@ -51,7 +51,7 @@ def check_vae(vae, samples: Tensor) -> None:
 
 
 def upsample_latent(samples: Tensor, size: tuple[int, int], method: str, vae=None) -> Tensor:
-    """Enlarge a clean latent in space.
+    """Upsample a clean latent in space.
 
     Args:
         samples: [B, C, T, H, W] or [B, C, H, W], VAE space.
@@ -75,11 +75,11 @@ def upsample_latent(samples: Tensor, size: tuple[int, int], method: str, vae=Non
 
 
 def encode_frames(vae, frames: Iterable[Tensor], samples: Tensor, size: tuple[int, int]) -> Tensor:
-    """Enlarge frames and encode them, item by item.
+    """Upsample frames and encode them, item by item.
 
     Args:
         frames: for each item [F, 3, height, width] in 0..1.
-        samples: [B, C, (T,) H, W], the preview, which says what must come out.
+        samples: [B, C, (T,) H, W], the preview, whose batch, channels and frames must come out.
         size: rows and columns, latent cells.
 
     Returns:
@@ -90,8 +90,8 @@ def encode_frames(vae, frames: Iterable[Tensor], samples: Tensor, size: tuple[in
     """
     expected = (*samples.shape[1:-2], *size)
     items = []
-    for some in frames:
-        encoded = _encode(vae, some, size)
+    for clip in frames:
+        encoded = _encode(vae, clip, size)
         if encoded.shape[1:] != expected:
             raise ValueError(
                 f"expected the VAE to give a latent {expected} back, got "
@@ -107,7 +107,7 @@ def decode_frames(vae, item: Tensor) -> Tensor:
 
 
 def _encode(vae, frames: Tensor, size: tuple[int, int]) -> Tensor:
-    """Encode frames [F, 3, height, width], enlarged to `size` cells, as one latent [1, C, ...]."""
+    """Encode frames [F, 3, height, width], upsampled to `size` cells, as one latent [1, C, ...]."""
     cell = vae.spacial_compression_encode()
     pixels = (size[0] * cell, size[1] * cell)
     count = frames.shape[0]
@@ -120,12 +120,12 @@ def _encode(vae, frames: Tensor, size: tuple[int, int]) -> Tensor:
         return HOST_COPIES * count * piece[0] * piece[1] * PIXEL_BYTES
 
     def encode(box: Box) -> Tensor:
-        where = tuple(slice(part.start * cell, part.stop * cell) for part in box)
-        return vae.encode(_enlarge(frames, pixels, where))
+        pixel_box = tuple(slice(part.start * cell, part.stop * cell) for part in box)
+        return vae.encode(_enlarge(frames, pixels, pixel_box))
 
     limit = choose_piece(vae, pixels, cell, on_device, in_memory)
     piece = real_piece(pixels, limit, cell)
-    tell_piece(vae, pixels, limit, cell, on_device(piece), "encode")
+    log_piece(vae, pixels, limit, cell, on_device(piece), "encode")
     check_main_memory(in_memory(piece), "a piece of the target's frames", ADVICE)
     cells = (limit[0] // cell, limit[1] // cell)
     return blend(encode, size, cells, PIECE_OVERLAP // cell)
@@ -136,8 +136,10 @@ def _enlarge(frames: Tensor, size: Size, box: Box) -> Tensor:
     count, rows, columns = len(frames), *(part.stop - part.start for part in box)
     out = torch.empty(count, rows, columns, 3, dtype=frames.dtype, device=frames.device)
     for start in range(0, count, FRAMES_AT_ONCE):
-        some = frames[start : start + FRAMES_AT_ONCE]
+        chunk = frames[start : start + FRAMES_AT_ONCE]
         whole = (rows, columns) == size
-        large = resize(some, size, "bicubic") if whole else resize_part(some, size, box, "bicubic")
+        large = (
+            resize(chunk, size, "bicubic") if whole else resize_part(chunk, size, box, "bicubic")
+        )
         out[start : start + FRAMES_AT_ONCE] = large.clamp_(0, 1).movedim(1, -1)
     return out
