@@ -1,63 +1,33 @@
 """The smallest honest fake of the host: what the nodes touch, with the host's own arithmetic.
 
 It samples a model function with Euler over a flow schedule, so the engine can be tested where no
-ComfyUI is installed. It is no part of the pack; against the real host runs tests/host.
+ComfyUI is installed. It is no part of the pack. Names, parameters and results are held against the
+real host by tests/host/contract_cases.py: what is added to `contents` is compared, too.
 """
 
 import copy
 import importlib.util
+import math
 import sys
-from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import torch
-from torch.nn import functional as F
 
 
-class Input:
-    io_type = ""
-
-    def __init__(
-        self, id, display_name=None, optional=False, tooltip=None, extra_dict=None, advanced=None,
-        default=None, options=None, min=None, max=None, step=None, round=None,
-        control_after_generate=None,
-    ):  # fmt: skip
-        self.__dict__.update({k: v for k, v in locals().items() if k != "self"})
-
-    def get_io_type(self):
-        return self.io_type
+def load_beside(file, name):
+    """Import a file beside this one under another name."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(file))
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
-class Output:
-    io_type = ""
-
-    def __init__(self, id=None, display_name=None, tooltip=None, is_output_list=False):
-        self.id, self.display_name, self.tooltip = id, display_name or id, tooltip
-
-    def get_io_type(self):
-        return self.io_type
-
-
-def socket(io_type):
-    kinds = {"Input": Input, "Output": Output}
-    return SimpleNamespace(**{n: type(n, (k,), {"io_type": io_type}) for n, k in kinds.items()})
-
-
-@dataclass
-class Schema:
-    node_id: str
-    display_name: str = None
-    category: str = "sd"
-    inputs: list = field(default_factory=list)
-    outputs: list = field(default_factory=list)
-    description: str = ""
-    is_experimental: bool = False
-
-
-class NodeOutput:
-    def __init__(self, *args, ui=None):
-        self.args, self.ui = args, ui
+latents = load_beside("host_stub_latents.py", "host_stub_latents")
+FORMATS, Wan21 = latents.FORMATS, latents.Wan21
+prepare_noise, prepare_mask = latents.prepare_noise, latents.prepare_mask
+fix_empty_latent_channels = latents.fix_empty_latent_channels
 
 
 class DiscreteFlow(torch.nn.Module):
@@ -72,11 +42,12 @@ class DiscreteFlow(torch.nn.Module):
 
 
 class Const:
-    def noise_scaling(self, sigma, noise, latent):
-        return sigma * noise + (1 - sigma) * latent
+    def noise_scaling(self, sigma, noise, latent_image, max_denoise=False):
+        sigma = sigma.reshape(-1, *[1] * (noise.ndim - 1))
+        return sigma * noise + (1 - sigma) * latent_image
 
     def inverse_noise_scaling(self, sigma, latent):
-        return latent / (1 - sigma)
+        return latent / (1 - sigma.reshape(-1, *[1] * (latent.ndim - 1)))
 
 
 class Eps:
@@ -93,19 +64,11 @@ class Interrupted(BaseException):
     """What the host raises when the user stops a run."""
 
 
-class Wan21:
-    """Statistics of one number in place of sixteen."""
-
-    latent_channels, latent_dimensions = 16, 3
-
-    def process_in(self, latent):
-        return (latent - 0.25) * 2
-
-    def process_out(self, latent):
-        return latent / 2 + 0.25
-
-
-FORMATS = {16: Wan21, 48: type("Wan22", (), {})}
+def copied(options):
+    """Copy nested dictionaries and lists; what they hold stays the same."""
+    if isinstance(options, dict):
+        return {key: copied(value) for key, value in options.items()}
+    return [copied(value) for value in options] if isinstance(options, list) else options
 
 
 class Patcher:
@@ -115,47 +78,52 @@ class Patcher:
         self.load_device = torch.device("cpu")
         self.model = type("Network", (base,), {})()
         self.model.diffusion_model = SimpleNamespace(patch_size=(1, 2, 2), ref_conv=None)
-        self.model.latent_format = FORMATS.setdefault(channels, type("Other", (), {}))()
-        self.model.latent_format.latent_channels = channels
-        self.model.latent_format.latent_dimensions = 3
+        other = type("Other", (Wan21,), {"latent_channels": channels})
+        self.model.latent_format = FORMATS.setdefault(channels, other)()
         self.model.process_latent_in = Wan21().process_in
         self.model.process_latent_out = Wan21().process_out
-        self.model.memory_required = lambda shape: 0
+        self.model.memory_required = lambda input_shape: 0
         self.model.model_sampling = type("Sampling", kind, {})()
         self.velocity = velocity or (lambda x, sigma, cond: x + cond)
-        self.model_options, self.wrappers, self.patches, self.seen = {}, {}, {}, []
-        self.attachments = {}
+        self.model_options, self.wrappers, self.object_patches = {}, {}, {}
+        self.attachments, self.seen = {}, []
 
     def clone(self):
         new = copy.copy(self)
-        new.patches = dict(self.patches)
-        new.wrappers = {kind: dict(keys) for kind, keys in self.wrappers.items()}
-        new.model_options = copy.deepcopy(self.model_options)
+        new.object_patches, new.attachments = dict(self.object_patches), dict(self.attachments)
+        new.wrappers, new.model_options = copied(self.wrappers), copied(self.model_options)
         return new
 
-    def add_object_patch(self, name, value):
-        self.patches[name] = value
+    def add_object_patch(self, name, obj):
+        self.object_patches[name] = obj
 
     def get_model_object(self, name):
-        return self.patches.get(name) or getattr(self.model, name)
+        if name in self.object_patches:
+            return self.object_patches[name]
+        return attrgetter(name)(self.model)
 
-    def get_attachment(self, name):
-        return self.attachments.get(name)
+    def get_attachment(self, key):
+        return self.attachments.get(key)
 
-    def set_attachments(self, name, value):
-        self.attachments[name] = value
+    def set_attachments(self, key, attachment):
+        self.attachments[key] = attachment
 
-    def add_wrapper_with_key(self, kind, key, wrapper):
-        self.wrappers.setdefault(kind, {}).setdefault(key, []).append(wrapper)
+    def add_wrapper_with_key(self, wrapper_type, key, wrapper):
+        self.wrappers.setdefault(wrapper_type, {}).setdefault(key, []).append(wrapper)
 
-    def remove_wrappers_with_key(self, kind, key):
-        self.wrappers.get(kind, {}).pop(key, None)
+    def remove_wrappers_with_key(self, wrapper_type, key):
+        self.wrappers.get(wrapper_type, {}).pop(key, None)
 
-    def set_model_sampler_post_cfg_function(self, function):
-        self.model_options["post_cfg"] = function
+    def set_model_sampler_post_cfg_function(
+        self, post_cfg_function, disable_cfg1_optimization=False
+    ):
+        before = self.model_options.get("sampler_post_cfg_function", [])
+        self.model_options["sampler_post_cfg_function"] = [*before, post_cfg_function]
+        if disable_cfg1_optimization:
+            self.model_options["disable_cfg1_optimization"] = True
 
-    def set_model_unet_function_wrapper(self, function):
-        self.model_options["model_function_wrapper"] = function
+    def set_model_unet_function_wrapper(self, unet_wrapper_function):
+        self.model_options["model_function_wrapper"] = unet_wrapper_function
 
     def model_size(self):
         return 0
@@ -172,14 +140,18 @@ class LoadedPatcher(Patcher):
 class KSampler:
     SAMPLERS = ["euler", "euler_ancestral", "dpm_2", "uni_pc", "uni_pc_bh2", "dpm_fast",
                 "dpm_adaptive"]  # fmt: skip
-    SCHEDULERS = ["simple", "normal"]
+    SCHEDULERS = ["simple"]
 
-    def __init__(self, model, steps, device, sampler, scheduler, denoise, model_options):
-        self.steps = int(steps / denoise)
+    def __init__(
+        self, model, steps, device, sampler=None, scheduler=None, denoise=None,
+        model_options={},  # noqa: B006 as the host's
+    ):  # fmt: skip
+        part = 1.0 if denoise is None or denoise > 0.9999 else denoise
+        self.steps = int(steps / part)
         early = sampler in ("dpm_2", "uni_pc", "uni_pc_bh2")
         table = model.get_model_object("model_sampling").sigmas
         count = self.steps + early
-        taken = [table[-(1 + int(i * len(table) / count))] for i in range(count)]
+        taken = [table[-(1 + int(i * (len(table) / count)))] for i in range(count)]
         sigmas = torch.tensor([*taken, 0.0])
         sigmas = torch.cat([sigmas[:-2], sigmas[-1:]]) if early else sigmas
         self.sigmas = sigmas[-(steps + 1) :]
@@ -196,10 +168,16 @@ def euler(model, x, sigmas, seed, callback):
 def euler_ancestral(model, x, sigmas, seed, callback):
     generator = torch.Generator().manual_seed(seed + 1)
     for i in range(len(sigmas) - 1):
-        denoised = model(x, sigmas[i].expand(len(x)))
+        now, after = sigmas[i], sigmas[i + 1]
+        denoised = model(x, now.expand(len(x)))
         callback(i, denoised, x)
+        if after == 0:
+            return denoised
+        down = after * after / now
+        lift = (1 - after) / (1 - down)
+        x = lift * torch.lerp(denoised, x, down / now)
         noise = torch.randn(x.shape, generator=generator)
-        x = (1 - sigmas[i + 1]) * denoised + sigmas[i + 1] * noise
+        x = x + (after**2 - (down * lift) ** 2).sqrt() * noise
     return x
 
 
@@ -207,6 +185,10 @@ def sample_unipc(model, x, sigmas, seed, callback):
     """Keeps the two faults of the real one: blind on one interval, writes into its sigmas."""
     sigmas[-1] = 0.001 if sigmas[-1] == 0 else sigmas[-1]
     return x if len(sigmas) == 2 else euler(model, x, sigmas, seed, callback)
+
+
+def sample_unipc_bh2(model, x, sigmas, seed, callback):
+    return sample_unipc(model, x, sigmas, seed, callback)
 
 
 def dpm_fast_function(model, x, sigmas, seed, callback):
@@ -218,13 +200,13 @@ def dpm_adaptive_function(model, x, sigmas, seed, callback):
 
 
 FUNCTIONS = {"euler": euler, "euler_ancestral": euler_ancestral, "dpm_2": euler,
-             "uni_pc": sample_unipc, "uni_pc_bh2": sample_unipc, "dpm_fast": dpm_fast_function,
+             "uni_pc": sample_unipc, "uni_pc_bh2": sample_unipc_bh2, "dpm_fast": dpm_fast_function,
              "dpm_adaptive": dpm_adaptive_function}  # fmt: skip
 
 
 class CFGGuider:
-    def __init__(self, model):
-        self.model_patcher, self.model_options = model, model.model_options
+    def __init__(self, model_patcher):
+        self.model_patcher, self.model_options = model_patcher, model_patcher.model_options
         self.original_conds, self.cfg = {}, 1.0
 
     def set_conds(self, positive, negative):
@@ -233,11 +215,12 @@ class CFGGuider:
     def set_cfg(self, cfg):
         self.cfg = cfg
 
-    def outer_predict_noise(self, x, timestep, model_options=None, seed=None):
-        return self.predict_noise(x, timestep, model_options or {}, seed)
+    def outer_predict_noise(self, x, timestep, model_options={}, seed=None):  # noqa: B006
+        return self.predict_noise(x, timestep, model_options, seed)
 
-    def predict_noise(self, x, timestep, model_options, seed):
+    def predict_noise(self, x, timestep, model_options={}, seed=None):  # noqa: B006
         patcher, sigma = self.model_patcher, timestep.view(-1, *[1] * (x.ndim - 1))
+        options = self.model_options
         conds = {name: cond[0][0].mean() for name, cond in self.original_conds.items()}
         patcher.seen.append(
             SimpleNamespace(size=tuple(x.shape[-2:]), sigma=timestep[0].item(), cfg=self.cfg,
@@ -248,17 +231,29 @@ class CFGGuider:
             def apply_model(x, t, **c):
                 return x - sigma * patcher.velocity(x, sigma, cond)
 
-            wrapper = patcher.model_options.get("model_function_wrapper")
+            wrapper = options.get("model_function_wrapper")
             args = {"input": x, "timestep": timestep, "c": {}}
             return wrapper(apply_model, args) if wrapper else apply_model(x, timestep)
 
-        good, bad = (estimate(conds[name]) for name in ("positive", "negative"))
-        return bad + self.cfg * (good - bad)
+        good = estimate(conds["positive"])
+        one = math.isclose(self.cfg, 1.0) and not options.get("disable_cfg1_optimization", False)
+        bad = torch.zeros_like(good) if one else estimate(conds["negative"])
+        out = bad + self.cfg * (good - bad)
+        for change in options.get("sampler_post_cfg_function", []):
+            positive, negative = (self.original_conds[k] for k in ("positive", "negative"))
+            out = change(
+                {"denoised": out, "cond": positive, "uncond": negative, "cond_scale": self.cfg,
+                 "model": patcher.model, "uncond_denoised": bad, "cond_denoised": good,
+                 "sigma": timestep, "model_options": model_options, "input": x}
+            )  # fmt: skip
+        return out
 
     def sample(
         self, noise, latent_image, sampler, sigmas, denoise_mask=None, callback=None,
         disable_pbar=False, seed=None,
     ):  # fmt: skip
+        if not len(sigmas):
+            return latent_image
         model = self.model_patcher.model
         flow = self.model_patcher.get_model_object("model_sampling")
         if torch.count_nonzero(latent_image):
@@ -270,7 +265,7 @@ class CFGGuider:
         def guided(x, sigma):
             if mask is None:
                 return self.outer_predict_noise(x, sigma, {}, seed)
-            kept = flow.noise_scaling(sigma.view(-1, 1, 1, 1, 1), noise, latent_image)
+            kept = flow.noise_scaling(sigma, noise, latent_image)
             out = self.outer_predict_noise(x * mask + kept * (1 - mask), sigma, {}, seed)
             return out * mask + latent_image * (1 - mask)
 
@@ -283,33 +278,11 @@ class CFGGuider:
         return model.process_latent_out(flow.inverse_noise_scaling(sigmas[-1], x))
 
 
-def prepare_noise(latent, seed, noise_inds=None):
-    generator = torch.manual_seed(seed)
-    if noise_inds is None:
-        return torch.randn(latent.shape, generator=generator)
-    drawn = [
-        torch.randn(1, *latent.shape[1:], generator=generator) for _ in range(max(noise_inds) + 1)
-    ]
-    return torch.cat([drawn[i] for i in noise_inds])
-
-
-def prepare_mask(mask, shape, device):
-    mask = mask.reshape(1, 1, -1, *mask.shape[-2:])
-    return F.interpolate(mask, shape[2:], mode="trilinear").to(device)
-
-
-def fix_empty_latent_channels(model, latent, downscale_ratio_spacial=None):
-    channels = model.get_model_object("latent_format").latent_channels
-    if latent.shape[1] != channels and not torch.count_nonzero(latent):
-        latent = latent[:, :1].repeat(1, channels, *[1] * (latent.ndim - 2))
-    return latent.unsqueeze(2) if latent.ndim == 4 else latent
-
-
 BARS = []
 
 
 class ProgressBar:
-    def __init__(self, total):
+    def __init__(self, total, node_id=None):
         self.total, self.shown = total, []
         BARS.append(self)
 
@@ -323,67 +296,88 @@ def prepare_callback(model, steps, x0_output_dict=None):
     return lambda step, x0, x, total: bar.shown.append((step + 1, total))
 
 
-def load_beside(file, name):
-    """Import a file beside this one under another name."""
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(file))
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def intermediate_device():
+    return torch.device("cpu")
 
 
-def install():
-    """Put the fakes where imports look for the host, unless the host itself is there."""
-    if importlib.util.find_spec("comfy") is not None:
-        return
-    types = {"Int": "INT", "Float": "FLOAT", "Combo": "COMBO", "Boolean": "BOOLEAN"}
-    types |= {n: n.upper() for n in ("Model", "Conditioning", "Latent", "Guider", "Vae", "String")}
-    types["Image"] = "IMAGE"
+def get_torch_device():
+    return torch.device("cpu")
+
+
+def get_total_memory(dev=None, torch_total_too=False):
+    return 2**40
+
+
+def get_free_memory(dev=None, torch_free_too=False):
+    return 2**40
+
+
+def soft_empty_cache(force=False):
+    pass
+
+
+def free_memory(memory_required, device, keep_loaded=[]):  # noqa: B006 as the host's
+    pass
+
+
+def throw_exception_if_processing_interrupted():
+    pass
+
+
+def sampler_object(name):
+    return SimpleNamespace(sampler_function=FUNCTIONS[name])
+
+
+class WrappersMP:
+    DIFFUSION_MODEL = "diffusion_model"
+    PREPARE_SAMPLING = "prepare_sampling"
+    OUTER_SAMPLE = "outer_sample"
+
+
+def contents():
+    """Module name -> members that stand there, parents first; without comfy.sd."""
     for kind in (Const, Eps, DiscreteFlow, FluxSampling):
         kind.__module__ = "comfy.model_sampling"
-    sampled = lambda name: SimpleNamespace(sampler_function=FUNCTIONS[name])  # noqa: E731
-    io = SimpleNamespace(
-        Schema=Schema, NodeOutput=NodeOutput, ComfyNode=object, Input=Input, Output=Output,
-        Custom=socket, FolderType=SimpleNamespace(temp="temp"),
-        **{name: socket(io_type) for name, io_type in types.items()},
-    )  # fmt: skip
-    cpu = lambda: torch.device("cpu")  # noqa: E731
-    contents = {
+    api = load_beside("host_stub_api.py", "host_stub_api")
+    made = {
         "comfy": {},
         "comfy.model_base": {"HunyuanVideo": type("HunyuanVideo", (), {})},
         "comfy.model_management": {
-            "intermediate_device": cpu,
-            "get_total_memory": lambda device: 2**40,
-            "get_free_memory": lambda device: 2**40,
-            "soft_empty_cache": lambda: None,
             "OOM_EXCEPTION": torch.OutOfMemoryError,
-            "get_torch_device": cpu,
-            "free_memory": lambda needed, device: None,
-            "throw_exception_if_processing_interrupted": lambda: None,
+            "free_memory": free_memory,
+            "get_free_memory": get_free_memory,
+            "get_torch_device": get_torch_device,
+            "get_total_memory": get_total_memory,
+            "intermediate_device": intermediate_device,
+            "soft_empty_cache": soft_empty_cache,
+            "throw_exception_if_processing_interrupted": throw_exception_if_processing_interrupted,
         },
         "comfy.model_sampling": {"CONST": Const, "ModelSamplingDiscreteFlow": DiscreteFlow},
         "comfy.sample": {
             "prepare_noise": prepare_noise,
             "fix_empty_latent_channels": fix_empty_latent_channels,
         },
-        "comfy.samplers": {"CFGGuider": CFGGuider, "KSampler": KSampler, "sampler_object": sampled},
+        "comfy.samplers": {
+            "CFGGuider": CFGGuider, "KSampler": KSampler, "sampler_object": sampler_object,
+        },
         "comfy.sampler_helpers": {"prepare_mask": prepare_mask},
         "comfy.utils": {"PROGRESS_BAR_ENABLED": False, "ProgressBar": ProgressBar},
-        "comfy.patcher_extension": {
-            "WrappersMP": SimpleNamespace(
-                DIFFUSION_MODEL="diffusion",
-                PREPARE_SAMPLING="prepare_sampling",
-                OUTER_SAMPLE="outer_sample",
-            )
-        },
+        "comfy.patcher_extension": {"WrappersMP": WrappersMP},
         "comfy_api": {},
-        "comfy_api.latest": {"io": io, "ComfyExtension": object},
+        "comfy_api.latest": {"io": api.io, "ui": api.ui, "ComfyExtension": object},
         "latent_preview": {"prepare_callback": prepare_callback},
-    }
+    }  # fmt: skip
     models = load_beside("host_stub_models.py", "host_stub_models")
-    contents["comfy_api.latest"]["ui"] = load_beside("host_stub_ui.py", "host_stub_ui")
     for name, members in models.contents(FORMATS).items():
-        contents[name] = contents.get(name, {}) | members
-    for name, members in contents.items():
+        made[name] = made.get(name, {}) | members
+    return made
+
+
+def install():
+    """Put the fakes where imports look for the host, unless the host itself is there."""
+    if importlib.util.find_spec("comfy") is not None:
+        return
+    for name, members in contents().items():
         module = sys.modules[name] = ModuleType(name)
         module.__dict__.update(members)
         parent, _, child = name.rpartition(".")

@@ -45,11 +45,11 @@ OPERATIONS = SimpleNamespace(Linear=Linear, Conv3d=Conv3d, LayerNorm=LayerNorm, 
 
 
 class ModelType(Enum):
-    FLOW = 6
+    EPS, FLOW = 1, 6
 
 
 class BaseModel(nn.Module):
-    def __init__(self, model_config, model_type, device=None, unet_model=None):
+    def __init__(self, model_config, model_type=ModelType.EPS, device=None, unet_model=None):
         super().__init__()
         self.latent_format, self.model_config = model_config.latent_format, model_config
         self.model_type, self.manual_cast_dtype = model_type, model_config.manual_cast_dtype
@@ -68,8 +68,8 @@ class BaseModel(nn.Module):
     def extra_conds(self, **kwargs):
         return {"c_crossattn": "repeated to a common length"}
 
-    def load_model_weights(self, state, prefix=""):
-        self.diffusion_model.load_state_dict(state)
+    def load_model_weights(self, sd, unet_prefix=""):
+        self.diffusion_model.load_state_dict(sd)
 
 
 class Supported:
@@ -85,11 +85,11 @@ class Supported:
         self.unet_config["dtype"], self.manual_cast_dtype = dtype, manual_cast_dtype
 
 
-def unet_prefix_from_state_dict(state):
+def unet_prefix_from_state_dict(state_dict):
     return "model."
 
 
-def model_config_from_unet(state, prefix, metadata=None):
+def model_config_from_unet(state_dict, unet_key_prefix, use_base_if_no_match=False, metadata=None):
     """What the fake finds out about a file: nothing."""
 
 
@@ -97,9 +97,9 @@ READ = []
 """Paths of the files that were read whole."""
 
 
-def load_torch_file(path, safe_load=False, return_metadata=False):
-    READ.append(path)
-    with safe_open(path, "pt") as file:
+def load_torch_file(ckpt, safe_load=False, device=None, return_metadata=False):
+    READ.append(ckpt)
+    with safe_open(ckpt, "pt") as file:
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         return (state, file.metadata()) if return_metadata else state
 
@@ -107,45 +107,78 @@ def load_torch_file(path, safe_load=False, return_metadata=False):
 class WrapperExecutor:
     """Calls wrappers outermost first, each with the rest as its `executor`."""
 
-    def __init__(self, original, class_obj, wrappers):
-        self.original, self.class_obj, self.wrappers = original, class_obj, wrappers
+    def __init__(self, original, class_obj, wrappers, idx):
+        self.original, self.class_obj, self.wrappers, self.idx = original, class_obj, wrappers, idx
 
     @classmethod
-    def new_class_executor(cls, original, class_obj, wrappers):
-        return cls(original, class_obj, wrappers)
+    def new_class_executor(cls, original, class_obj, wrappers, idx=0):
+        return cls(original, class_obj, wrappers, idx)
 
     def execute(self, *args, **kwargs):
-        if not self.wrappers:
+        if self.idx == len(self.wrappers):
             return self.original(*args, **kwargs)
-        rest = WrapperExecutor(self.original, self.class_obj, self.wrappers[1:])
-        return self.wrappers[0](rest, *args, **kwargs)
+        return self.wrappers[self.idx](self, *args, **kwargs)
 
-    __call__ = execute
-
-
-def get_all_wrappers(kind, options):
-    return [w for keyed in options.get("wrappers", {}).get(kind, {}).values() for w in keyed]
+    def __call__(self, *args, **kwargs):
+        rest = WrapperExecutor(self.original, self.class_obj, self.wrappers, self.idx + 1)
+        return rest.execute(*args, **kwargs)
 
 
-def pad_to_patch_size(x, patch):
-    sizes = zip(x.shape[:1:-1], patch[::-1], strict=True)
-    pad = [side for size, step in sizes for side in (0, -size % step)]
-    return F.pad(x, pad, mode="circular")
+def get_all_wrappers(wrapper_type, transformer_options, is_model_options=False):
+    if is_model_options:
+        transformer_options = transformer_options.get("transformer_options", {})
+    keyed = transformer_options.get("wrappers", {}).get(wrapper_type, {})
+    return [wrapper for wrappers in keyed.values() for wrapper in wrappers]
 
 
-def optimized_attention(q, k, v, heads, mask=None, transformer_options=None, **kwargs):
-    override = (transformer_options or {}).get("optimized_attention_override")
+def pad_to_patch_size(img, patch_size=(2, 2), padding_mode="circular"):
+    sizes = zip(img.shape[:1:-1], patch_size[::-1], strict=True)
+    pad = [side for size, cells in sizes for side in (0, -size % cells)]
+    return F.pad(img, pad, mode=padding_mode)
+
+
+def optimized_attention(
+    q, k, v, heads, mask=None, attn_precision=None, skip_reshape=False, skip_output_reshape=False,
+    **kwargs,
+):  # fmt: skip
+    override = (kwargs.get("transformer_options") or {}).get("optimized_attention_override")
     if override is not None and "_inside_attn_wrapper" not in kwargs:
-        more = {"transformer_options": transformer_options, "_inside_attn_wrapper": True}
-        return override(optimized_attention, q, k, v, heads, mask=mask, **more)
-    q, k, v = (x.view(*x.shape[:2], heads, -1).transpose(1, 2) for x in (q, k, v))
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(-2)
+        how = {
+            "mask": mask, "attn_precision": attn_precision, "skip_reshape": skip_reshape,
+            "skip_output_reshape": skip_output_reshape, "_inside_attn_wrapper": True,
+        }  # fmt: skip
+        return override(optimized_attention, q, k, v, heads, **(how | kwargs))
+    if not skip_reshape:
+        q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    return out if skip_output_reshape else out.transpose(1, 2).flatten(-2)
+
+
+class CONDRegular:
+    def __init__(self, cond):
+        self.cond = cond
+
+
+def dtype_size(dtype):
+    return dtype.itemsize
+
+
+def sage_attention_enabled():
+    return False
+
+
+def get_filename_list(folder_name):
+    return []
+
+
+def get_full_path_or_raise(folder_name, filename):
+    return filename
 
 
 def contents(formats):
     """Module name -> members, parents first, for host_stub.install; formats by channels."""
     return {
-        "comfy.conds": {"CONDRegular": lambda cond: SimpleNamespace(cond=cond)},
+        "comfy.conds": {"CONDRegular": CONDRegular},
         "comfy.latent_formats": {kind.__name__: kind for kind in formats.values()},
         "comfy.ldm": {},
         "comfy.ldm.common_dit": {"pad_to_patch_size": pad_to_patch_size},
@@ -157,8 +190,7 @@ def contents(formats):
             "model_config_from_unet": model_config_from_unet,
         },
         "comfy.model_management": {
-            "dtype_size": lambda dtype: dtype.itemsize,
-            "sage_attention_enabled": lambda: False,
+            "dtype_size": dtype_size, "sage_attention_enabled": sage_attention_enabled,
         },
         "comfy.patcher_extension": {
             "WrapperExecutor": WrapperExecutor, "get_all_wrappers": get_all_wrappers,
@@ -166,7 +198,7 @@ def contents(formats):
         "comfy.supported_models_base": {"BASE": Supported},
         "comfy.utils": {"load_torch_file": load_torch_file},
         "folder_paths": {
-            "get_filename_list": lambda folder: [],
-            "get_full_path_or_raise": lambda folder, name: name,
+            "get_filename_list": get_filename_list,
+            "get_full_path_or_raise": get_full_path_or_raise,
         },
     }  # fmt: skip

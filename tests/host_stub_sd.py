@@ -9,27 +9,27 @@ import torch
 model_detection = sys.modules["comfy.model_detection"]
 
 
-def load_diffusion_model_state_dict(state, model_options={}, metadata=None):  # noqa: B006
-    assert model_detection.unet_prefix_from_state_dict(state) == "model."
-    config = model_detection.model_config_from_unet(state, "", metadata=metadata)
+def load_diffusion_model_state_dict(sd, model_options={}, metadata=None):  # noqa: B006
+    assert model_detection.unet_prefix_from_state_dict(sd) == "model."
+    config = model_detection.model_config_from_unet(sd, "", metadata=metadata)
     if config is None:
         return None
     dtype = model_options.get("dtype", torch.float32)
     config.set_inference_dtype(dtype, torch.float32 if dtype.itemsize == 1 else None)
-    model = config.get_model(state, "")
-    model.load_model_weights(state, "")
+    model = config.get_model(sd, "")
+    model.load_model_weights(sd, "")
     return host_stub.LoadedPatcher(model)
 
 
-def load_diffusion_model(path, model_options={}):  # noqa: B006
+def load_diffusion_model(unet_path, model_options={}):  # noqa: B006
     """A MODEL that notes its file; the fake reads no weights of other makes."""
     patcher = host_stub.Patcher()
-    patcher.path = path
+    patcher.path = unet_path
     return patcher
 
 
 class ModelPatcher(SimpleNamespace):
-    def __init__(self, model, load_device, offload_device):
+    def __init__(self, model, load_device, offload_device, size=0, weight_inplace_update=False):
         super().__init__(model=model, load_device=load_device, offload_device=offload_device)
 
 
@@ -44,12 +44,12 @@ class VAE:
         self.latent_channels, self.latent_dim = 3, 2
         self.upscale_ratio = self.downscale_ratio = 1
 
-    def decode(self, samples):
-        out = self.first_stage_model.decode(samples.to(self.vae_dtype))
+    def decode(self, samples_in, vae_options={}):  # noqa: B006 as the host's
+        out = self.first_stage_model.decode(samples_in.to(self.vae_dtype))
         return out.add_(1.0).div_(2.0).clamp_(0.0, 1.0).movedim(1, -1)
 
-    def encode(self, frames):
-        pixels = frames.movedim(-1, 1)
+    def encode(self, pixel_samples):
+        pixels = pixel_samples.movedim(-1, 1)
         pixels = pixels.movedim(1, 0)[None] if self.latent_dim == 3 else pixels
         return self.first_stage_model.encode((pixels * 2.0 - 1.0).to(self.vae_dtype))
 

@@ -16,6 +16,8 @@ import pytest
 FOLDER = Path(__file__).parent
 SCRIPTS = {
     "sampling_cases.py": ("golden_cases.py", "switch_cases.py", "embedded_cases.py"),
+    "contract_cases.py": ("contract_cases.py",),
+    "contract_result_cases.py": ("contract_result_cases.py",),
     "window_cases.py": ("window_cases.py",),
     "colour_cases.py": ("colour_cases.py",),
     "decode_cases.py": ("decode_cases.py",),

@@ -77,10 +77,10 @@ def test_a_model_compiled_as_a_whole_shows_its_blocks():
 
 def test_the_node_clones_and_does_not_mutate_its_model(calls):
     given = model(network(blocks=2))
-    before = copy.deepcopy((given.patches, given.wrappers, given.model_options))
+    before = copy.deepcopy((given.object_patches, given.wrappers, given.model_options))
     [out] = SurfCompile.execute(given).args
     assert out is not given
-    assert (given.patches, given.wrappers, given.model_options) == before
+    assert (given.object_patches, given.wrappers, given.model_options) == before
     assert calls == [(out, {"backend": "inductor", "keys": ["diffusion_model.blocks.1"]})]
 
 

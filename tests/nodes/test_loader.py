@@ -142,7 +142,7 @@ def test_wrappers_of_the_diffusion_model_run_around_it(file):
         calls.append((executor.class_obj, args[-1]))
         return executor(*args, **kwargs) * 2
 
-    options = {"wrappers": {"diffusion": {"ours": [wrapper]}}}
+    options = {"wrappers": {"diffusion_model": {"ours": [wrapper]}}}
     model = network(file)
     out, plain = model(latent(), TIME, text(), options), model(latent(), TIME, text())
     assert torch.equal(out, 2 * plain)

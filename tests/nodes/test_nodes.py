@@ -71,7 +71,7 @@ def test_every_node_does_not_mutate_its_inputs(node):
     node.execute(**inputs, **({"model": model} if model else {}))
     assert alike(inputs, before)
     if model:
-        assert (model.patches, model.wrappers, model.model_options) == ({}, {}, {})
+        assert (model.object_patches, model.wrappers, model.model_options) == ({}, {}, {})
 
 
 @pytest.mark.parametrize("ndim", [4, 5])
@@ -137,7 +137,8 @@ def test_closed_latents_keep_what_is_not_about_size():
 def test_empty_latents_get_the_channels_of_the_model(monkeypatch):
     model = host_stub.Patcher(channels=48)
     empty = {"samples": torch.zeros(1, 16, 16, 24), "downscale_ratio_spacial": 8}
-    assert open_latent(model, empty, "test").shape == (1, 48, 1, 16, 24)
+    # 192 x 128 pixels, in cells of 16.
+    assert open_latent(model, empty, "test").shape == (1, 48, 1, 8, 12)
     asked = []
 
     def older(model, samples):

@@ -120,7 +120,7 @@ def test_only_a_window_puts_windows_into_the_model():
     model = Model()
     run(model)
     run(model, window=4)
-    kinds = [WRAPPER_KEY in step.patcher.wrappers.get("diffusion", {}) for step in model.seen]
+    kinds = [WRAPPER_KEY in step.patcher.wrappers.get("diffusion_model", {}) for step in model.seen]
     assert kinds == 4 * [False] + 4 * [True]
     assert not model.wrappers
     assert not model.model_options
@@ -191,20 +191,20 @@ def test_pixels_keep_what_the_vae_can_show():
 def test_the_lock_holds_the_first_steps_only():
     model, preview = Model(), latent()
     run(model, preview, low_band_lock=0.5)
-    lock = model.seen[0].patcher.model_options["post_cfg"]
+    lock = model.seen[0].patcher.model_options["sampler_post_cfg_function"][-1]
     start = model.model.process_latent_in(resize(preview["samples"], (8, 12), "bilinear"))
     x0 = torch.rand(1, 16, 3, 8, 12)
     for step, sigma in enumerate([0.65, 0.4875, 0.325, 0.1625]):
         args = {"denoised": x0, "sigma": torch.tensor([sigma]), "model": model.model}
         expected = lock_low_band(x0, start, 2.0) if step < 2 else x0
         torch.testing.assert_close(lock(args), expected)
-    assert "post_cfg" not in model.model_options
+    assert "sampler_post_cfg_function" not in model.model_options
 
 
 def test_a_lock_of_less_than_half_a_step_is_off():
     model = Model()
     run(model, low_band_lock=0.1)
-    assert not any("post_cfg" in step.patcher.model_options for step in model.seen)
+    assert not any("sampler_post_cfg_function" in step.patcher.model_options for step in model.seen)
 
 
 def test_colour_match_is_the_cores_wavelet_match():

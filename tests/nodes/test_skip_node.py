@@ -1,6 +1,6 @@
 """Surf Skip Mask on the stub host: its choice, what it shows and what it tells."""
 
-import host_stub_ui
+import host_stub_api
 import pytest
 import torch
 from surf.nodes.host.models import TARGETS
@@ -161,9 +161,9 @@ def test_without_a_vae_the_picture_has_the_hosts_rough_colours(given):
 
 
 def test_the_node_shows_the_picture_as_a_moving_one():
-    host_stub_ui.SAVED.clear()
+    host_stub_api.SAVED.clear()
     out = SurfSkipMask.execute(model=wan(), latent=latent(), **DEFAULTS)
-    [(folder, frames)] = host_stub_ui.SAVED
+    [(folder, frames)] = host_stub_api.SAVED
     assert folder == "temp"
     assert torch.equal(frames, out.args[2])
     assert out.ui.is_animated

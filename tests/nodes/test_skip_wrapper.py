@@ -103,8 +103,8 @@ def test_nothing_to_skip_is_the_run_without_a_mask():
     assert cell_weights(everything, model, start_of(), 3) is None
     for step in model.seen:
         assert KEEP_KEY not in step.patcher.model_options["transformer_options"]
-        assert "post_cfg" not in step.patcher.model_options
-        assert not step.patcher.wrappers.get("diffusion")
+        assert "sampler_post_cfg_function" not in step.patcher.model_options
+        assert not step.patcher.wrappers.get("diffusion_model")
 
 
 def test_nothing_to_skip_suits_any_model():
@@ -133,7 +133,7 @@ def test_every_estimate_is_the_start_where_it_skips():
     args = {"input": x0, "timestep": torch.ones(2), "c": {}}
     out = clone.model_options["model_function_wrapper"](lambda x, t: x, args)
     assert torch.equal(out, torch.where(keep, x0, clean))
-    out = clone.model_options["post_cfg"]({"denoised": x0})
+    out = clone.model_options["sampler_post_cfg_function"][-1]({"denoised": x0})
     assert torch.equal(
         out, compose(x0, clean.repeat(2, 1, 1, 1, 1), weight(mask.tokens, (1, 2, 2), 2))
     )

@@ -102,7 +102,7 @@ def test_sigmas_are_cut_at_the_switch():
 def test_shifts_are_set_on_clones():
     model = host_stub.Patcher()
     run(model, shift=5.0, shift_low=2.0)
-    assert model.patches == {}
+    assert model.object_patches == {}
     shifts = [e.patcher.get_model_object("model_sampling").shift for e in model.seen]
     assert shifts == [5.0] * 3 + [2.0] * 5
     run(model, shift=0.0, shift_low=0.0)

@@ -190,7 +190,7 @@ def test_the_host_estimates_memory_by_the_tile():
 
 
 def test_neither_the_model_nor_what_it_is_called_with_changes():
-    original, options = model(), {"wrappers": {"diffusion": {"easycache": [1], "other": [2]}}}
+    original, options = model(), {"wrappers": {"diffusion_model": {"easycache": [1], "other": [2]}}}
     conditioning = {"c_concat": noise(1, 4, 3, *CELLS), "transformer_options": options}
     before, seen = conditioning["c_concat"].clone(), []
 
@@ -203,12 +203,12 @@ def test_neither_the_model_nor_what_it_is_called_with_changes():
     assert not original.model_options
     assert not original.wrappers
     assert torch.equal(conditioning["c_concat"], before)
-    assert options == {"wrappers": {"diffusion": {"easycache": [1], "other": [2]}}}
-    assert all(each == {"wrappers": {"diffusion": {"other": [2]}}} for each in seen)
+    assert options == {"wrappers": {"diffusion_model": {"easycache": [1], "other": [2]}}}
+    assert all(each == {"wrappers": {"diffusion_model": {"other": [2]}}} for each in seen)
 
 
 def test_a_step_cache_round_the_network_is_off_in_tiles_and_said_once(caplog):
-    options = {"wrappers": {"diffusion": {"easycache": [1]}}}
+    options = {"wrappers": {"diffusion_model": {"easycache": [1]}}}
     clone = with_tiles(model(), start(), 320)
     with caplog.at_level(logging.WARNING):
         for _ in range(2):

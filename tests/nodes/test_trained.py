@@ -137,7 +137,7 @@ def test_a_mask_keeps_the_preview_from_a_flow_map_too():
 def test_the_lock_holds_the_first_steps_of_a_flow_map():
     model, preview = model_of(traits(time="t", sigma_start=0.0)), latent()
     run(model, preview, low_band_lock=0.5)
-    lock = model.seen[0].patcher.model_options["post_cfg"]
+    lock = model.seen[0].patcher.model_options["sampler_post_cfg_function"][-1]
     x0 = torch.rand(1, 16, 3, 8, 12)
     for time, held in ((1.0, True), (0.75, True), (0.5, False), (0.25, False)):
         args = {"denoised": x0, "sigma": torch.tensor([time]), "model": model.model}

@@ -21,12 +21,12 @@ def model():
 
 def test_the_node_clones_and_does_not_mutate_its_model():
     given = model()
-    before = copy.deepcopy((given.patches, given.wrappers, given.model_options))
+    before = copy.deepcopy((given.object_patches, given.wrappers, given.model_options))
     [out] = SurfWindowedAttention.execute(given, 2).args
     assert out is not given
-    assert (given.patches, given.wrappers, given.model_options) == before
+    assert (given.object_patches, given.wrappers, given.model_options) == before
     assert windows.OVERRIDE in out.model_options["transformer_options"]
-    assert out.wrappers["diffusion"].keys() == {windows.WRAPPER_KEY}
+    assert out.wrappers["diffusion_model"].keys() == {windows.WRAPPER_KEY}
 
 
 def test_window_zero_hands_the_model_on():
@@ -37,7 +37,7 @@ def test_window_zero_hands_the_model_on():
 def test_two_nodes_in_a_row_leave_one_wrapper():
     [once] = SurfWindowedAttention.execute(model(), 4).args
     [twice] = SurfWindowedAttention.execute(once, 2).args
-    assert len(twice.wrappers["diffusion"][windows.WRAPPER_KEY]) == 1
+    assert len(twice.wrappers["diffusion_model"][windows.WRAPPER_KEY]) == 1
     override = twice.model_options["transformer_options"][windows.OVERRIDE]
     assert getattr(override, windows.REPLACED) is None
 
