@@ -1,4 +1,4 @@
-"""What appears in the graph: the one list of nodes."""
+"""List the nodes of the pack."""
 
 from comfy_api.latest import ComfyExtension, io
 
@@ -15,7 +15,7 @@ from .windows import SurfWindowedAttention
 
 
 class SurfExtension(ComfyExtension):
-    """What the host asks for when it loads the pack."""
+    """Entry point of the host for the list of nodes."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [

@@ -1,4 +1,4 @@
-"""The colours of the preview for the frames of the final video."""
+"""Colour Match: give the final video the colours of its preview."""
 
 from comfy_api.latest import io
 
@@ -9,7 +9,7 @@ from .host.vae import match_images
 
 
 class SurfColourMatch(io.ComfyNode):
-    """Match slow colours to the decoded preview; detail stays."""
+    """Match the low frequencies of colour to the decoded preview; detail stays."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:

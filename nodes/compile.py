@@ -1,4 +1,4 @@
-"""Compiled blocks for a model of the graph."""
+"""Surf Compile: run the blocks of a model compiled by torch."""
 
 from comfy_api.latest import io
 

@@ -1,4 +1,4 @@
-"""From the refined latent to frames."""
+"""Surf VAE Decode: decode the refined latent into frames."""
 
 from comfy_api.latest import io
 

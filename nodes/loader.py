@@ -39,7 +39,7 @@ class SurfRefinerLoader(io.ComfyNode):
 
 
 def _inputs() -> list:
-    """The inputs in the order that saved workflows rely on."""
+    """Declare the inputs, in the order of saved workflows."""
     return [
         declare(
             io.Combo.Input, "refiner_name", options=refiner_names(),

@@ -1,4 +1,4 @@
-"""The preview: a few steps at high resolution, the rest at low, and a plain downscale."""
+"""Sample a preview: first steps at high resolution, the rest at low; and downscale a latent."""
 
 from comfy_api.latest import io
 
@@ -21,7 +21,7 @@ CATEGORY = "SURF"
 
 
 class SurfReshiftKSampler(io.ComfyNode):
-    """Samples like a KSampler, with the resolution switched on the way."""
+    """Sample like a KSampler, with a switch of resolution on the way."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -134,7 +134,7 @@ class SurfReshiftKSampler(io.ComfyNode):
 
 
 class SurfReshiftGuider(io.ComfyNode):
-    """The same switch for graphs with SamplerCustomAdvanced."""
+    """Build a guider with the switch for SamplerCustomAdvanced."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -167,7 +167,7 @@ class SurfReshiftGuider(io.ComfyNode):
     @classmethod
     @names_errors
     def execute(cls, model, positive, negative, model_low=None, **switch) -> io.NodeOutput:
-        """Hand over the guider; nothing is sampled here."""
+        """Build the guider; nothing is sampled here."""
         plan = Switch(**switch)
         return io.NodeOutput(ReshiftGuider(model, positive, negative, plan, model_low=model_low))
 

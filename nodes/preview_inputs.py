@@ -1,4 +1,4 @@
-"""The inputs that the nodes of the preview share."""
+"""Inputs that the nodes of the preview share."""
 
 from comfy_api.latest import io
 
@@ -55,7 +55,7 @@ def size_inputs(
 
 
 def policy_inputs() -> list[io.Input]:
-    """Declare the three inputs that say how the switch is made."""
+    """Declare the three policies of the switch."""
     return [
         declare(
             io.Combo.Input,

@@ -1,4 +1,4 @@
-"""From the low-resolution preview to the final video."""
+"""Surf Refiner: turn a low-resolution preview into the final video."""
 
 from comfy_api.latest import io
 
@@ -73,7 +73,7 @@ class SurfRefiner(io.ComfyNode):
 
 
 def _inputs() -> list:
-    """The inputs in the order that saved workflows rely on."""
+    """Declare the inputs, in the order of saved workflows."""
     return [
         declare(
             io.Model.Input, "model",

@@ -1,4 +1,4 @@
-"""The inputs that say what a preview is enlarged to, and how; one meaning wherever they stand."""
+"""Inputs for the target size of a preview and its upsampling, shared by nodes."""
 
 from comfy_api.latest import io
 

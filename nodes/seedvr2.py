@@ -1,4 +1,4 @@
-"""The host's native SeedVR2, run only where the video has detail to restore."""
+"""Surf SeedVR2 Skip: run the host's native SeedVR2 on tokens with detail only."""
 
 from comfy_api.latest import io
 

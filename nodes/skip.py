@@ -14,7 +14,7 @@ FPS = 16
 
 
 class SurfSkipMask(io.ComfyNode):
-    """Score the tokens of the enlarged preview and choose those to refine."""
+    """Score the tokens of the upsampled preview and choose those to refine."""
 
     @classmethod
     def define_schema(cls):
@@ -58,7 +58,7 @@ def _animate(images) -> ui.SavedImages:
 
 
 def _inputs() -> list:
-    """The inputs in the order that saved workflows rely on."""
+    """Declare the inputs, in the order of saved workflows."""
     return [
         declare(
             io.Model.Input, "model",
@@ -108,7 +108,7 @@ def _inputs() -> list:
 
 
 def _outputs() -> list:
-    """The outputs in the order that saved workflows rely on."""
+    """Declare the outputs, in the order of saved workflows."""
     return [
         declare(
             SurfMask.Output, "mask",

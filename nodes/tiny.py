@@ -1,4 +1,4 @@
-"""The embedded models and their prompt: the whole graph without a download."""
+"""Surf Tiny Models and their prompt: try the whole graph without a download."""
 
 from comfy_api.latest import io
 
@@ -16,7 +16,7 @@ EXAMPLE = "red circle moving right, blue square moving up, on stripes"
 
 
 class SurfTinyModels(io.ComfyNode):
-    """Hand out what lies in surf_core/tiny/weights, and the codec as a VAE."""
+    """Load the embedded models, and the codec as a VAE."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -40,7 +40,7 @@ class SurfTinyModels(io.ComfyNode):
 
 
 def _models() -> list:
-    """The outputs in the order that saved workflows rely on."""
+    """Declare the outputs, in the order of saved workflows."""
     return [
         declare(
             io.Model.Output, "model",
@@ -62,7 +62,7 @@ def _models() -> list:
 
 
 class SurfTinyPrompt(io.ComfyNode):
-    """Turn a text of the few words that the tiny models know into conditioning."""
+    """Encode a text in the vocabulary of the tiny models as conditioning."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:

@@ -1,4 +1,4 @@
-"""Temporal attention windows for a model of the graph, to be used with any sampler."""
+"""Windowed Attention: temporal attention windows in a model, for any sampler."""
 
 from comfy_api.latest import io
 
@@ -8,7 +8,7 @@ from .host.schema import declare
 
 
 class SurfWindowedAttention(io.ComfyNode):
-    """Clone a model so that a frame attends to the frames near it only."""
+    """Clone a model so that a frame attends to frames of its window only."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:

@@ -52,7 +52,7 @@ class SizeChange:
 
     @classmethod
     def of(cls, model: Any, source: tuple[int, int], target: tuple[int, int]) -> "SizeChange":
-        """Build the change for a MODEL, which knows its cells and where references lie."""
+        """Build the change for the cells and reference latents of a MODEL."""
         return cls(
             source=source,
             target=target,
@@ -62,7 +62,7 @@ class SizeChange:
 
     @property
     def keeps_aspect(self) -> bool:
-        """Whether the host's centre crop would cut nothing."""
+        """Say whether the host's centre crop would cut nothing."""
         (rows, cols), (new_rows, new_cols) = self.source, self.target
         return rows * new_cols == cols * new_rows
 
@@ -118,7 +118,7 @@ def carry(conds: dict[str, Conditioning], change: SizeChange) -> dict[str, Condi
 
 
 def _fit(options: dict[str, Any], change: SizeChange, guessed: set[str]) -> dict[str, Any]:
-    """Copy one entry's dictionary with what is bound to the resolution resized."""
+    """Copy one entry's dictionary and resize what is bound to the resolution."""
     out = dict(options)
     for key, value in options.items():
         if key in BOUND:

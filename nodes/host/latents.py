@@ -1,4 +1,4 @@
-"""LATENT dictionaries: opened, checked, closed again, never changed in place.
+"""Open, check and close LATENT dictionaries, never changing one in place.
 
 Dims: B batch, C channels, T latent frames, H, W latent cells.
 """
@@ -20,7 +20,7 @@ RATIO_KEYS = ("downscale_ratio_spacial", "downscale_ratio_temporal")
 
 
 def check_plain(samples: Tensor, name: str) -> None:
-    """Refuse what is no single finite latent, joint audio and video latents by name."""
+    """Refuse what is not one finite latent, such as joint audio and video latents."""
     if getattr(samples, "is_nested", False):
         raise ValueError(
             f"{name}: expected one video latent, got a nested audio and video latent; "
@@ -76,7 +76,7 @@ def check_channels(model: Any, samples: Tensor, name: str) -> None:
 
 
 def to_intermediate(samples: Tensor) -> Tensor:
-    """Move a result to where, and to the dtype in which, this host keeps latents."""
+    """Move a result to the device and dtype in which this host keeps latents."""
     host = comfy.model_management
     # Newer hosts can keep latents in half precision.
     dtype = host.intermediate_dtype() if hasattr(host, "intermediate_dtype") else samples.dtype
@@ -109,7 +109,7 @@ def close_latent(latent: dict, samples: Tensor) -> dict:
 def downscale_latent(
     latent: dict, resolution: str, scale: float, width: int, height: int, method: str
 ) -> dict:
-    """Make a LATENT smaller in space, noise mask along: the work of Latent Downscale.
+    """Make a LATENT smaller in space, noise mask included.
 
     Args:
         latent: LATENT, 4-D or 5-D samples; not changed.
@@ -164,5 +164,5 @@ def low_size(samples: Tensor, cell: int, multiple: int, **target: Any) -> tuple[
 
 
 def is_blank(samples: Tensor) -> bool:
-    """Say whether all values are zero: an empty latent, or noise switched off."""
+    """Say whether all values are zero: an empty latent, or noise that is off."""
     return not bool(torch.count_nonzero(samples))

@@ -1,4 +1,4 @@
-"""Check a MODEL, read its sizes and clone it: what changes of resolution need of the host.
+"""Check a MODEL, read its sizes, and clone it with another schedule.
 
 Dims: H, W latent cells.
 """

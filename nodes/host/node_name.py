@@ -1,7 +1,8 @@
-"""The display name of the node at work, in front of its errors and its log lines.
+"""Put the display name of the running node in front of its errors and log lines.
 
-A node sets it round `execute`. What a node leaves in a model or a guider fails inside another
-node's call: it takes `running_node()` when it is built, and runs its checks under that name.
+`names_errors` sets it round `execute`. Functions that a node leaves in a model or guider fail
+inside another node's call: they read `running_node()` when they are built, and check under
+`errors_named` of it.
 """
 
 import functools
@@ -17,12 +18,12 @@ NAMED = "surf_node"
 
 
 def running_node() -> str:
-    """Return the display name of the node at work, "" outside of any."""
+    """Return the display name of the running node, "" outside of any."""
     return _RUNNING.get()
 
 
 def label() -> str:
-    """Return what stands in front of log lines: the running node's name, or that of the pack."""
+    """Return the prefix of log lines: the running node's name, or SURF."""
     return running_node() or "SURF"
 
 
@@ -54,7 +55,7 @@ def name_error(error: ValueError, node: str) -> ValueError:
 
 
 def names_errors(execute: Callable[..., Any]) -> Callable[..., Any]:
-    """Decorate a node's `execute`, below @classmethod: its errors begin with its display name."""
+    """Decorate a node's `execute`, below @classmethod: errors begin with its display name."""
 
     @functools.wraps(execute)
     def run(cls: Any, *args: Any, **kwargs: Any) -> Any:
@@ -65,7 +66,7 @@ def names_errors(execute: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class NodeLog(logging.LoggerAdapter):
-    """A logger whose lines begin with the name of the node at work."""
+    """A logger whose lines begin with the name of the running node."""
 
     def __init__(self, module: str):
         super().__init__(logging.getLogger(module), {})

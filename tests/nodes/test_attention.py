@@ -259,12 +259,12 @@ def test_the_last_windows_replace_earlier_ones_that_another_override_chained():
 
 
 @pytest.mark.parametrize("window", [1, -2])
-def test_windowed_rejects_a_window(window):
+def test_with_windows_rejects_a_window(window):
     with pytest.raises(ValueError, match="^window must be"):
         windows.with_windows(Patcher(WanModel()), window)
 
 
-def test_windowed_rejects_a_model_it_does_not_know():
+def test_with_windows_rejects_a_model_it_does_not_know():
     class WanModel_S2V(WanModel):
         pass
 
@@ -279,7 +279,7 @@ def test_windowed_rejects_a_model_it_does_not_know():
     token_layout.check_tokens_known(compiled)
 
 
-def test_windowed_rejects_a_refiner_that_has_windows_of_its_own():
+def test_with_windows_rejects_a_refiner_that_has_windows_of_its_own():
     class HostedRefiner(SurfRefinerDiT):
         pass
 

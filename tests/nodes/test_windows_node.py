@@ -1,4 +1,4 @@
-"""Windowed Attention: the node hands `windowed` its model, its window and its name."""
+"""Windowed Attention: the node hands `with_windows` its model, its window and its name."""
 
 import copy
 

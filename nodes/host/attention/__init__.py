@@ -1,4 +1,4 @@
-"""Where a model keeps its video tokens, and self-attention in windows over them."""
+"""Find the video tokens of a model, and window its self-attention over them."""
 
 from .host_attention import HostAttention
 from .token_layout import KEEP_KEY, ModelCall, kept_tokens, read_call

@@ -1,4 +1,4 @@
-"""The host's attention as the `Dense` of surf_core.window: no mask, any head width.
+"""Use the host's attention as the `Dense` of surf_core.window: no mask, any head width.
 
 Whatever the user chose for the host (--use-sage-attention, flash, xformers, an override that
 another node installed) serves our refiner too.
@@ -46,7 +46,7 @@ class HostAttention:
 
 
 def pad_heads(q: Tensor, k: Tensor, v: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Widen heads with zeros so that attention gives the same, in the first channels of each.
+    """Pad heads with zeros so that their first channels attend as before.
 
     A kernel takes its scale from the width it sees, width ** -0.5: the queries carry the rest.
 
@@ -76,7 +76,7 @@ def _padded_width(width: int, overridden: bool) -> int:
 
 @cache
 def _sage_is_1() -> bool:
-    """Whether SageAttention is installed and older than 2, which pads heads by itself."""
+    """Say whether SageAttention is installed and older than 2, which pads heads by itself."""
     try:
         return int(importlib.metadata.version("sageattention").split(".")[0]) < 2
     except importlib.metadata.PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""Windowed self-attention inside a host model: an attention override on a clone, never a mask.
+"""Window the self-attention of a host model: by an attention override on a clone, never a mask.
 
 A wrapper round each model call reads where the video tokens lie (token_layout.py); the override
 then cuts the self-attention of every block into temporal windows, shifted on odd blocks.
@@ -133,7 +133,7 @@ def attend_runs(
     axis: int,
     out_axis: int,
 ) -> Tensor:
-    """Let each run of tokens attend to itself and to all tokens outside the runs.
+    """Attend in runs: each run of tokens attends to itself and to all tokens outside the runs.
 
     Args:
         attend: dense attention, (q, k, v, mask) -> out.

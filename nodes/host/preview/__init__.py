@@ -1,4 +1,4 @@
-"""Sampling with a switch of resolution: the plan, the guider, the k-sampler."""
+"""Sample with a switch of resolution: its plan, a guider, a KSampler."""
 
 from .guider import ReshiftGuider
 from .ksampler import SAMPLERS, SCHEDULERS, sample_preview

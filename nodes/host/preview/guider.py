@@ -263,7 +263,7 @@ class ReshiftGuider(comfy.samplers.CFGGuider):
 
 
 def one_bar(callback: Callable[..., None] | None, steps: list[int]) -> Callable[[int], Any]:
-    """Count the steps of all legs on, so that one progress bar covers them.
+    """Number the steps of all legs consecutively, for one progress bar.
 
     Args:
         callback: the host's (step, x0, x, total); None stays None.

@@ -1,4 +1,4 @@
-"""Refining a preview to its target size, whole or in tiles."""
+"""Refine a preview to its target size, whole or in tiles."""
 
 from .run import refine
 from .traits import RefineSettings

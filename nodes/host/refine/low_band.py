@@ -15,7 +15,7 @@ from .traits import RefineSettings
 def with_low_band_lock(
     model: Any, samples: Tensor, upsampled: Tensor, settings: RefineSettings
 ) -> Any:
-    """Return a clone whose first clean estimates keep what the preview could already show.
+    """Return a clone whose first clean estimates keep the low band of the upsampled preview.
 
     Runs after the guidance and after the functions that other nodes put there.
 
@@ -49,6 +49,6 @@ def with_low_band_lock(
 
 
 def _ratio(samples: Tensor, upsampled: Tensor) -> float:
-    """Target cells that a cell of the preview covers, per side: the mean of both sides."""
+    """Return the target cells per cell of the preview along a side, the mean of both sides."""
     low, high = samples.shape[-2:], upsampled.shape[-2:]
     return (high[0] * high[1] / (low[0] * low[1])) ** 0.5

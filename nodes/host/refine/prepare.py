@@ -1,4 +1,4 @@
-"""Everything that a refinement needs before it samples: checked inputs, the clone, the start.
+"""Prepare a refinement: check its inputs, upsample the preview, clone the model.
 
 Dims: B batch, C latent channels, T latent frames, H, W latent cells.
 """
@@ -24,7 +24,7 @@ from .traits import RefineSettings, apply_traits, check_prompts, with_sigma_star
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class RefineRun:
-    """What sampling and composing work on."""
+    """Arguments of sampling and composing."""
 
     model: Any
     """Clone of the MODEL, with windows, tiles, the low-band lock and the mask."""
@@ -89,7 +89,7 @@ def prepare(
 def _weights(
     mask: SkipMask | None, model: Any, shape: Tensor, seam: int, conds: dict[str, Conditioning]
 ) -> CellWeights | None:
-    """Weights of the cells under a mask; None where everything is refined.
+    """Return the weights of the cells under a mask; None where everything is refined.
 
     Raises:
         ValueError: a mask that does not fit, or a prompt with an area beside it: for one, the model
@@ -108,7 +108,7 @@ def _weights(
 def _reusable(
     mask: SkipMask | None, samples: Tensor, shape: Tensor, upsample: str
 ) -> Tensor | None:
-    """The upsampled preview that came with a mask, if it is of these samples and method."""
+    """Return the upsampled preview of a mask, if it is of these samples and this method."""
     upsampled = None if mask is None else mask.upsampled
     if upsampled is None or mask.upsample != upsample or upsampled.shape != shape.shape:
         return None

@@ -1,4 +1,4 @@
-"""The Surf Refiner's run: prepare, sample down to zero, compose.
+"""Refine a preview: prepare, sample down to zero, compose.
 
 One path for any flow model and for a trained flow-mapping refiner, which in sigma form is one too.
 

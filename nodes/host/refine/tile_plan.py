@@ -95,7 +95,7 @@ class TilePlan:
         pieces = f"{count} tiles of {self.pixels(side)}" if count > 1 else "one piece"
         log.info("%s pixels in %s (%s).", self.pixels(self.size), pieces, reason)
 
-    def halved(self, size: Size, tile: Size) -> Size | None:
+    def halve(self, size: Size, tile: Size) -> Size | None:
         """Halve each side of a tile, with overlap; None where no side can shrink."""
         current, least = self.real(size, tile), 2 * self.overlap
         half = (ceil((side + self.overlap) / 2 / self.patch) * self.patch for side in current)
@@ -104,7 +104,7 @@ class TilePlan:
 
     def shrink(self, size: Size, tile: Size) -> bool:
         """Take smaller tiles than `tile`, which did not fit; False where there are none."""
-        new = self.halved(size, tile)
+        new = self.halve(size, tile)
         if new is None:
             log.error(
                 "out of memory with the smallest tiles, %s pixels; use fewer frames, a model "

@@ -17,7 +17,7 @@ log = NodeLog(__name__)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RefineSettings:
-    """How to sample; how large is not in here."""
+    """How to sample, whatever the target size."""
 
     seed: int
     sigma_start: float
@@ -49,7 +49,7 @@ class RefineSettings:
         segments(1, self.window, False)
 
     def sigmas(self) -> Tensor:
-        """[steps + 1] from `sigma_start`, or from t = 1, to 0. Source: SURF Tab. R6 (shift 1)."""
+        """Space [steps + 1] from `sigma_start`, or t = 1, to 0. Source: SURF Tab. R6 (shift 1)."""
         first = 1.0 if self.time == "t" else self.sigma_start
         return torch.linspace(first, 0.0, self.steps + 1)
 

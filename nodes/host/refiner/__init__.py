@@ -1,4 +1,4 @@
-"""Our refiner as a model of the host, its files, and the embedded models."""
+"""Load our refiners, and the embedded models, as models of the host."""
 
 from .loading import (
     ATTENTIONS,

@@ -38,7 +38,7 @@ TRAITS_KEY = "surf_refiner"
 
 
 def refiner_names() -> list[str]:
-    """Files of the folder that holds our refiners beside the diffusion models of the host."""
+    """List the files of the folder with our refiners and the diffusion models of the host."""
     return folder_paths.get_filename_list(FOLDER)
 
 

@@ -1,4 +1,4 @@
-"""The embedded models as objects of the host: two MODELs, a VAE around the codec, a prompt.
+"""Load the embedded models as objects of the host: two MODELs, a VAE round the codec, a prompt.
 
 To the host they are Wan models. Whatever leaves its sampler has been scaled by the statistics of
 Wan 2.1's latents, and what enters is scaled back; the VAE here does the same on its side, so that

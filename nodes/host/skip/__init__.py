@@ -1,4 +1,4 @@
-"""Refining the tokens of a mask alone: making the mask, applying it, reporting on it."""
+"""Make a mask of tokens to refine, report on it, and skip the others."""
 
 from .cell_weights import CellWeights, cell_weights
 from .make_mask import BUILT_IN, Choice, make_mask

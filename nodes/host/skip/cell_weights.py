@@ -1,4 +1,4 @@
-"""A mask of tokens, checked against a latent and a MODEL and spread over the latent's cells.
+"""Check a mask of tokens against a latent and a MODEL, and spread it over the latent's cells.
 
 Dims: B batch, C latent channels, T latent frames, H, W latent cells.
 """
@@ -89,6 +89,6 @@ def is_ours(model: Any) -> bool:
 
 
 def _patch(model: Any) -> tuple[int, int, int]:
-    """Latent cells of a token; those of Wan where a network does not say."""
+    """Return the latent cells of a token; those of Wan where a network has no such attribute."""
     patch = getattr(_network(model), "patch_size", (1, 2, 2))
     return tuple(patch) if isinstance(patch, list | tuple) and len(patch) == 3 else (1, 2, 2)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ....surf_core.checks import check_choice, check_range
-from ....surf_core.skip import MaskPredictor, predict_mask
+from ....surf_core.skip import Mask, MaskPredictor, predict_mask
 from ....surf_core.skip.predictor import load
 from ....surf_core.tiny.model import MASK
 from ..latents import open_latent
@@ -65,7 +65,7 @@ def make_mask(
     image: Tensor | None = None,
     **target: Any,
 ) -> tuple[SkipMask, Tensor | None]:
-    """Choose which tokens of a preview are worth refining.
+    """Choose which tokens of a preview to refine.
 
     Args:
         model: the MODEL that will refine; not changed and not run.
@@ -81,12 +81,7 @@ def make_mask(
     Raises:
         ValueError: anything that does not fit, or a tau that nothing reaches.
     """
-    samples = open_latent(model, latent, "latent")
-    if samples.ndim != 5:
-        raise ValueError(
-            f"expected a video latent [B, C, T, H, W], got {tuple(samples.shape)}; connect "
-            "a video model and its preview."
-        )
+    samples = _open_video(model, latent)
     size, _ = target_cells(model, samples, **target)
     check_choice(upsample, "upsample", UPSAMPLE_METHODS)
     if upsample == "pixel" or vae is not None:
@@ -96,12 +91,31 @@ def make_mask(
     predictor = find_predictor(model, choice.predictor)
     frames = None if vae is None else [decode_frames(vae, x) for x in samples.split(1)]
     upsampled = _upsample(samples, size, upsample, vae, frames, image)
-    side = patch_side(model)
-    tokens = F.pad(
-        model.model.process_latent_in(upsampled.float()), _padding(size, side), "replicate"
+    mask = _choose_tokens(model, upsampled, predictor, choice)
+    skip_mask = SkipMask(
+        mask=mask, size=size, upsampled=upsampled, upsample=upsample, samples=samples
     )
-    # Not rounded up to whole tiles of an attention kernel: what that wins is not measured, and on a
-    # small clip it would refine everything.
+    return skip_mask, None if frames is None else torch.cat(frames)
+
+
+def _open_video(model: Any, latent: dict) -> Tensor:
+    """Take the samples [B, C, T, H, W] out of a LATENT."""
+    samples = open_latent(model, latent, "latent")
+    if samples.ndim != 5:
+        raise ValueError(
+            f"expected a video latent [B, C, T, H, W], got {tuple(samples.shape)}; connect "
+            "a video model and its preview."
+        )
+    return samples
+
+
+def _choose_tokens(
+    model: Any, upsampled: Tensor, predictor: MaskPredictor | None, choice: Choice
+) -> Mask:
+    """Score the tokens of the upsampled preview, and choose those to refine."""
+    side = patch_side(model)
+    padding = _padding(tuple(upsampled.shape[-2:]), side)
+    tokens = F.pad(model.model.process_latent_in(upsampled.float()), padding, "replicate")
     mask = predict_mask(
         tokens, predictor, patch=(1, side, side), dilate=choice.dilate, **choice.criterion()
     )
@@ -110,10 +124,7 @@ def make_mask(
             f"expected a tau that some token reaches, got {choice.tau} where the highest "
             f"score is {mask.scores.max():.3g}; take a lower tau, or choose by keep ratio."
         )
-    skip_mask = SkipMask(
-        mask=mask, size=size, upsampled=upsampled, upsample=upsample, samples=samples
-    )
-    return skip_mask, None if frames is None else torch.cat(frames)
+    return mask
 
 
 def _upsample(

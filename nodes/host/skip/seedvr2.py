@@ -1,4 +1,4 @@
-"""Token skipping in the host's native SeedVR2: a clone whose blocks run on refined tokens.
+"""Skip tokens in the host's native SeedVR2: clone it so that its blocks run on refined tokens.
 
 Those are gathered before the first block and put back after the last; in between run the host's
 own blocks, windows and attention. Everywhere else the clean estimate is the low-quality

@@ -1,4 +1,4 @@
-"""The windows of the host's SeedVR2 over refined tokens, filled into the cache of its blocks.
+"""Partition refined tokens by the windows of the host's SeedVR2, and fill the cache of its blocks.
 
 Its attention looks up how tokens are ordered by windows, how many each window holds and how they
 are rotated; what is not there it computes for all tokens of the clip. The cache is new in every

@@ -46,18 +46,18 @@ def with_mask(model: Any, upsampled: Tensor, weights: CellWeights) -> Any:
         )
     clean = model.model.process_latent_in(upsampled.float())
     earlier = clone.model_options.get("model_function_wrapper")
-    clone.set_model_unet_function_wrapper(_make_filled(clean, weights.hard, earlier))
-    composed = _make_composed(clean, weights.soft)
+    clone.set_model_unet_function_wrapper(_make_function_wrapper(clean, weights.hard, earlier))
+    composed = _composer(clean, weights.soft)
     clone.set_model_sampler_post_cfg_function(lambda args: composed(args["denoised"]))
     return clone
 
 
-def _make_filled(clean: Tensor, hard: Tensor, earlier: Callable | None) -> Callable:
+def _make_function_wrapper(clean: Tensor, hard: Tensor, earlier: Callable | None) -> Callable:
     """Build the model function wrapper: skipped cells of clean estimates become `clean`.
 
     Before the guidance, so that whatever looks at an estimate as a whole finds a picture there.
     """
-    composed = _make_composed(clean, hard)
+    composed = _composer(clean, hard)
 
     def run(apply_model: Callable, args: dict) -> Tensor:
         if earlier is not None:
@@ -67,8 +67,8 @@ def _make_filled(clean: Tensor, hard: Tensor, earlier: Callable | None) -> Calla
     return run
 
 
-def _make_composed(clean: Tensor, share: Tensor) -> Callable:
-    """Build x0 [n * B, C, T, H, W] -> the same, with share of it and the rest of `clean`."""
+def _composer(clean: Tensor, share: Tensor) -> Callable:
+    """Build x0 [n * B, C, T, H, W] -> share * x0 + (1 - share) * clean."""
     moved: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
     def composed(x0: Tensor) -> Tensor:

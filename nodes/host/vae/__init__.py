@@ -1,4 +1,4 @@
-"""Decoding, enlarging and colour matching of frames, in pieces that fit the memory."""
+"""Decode, upsample and colour-match frames, in pieces that fit the memory."""
 
 from .colour_match import match_images
 from .decode import decode_latent

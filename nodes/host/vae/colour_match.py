@@ -1,4 +1,4 @@
-"""Colour matching on the host's device, with its progress bar and its stop button.
+"""Match colours on the host's device, with its progress bar and its interrupt.
 
 Dims: F pixel frames.
 """

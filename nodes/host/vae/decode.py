@@ -26,7 +26,7 @@ from .memory import (
     Size,
     check_main_memory,
     choose_piece,
-    halved,
+    halve,
     is_out_of_memory,
     log_piece,
     real_piece,
@@ -42,7 +42,7 @@ LEAST_FRAMES = 2
 
 
 def decode_latent(vae: Any, latent: dict, width: int, height: int, side: int) -> Tensor:
-    """Decode a LATENT into frames: the work of Surf VAE Decode.
+    """Decode a LATENT into frames, and crop them.
 
     Args:
         vae: the host's VAE; not changed.
@@ -80,7 +80,7 @@ def decode_latent(vae: Any, latent: dict, width: int, height: int, side: int) ->
 
 
 def decode(vae: Any, samples: Tensor, what: str, advice: str, side: int = 0) -> Tensor:
-    """Decode in one piece, or in as few pixels as the memory allows; in smaller pieces if it fails.
+    """Decode in one piece, or in the cheapest that fit; if memory runs out, in smaller ones.
 
     Args:
         samples: [B, C, (T,) H, W], of this VAE.
@@ -105,7 +105,7 @@ def decode(vae: Any, samples: Tensor, what: str, advice: str, side: int = 0) -> 
         try:
             return decoding.run(limit)
         except RuntimeError as error:
-            smaller = halved(decoding.size, limit, decoding.cell)
+            smaller = halve(decoding.size, limit, decoding.cell)
             if not is_out_of_memory(error) or smaller is None:
                 raise
         # Outside of the except block, where the tensors of the failed call are free.

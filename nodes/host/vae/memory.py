@@ -76,7 +76,7 @@ def real_piece(size: Size, limit: Size, cell: int) -> Size:
     return rows.stop, columns.stop
 
 
-def halved(size: Size, limit: Size, cell: int) -> Size | None:
+def halve(size: Size, limit: Size, cell: int) -> Size | None:
     """Halve the sides of pieces that did not fit; None where that holds no two overlaps."""
     side = max(real_piece(size, limit, cell)) // 2 // cell * cell
     overlaps = -(-PIECE_OVERLAP // cell) * cell
