@@ -2,7 +2,7 @@
 
 `names_errors` sets it round `execute`. Functions that a node leaves in a model or guider fail
 inside another node's call: they read `running_node()` when they are built, and check under
-`errors_named` of it.
+`reporting_as` of it.
 """
 
 import functools
@@ -28,7 +28,7 @@ def label() -> str:
 
 
 @contextmanager
-def errors_named(node: str) -> Iterator[None]:
+def reporting_as(node: str) -> Iterator[None]:
     """Put a node's name in front of each ValueError that leaves the block, once.
 
     The error stays the same object, with its type and its traceback; others pass untouched, and so
@@ -59,7 +59,7 @@ def names_errors(execute: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(execute)
     def run(cls: Any, *args: Any, **kwargs: Any) -> Any:
-        with errors_named(cls.define_schema().display_name):
+        with reporting_as(cls.define_schema().display_name):
             return execute(cls, *args, **kwargs)
 
     return run

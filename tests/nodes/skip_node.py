@@ -18,7 +18,7 @@ FULL_SIZE = {"predictor": "tiny", "upsample": "pixel", "scale": 4.0}
 
 
 class WanModel(SimpleNamespace):
-    """What the price of a Wan model is told by."""
+    """The attributes of a Wan model that its cost depends on."""
 
     def __init__(self, **changes):
         super().__init__(

@@ -71,7 +71,7 @@ def widths(monkeypatch):
     return seen
 
 
-def test_dense_is_the_hosts_attention(tolerance):
+def test_attention_is_the_hosts(tolerance):
     q, k, v = qkv(72)
     out = HostAttention()(q, k, v)
     assert out.shape == q.shape

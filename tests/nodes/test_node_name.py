@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 from surf.nodes import SurfExtension
-from surf.nodes.host.node_name import NodeLog, errors_named, names_errors, running_node
+from surf.nodes.host.node_name import NodeLog, names_errors, reporting_as, running_node
 
 
 class Interrupt(Exception):
@@ -77,7 +77,7 @@ def test_what_a_node_left_behind_fails_under_its_own_name():
         name = running_node()
 
         def closure():
-            with errors_named(name):
+            with reporting_as(name):
                 refuse(ValueError("bad"))
 
         return closure
@@ -90,11 +90,11 @@ def test_what_a_node_left_behind_fails_under_its_own_name():
 
 def test_without_a_name_the_block_runs_as_it_is():
     def call():
-        with errors_named(""):
+        with reporting_as(""):
             assert running_node() == "This Node"
             refuse(ValueError("bad"))
 
-    with pytest.raises(ValueError, match=r"^bad$"), errors_named(""):
+    with pytest.raises(ValueError, match=r"^bad$"), reporting_as(""):
         refuse(ValueError("bad"))
     with pytest.raises(ValueError, match=r"^This Node: bad$"):
         node_of(call).execute()

@@ -1,11 +1,11 @@
-"""Surf SeedVR2 Skip without a host: windows over kept tokens, the cache, gathering and refusals."""
+"""Surf SeedVR2 Skip without a host: windows over refined tokens, the cache, refusals."""
 
 from types import SimpleNamespace
 
 import host_stub
 import pytest
 import torch
-from surf.nodes.host.node_name import errors_named
+from surf.nodes.host.node_name import reporting_as
 from surf.nodes.host.skip import seedvr2
 from surf.nodes.host.skip.seedvr2_windows import PrefilledCache, fill_cache, partition, phase
 from surf.nodes.seedvr2 import SurfSeedVR2Skip, describe
@@ -131,7 +131,7 @@ def run_blocks(keep, samples=1, grid=GRID, names=("win_transform", "vid_len", "r
     }
     seen = []
     for index in range(2):
-        with errors_named("Surf SeedVR2 Skip"):
+        with reporting_as("Surf SeedVR2 Skip"):
             run = seedvr2._run_block(module, windows, places, index, 1, None)
         args = run(args, block([f"{phase(module)}.{name}" for name in names]))
         seen.append(len(args["vid"]))

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ....surf_core.window import segments
 from ..compiling import outside_graphs
-from ..node_name import errors_named, running_node
+from ..node_name import reporting_as, running_node
 from .token_layout import ModelCall, check_tokens_known, read_call
 
 WRAPPER_KEY = "surf_window"
@@ -72,12 +72,12 @@ def make_wrapper(state: threading.local) -> Callable:
     node = running_node()
 
     def note_tokens(executor, *args, **kwargs):
-        with errors_named(node):
+        with reporting_as(node):
             call = read_call(executor, args, kwargs)
         outer, state.call = getattr(state, "call", None), call
         try:
             result = executor(*args, **kwargs)
-            with errors_named(node):
+            with reporting_as(node):
                 call.check_windowed()
         finally:
             state.call = outer
@@ -106,7 +106,7 @@ def make_override(state: threading.local, window: int, inner: Callable | None) -
         call: ModelCall | None = getattr(state, "call", None)
         axis = 2 if kwargs.get("skip_reshape") else 1
         options = kwargs.get("transformer_options") or {}
-        with errors_named(node):
+        with reporting_as(node):
             tokens = q.shape[axis], k.shape[axis]
             depth = call.self_attention_depth(*tokens, options) if call else None
         if depth is None:

@@ -24,7 +24,7 @@ from ....surf_core.schedule import SwitchedSchedule, check_sigmas, switch
 from .. import models
 from ..conditioning import Conditioning, SizeChange, carry
 from ..latents import check_channels, check_plain, is_blank, to_intermediate
-from ..node_name import NodeLog, errors_named, running_node
+from ..node_name import NodeLog, reporting_as, running_node
 from .plan import Switch
 
 log = NodeLog(__name__)
@@ -147,7 +147,7 @@ class ReshiftGuider(comfy.samplers.CFGGuider):
         Raises:
             ValueError: before any evaluation, for anything that cannot work.
         """
-        with errors_named(self.node):
+        with reporting_as(self.node):
             segments = self.segments(latent_image, sampler, sigmas)
         callback_of = one_bar(callback, [len(s.sigmas) - 1 for s in segments])
         seed, x = seed or 0, latent_image

@@ -31,7 +31,7 @@ from ....surf_core.skip import (
 )
 from ..conditioning import Conditioning
 from ..models import check_guarded, uncompiled
-from ..node_name import errors_named, running_node
+from ..node_name import reporting_as, running_node
 from .seedvr2_windows import PrefilledCache, fill_cache, partition, phase
 from .skip_mask import CHOICES
 
@@ -170,7 +170,7 @@ def _run_block(attention, windows, tokens, index: int, last: int, earlier) -> Ca
             # Called by a skip of ours that another node has chained, on gathered tokens.
             return block(args)
         if index == 0:
-            with errors_named(node):
+            with reporting_as(node):
                 args = {**args, "vid": _gather(args["vid"], args["vid_shape"], tokens)}
             cache.cache[KEY] = PrefilledCache()
             lengths = [len(tokens.indices)] * len(args["vid_shape"])
@@ -181,7 +181,7 @@ def _run_block(attention, windows, tokens, index: int, last: int, earlier) -> Ca
         out = block({**args, "cache": type(cache)(cache=prefilled)})
         if index < last:
             return out
-        with errors_named(node):
+        with reporting_as(node):
             return {**out, "vid": _scatter(out["vid"], cache.cache, prefilled, tokens)}
 
     setattr(on_refined_tokens, REPLACED, earlier)
@@ -239,7 +239,7 @@ def _compose(clone: Any, clip: Tensor, share: Tensor, hard: Tensor) -> None:
         return compose(x0, clip_like(x0), share)
 
     def sample(executor, noise, latent, sampler, sigmas, denoise_mask=None, *args, **kwargs):
-        with errors_named(node):
+        with reporting_as(node):
             _check_size(noise, clip)
         out = executor(noise, latent, sampler, sigmas, denoise_mask, *args, **kwargs)
         if denoise_mask is not None or float(sigmas[-1]) > 0:
@@ -247,7 +247,7 @@ def _compose(clone: Any, clip: Tensor, share: Tensor, hard: Tensor) -> None:
         return compose(out, latent_format.process_out(clip_like(out)), hard)
 
     def apply(executor, x, t, concat, text, control, options, **kwargs):
-        with errors_named(node):
+        with reporting_as(node):
             _check_size(x, clip)
             calls = len(options.get("cond_or_uncond") or (0,))
             expected = clip_like(x[: len(x) // calls]).repeat(calls, 1, 1, 1, 1)

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from surf.nodes.host.attention import token_layout, windows
-from surf.nodes.host.node_name import errors_named
+from surf.nodes.host.node_name import reporting_as
 from surf.surf_core.refiner import RefinerConfig, SurfRefinerDiT
 from surf.surf_core.window import segments
 from torch.nn.functional import scaled_dot_product_attention as sdpa
@@ -43,7 +43,7 @@ class Executor:
 
 
 class Patcher:
-    """A MODEL as far as `windowed` looks at it."""
+    """A MODEL with what `with_windows` uses."""
 
     def __init__(self, network, options=None):
         self.network, self.wrappers = network, {}
@@ -161,7 +161,7 @@ def test_joint_models_find_the_video_on_either_side_of_the_text():
 
 def test_unexpected_tokens_are_refused_after_the_call():
     state = threading.local()
-    with errors_named("This Node"):
+    with reporting_as("This Node"):
         wrapper = windows.make_wrapper(state)
     override = windows.make_override(state, 2, None)
 
