@@ -24,7 +24,7 @@ def _frames(video: Tensor, size: int) -> np.ndarray:
 
 def write_mp4(path: Path, video: Tensor, size: int = 256, fps: int = 4) -> None:
     """Write one video [3, T, H, W] in 0..1 as H.264."""
-    with av.open(str(path), "w") as container:
+    with av.open(str(path.absolute()), "w") as container:
         stream = container.add_stream("libx264", rate=fps)
         stream.width = stream.height = size
         stream.pix_fmt = "yuv420p"

@@ -199,6 +199,7 @@ def test_headers_that_ask_for_any_amount_of_memory_are_a_result(tmp_path, monkey
     def refuse(*args, **kwargs):
         raise av.error.MemoryError(12, "Cannot allocate memory", "a.mp4")
 
+    (tmp_path / "a.mp4").write_bytes(b"x")
     monkeypatch.setattr(av, "open", refuse)
     assert split(tmp_path / "a.mp4") == ([], [Rejected(reason="memory", numbers={"code": 12})])
 

@@ -83,7 +83,7 @@ def clips(
     """Cut a file into clips without overlap, in one pass.
 
     Each scene gives as many clips of the longest length as fit, then shorter ones from the rest.
-    Holds the frames of one longest clip, twice while it is handed over.
+    Holds the frames of one longest clip, and one more while it is handed over.
 
     Args:
         path: any file.
@@ -113,9 +113,10 @@ def _clips(path: Path, lengths: tuple[int, ...], fps: int) -> Iterator[Clip | Re
     def drain() -> Iterator[Clip]:
         nonlocal index
         for length in _divide(len(held), lengths):
-            pixels = np.stack([frame.pixels for frame in held[:length]])
             start = held[0].time
-            del held[:length]
+            pixels = np.empty((length, *held[0].pixels.shape), np.uint8)
+            for place in range(length):  # Each is let go of as it is copied.
+                pixels[place] = held.pop(0).pixels
             yield Clip(frames=torch.from_numpy(pixels), index=index, scene=scene, start=start)
             index += 1
         held.clear()

@@ -8,12 +8,15 @@ Dims: H, W rows and columns in pixels, S pixels along a side of a thumbnail.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from errno import ENOENT
 from math import inf
 from pathlib import Path
 
 import av
 import numpy as np
 from av.stream import Disposition
+
+from .sources import is_animated_webp
 
 FPS = 16
 """Frames a second of every clip. Source: Bowtie-flow B.3, and Wan 2.1."""
@@ -233,8 +236,17 @@ def frames(path: Path, fps: int = FPS) -> Iterator[Frame | Rejected]:
 
     Source: ours.
     """
+    if not path.is_file():
+        yield Rejected(reason="unreadable", numbers={"code": ENOENT})
+        return
+    if is_animated_webp(path):
+        # FFmpeg 8 reads the first picture of a .webp at most.
+        yield Rejected(reason="no_decoder")
+        return
+    # A relative name may look like an address, as may a name inside a playlist.
+    name, options = str(path.absolute()), {"protocol_whitelist": "file"}
     try:
-        with av.open(str(path), metadata_errors="replace") as container:
+        with av.open(name, metadata_errors="replace", container_options=options) as container:
             yield from _frames(container, fps)
     except av.error.MemoryError as error:
         yield Rejected(reason="memory", numbers={"code": error.errno})

@@ -1,19 +1,22 @@
 """Say what speaks against a clip: too dark, too bright, blurred, of poor quality.
 
-Dims: T frames, N frames looked at, H, W rows and columns in pixels.
+Dims: T frames, N frames of a call, H, W rows and columns in pixels.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import fmean
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 LOOKED_AT = 10
-"""N: frames of a clip that are measured, evenly spread, the first and the last among them."""
+"""Frames of a clip that are measured, evenly spread, the first and the last among them."""
+BAND = 256
+"""Rows that are measured at a time: the memory is that of a frame's luma, whatever its size."""
 Scorer = Callable[[Tensor], float]
-"""Frames [N, H, W, 3] uint8 -> quality 0..100, larger is better. The paper's is MUSIQ."""
+"""A frame [1, H, W, 3] uint8 -> quality 0..100, larger is better. The paper's is MUSIQ."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,7 +50,11 @@ class Verdict:
 def luma(frames: Tensor) -> Tensor:
     """Rec. 601 luma of [N, H, W, 3] uint8, in whole steps 0..255: [N, H, W] float32."""
     weights = torch.tensor([0.299, 0.587, 0.114])
-    return (frames.float() * weights).sum(-1).round()
+    y = torch.empty(frames.shape[:3])
+    for top in range(0, y.shape[1], BAND):
+        rows = slice(top, top + BAND)
+        y[:, rows] = (frames[:, rows].float() * weights).sum(-1).round()
+    return y
 
 
 def laplacian_variance(y: Tensor) -> Tensor:
@@ -57,17 +64,30 @@ def laplacian_variance(y: Tensor) -> Tensor:
     size of the picture: measure frames as they are, not enlarged.
     """
     kernel = torch.tensor([[0.0, 1, 0], [1, -4, 1], [0, 1, 0]])[None, None]
-    edges = F.conv2d(F.pad(y[:, None], (1, 1, 1, 1), mode="reflect"), kernel)
-    return edges.double().flatten(1).var(dim=1, correction=0)
+    height, (total, squares) = y.shape[1], y.new_zeros(2, len(y), dtype=torch.float64)
+    for top in range(0, height, BAND):
+        rows = torch.arange(top - 1, min(top + BAND, height) + 1).abs()
+        rows = torch.where(rows < height, rows, 2 * (height - 1) - rows)
+        edges = F.conv2d(F.pad(y[:, None, rows], (1, 1, 0, 0), mode="reflect"), kernel).double()
+        total += edges.sum((1, 2, 3))
+        squares += edges.square().sum((1, 2, 3))
+    count = y[0].numel()
+    return squares / count - (total / count).square()
 
 
 def _blocks(y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Step at every 8th column, step elsewhere, share of zero crossings; [N] each."""
-    steps = y.diff(dim=2)
-    border = steps[:, :, 7::8].abs().mean((1, 2))
-    inside = (8 * steps.abs().mean((1, 2)) - border) / 7
-    crossings = (steps[:, :, 1:] * steps[:, :, :-1] < 0).float().mean((1, 2))
-    return border, inside, crossings
+    """Step at every 8th column, step elsewhere, share of zero crossings; [N] each, fp64."""
+    height, width = y.shape[1:]
+    border, whole, crossings = y.new_zeros(3, len(y), dtype=torch.float64)
+    for top in range(0, height, BAND):
+        steps = y[:, top : top + BAND].diff(dim=2)
+        sizes = steps.abs()
+        border += sizes[:, :, 7::8].sum((1, 2), dtype=torch.float64)
+        whole += sizes.sum((1, 2), dtype=torch.float64)
+        crossings += (steps[:, :, 1:] * steps[:, :, :-1] < 0).sum((1, 2))
+    border /= height * len(range(7, width - 1, 8))
+    inside = (8 * whole / (height * (width - 1)) - border) / 7
+    return border, inside, crossings / (height * (width - 2))
 
 
 def compression_quality(frames: Tensor) -> float:
@@ -84,7 +104,7 @@ def compression_quality(frames: Tensor) -> float:
     if min(y.shape[1:]) < 16:
         raise ValueError(f"expected frames of at least 16x16, got {tuple(y.shape)}; drop them.")
     pairs = zip(_blocks(y), _blocks(y.mT), strict=True)
-    border, inside, crossings = ((a + b).double() / 2 for a, b in pairs)
+    border, inside, crossings = ((a + b) / 2 for a, b in pairs)
     score = -245.8909 + 261.9373 * (
         border**-0.02398886 * inside**0.01601664 * crossings**0.00642859
     )
@@ -92,15 +112,27 @@ def compression_quality(frames: Tensor) -> float:
     return score.clamp(0, 100).mean().item()
 
 
+def _brightness(frame: Tensor) -> dict[str, float]:
+    """The numbers of one frame [1, H, W, 3] that luma alone tells."""
+    y = luma(frame)
+    bands = y.split(BAND, dim=1)
+    clipped = sum(((band <= 2) | (band >= 253)).sum().item() for band in bands)
+    return {
+        "luma": sum(band.double().sum().item() for band in bands) / y.numel(),
+        "clipped": clipped / y.numel(),
+        "sharpness": laplacian_variance(y).item(),
+    }
+
+
 def examine(
     frames: Tensor, limits: Limits | None = None, scorer: Scorer = compression_quality
 ) -> Verdict:
-    """Measure a clip and name everything that speaks against it.
+    """Measure a clip, a frame at a time, and name everything that speaks against it.
 
     Args:
         frames: [T, H, W, 3] uint8, RGB, at the size they came in.
         limits: None for the paper's, and ours where it gives none.
-        scorer: what measures quality; called once, with the frames looked at.
+        scorer: what measures quality; called with one frame after the other.
 
     Returns:
         Reasons and numbers; all are measured, whatever the first finds.
@@ -116,15 +148,10 @@ def examine(
             "pass a clip's frames."
         )
     limits = limits or Limits()
-    picks = torch.linspace(0, len(frames) - 1, min(LOOKED_AT, len(frames))).round().long()
-    looked_at = frames[picks]
-    y = luma(looked_at)
-    numbers = {
-        "luma": y.double().mean().item(),
-        "clipped": ((y <= 2) | (y >= 253)).double().mean().item(),
-        "sharpness": laplacian_variance(y).mean().item(),
-        "quality": float(scorer(looked_at)),
-    }
+    picks = torch.linspace(0, len(frames) - 1, min(LOOKED_AT, len(frames))).round().long().tolist()
+    looked_at = (frames[pick : pick + 1] for pick in picks)
+    measured = [_brightness(one) | {"quality": float(scorer(one))} for one in looked_at]
+    numbers = {name: fmean(one[name] for one in measured) for name in measured[0]}
     against = {
         "dark": numbers["luma"] < limits.darkest,
         "bright": numbers["luma"] > limits.brightest,

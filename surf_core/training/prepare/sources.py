@@ -2,34 +2,26 @@
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
+from stat import S_ISREG
 
 log = logging.getLogger(__name__)
 
-SUFFIXES = frozenset(
-    [
-        ".avi",
-        ".flv",
-        ".gif",
-        ".m4v",
-        ".mkv",
-        ".mov",
-        ".mp4",
-        ".mpeg",
-        ".mpg",
-        ".mts",
-        ".ogv",
-        ".ts",
-        ".webm",
-        ".wmv",
-    ]
-)
-"""What a video's name ends with; other files of a folder are not looked at."""
+SUFFIXES = frozenset([
+    ".3gp", ".apng", ".asf", ".avi", ".f4v", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov",
+    ".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv", ".y4m",
+])  # fmt: skip
+"""What a video's name ends with; an animated .webp is one too. Other files of a folder are counted
+and named by kind, but for those that hold captions."""
+BESIDE = frozenset([".csv", ".json", ".jsonl", ".txt"])
+"""What the name of a file with captions ends with."""
 _CHUNK = 2**20
+_KINDS = 8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,25 +49,40 @@ def _source(path: Path, root: Path) -> Source:
         stat = path.stat()
     except OSError:
         return Source(path=path, name=name, size=-1, changed=0)
+    if not S_ISREG(stat.st_mode):
+        return Source(path=path, name=name, size=-1, changed=0)
     return Source(path=path, name=name, size=stat.st_size, changed=stat.st_mtime_ns)
 
 
-def _walk(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
-    """Files below a folder; links are followed, but not back up."""
-    real = os.path.realpath(folder)
-    if real in above:
-        log.warning("%s leads back to %s and is not followed", folder, real)
-        return
-    try:
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except OSError as error:
-        log.warning("%s cannot be listed: %s", folder, error)
-        return
-    for entry in entries:
-        if _is_folder(entry):
-            yield from _walk(Path(entry.path), (*above, real))
-        elif Path(entry.name).suffix.lower() in SUFFIXES:
-            yield Path(entry.path)
+def _walk(folder: Path, skipped: Counter) -> Iterator[Path]:
+    """Files below a folder; links are followed, last, and no folder is searched twice.
+
+    Args:
+        skipped: told how many files of which kind were left out.
+    """
+    seen: dict[str, Path] = {}
+    folders, links = [folder], []
+    while folders or links:
+        here = folders.pop() if folders else links.pop(0)
+        real = os.path.realpath(here)
+        if real in seen:
+            log.warning("%s leads back to %s and is not followed", here, seen[real])
+            continue
+        seen[real] = here
+        try:
+            entries = sorted(os.scandir(here), key=lambda entry: entry.name)
+        except OSError as error:
+            log.warning("%s cannot be listed: %s", here, error)
+            continue
+        for entry in entries:
+            path = Path(entry.path)
+            kind = path.suffix.lower()
+            if _is_folder(entry):
+                (links if entry.is_symlink() else folders).append(path)
+            elif kind in SUFFIXES or (kind == ".webp" and is_animated_webp(path)):
+                yield path
+            elif kind not in BESIDE:
+                skipped[kind or "without a suffix"] += 1
 
 
 def _is_folder(entry: os.DirEntry) -> bool:
@@ -83,6 +90,19 @@ def _is_folder(entry: os.DirEntry) -> bool:
         return entry.is_dir()
     except OSError:  # A link to itself.
         return False
+
+
+def is_animated_webp(path: Path) -> bool:
+    """Whether a file is a .webp of several pictures, by its header."""
+    try:
+        if not path.is_file():
+            return False
+        with path.open("rb") as file:
+            head = file.read(21)
+    except OSError:
+        return False
+    # RIFF, four bytes of size, WEBP, VP8X, four bytes of size, then flags.
+    return head[:4] + head[8:16] == b"RIFFWEBPVP8X" and len(head) == 21 and bool(head[20] & 2)
 
 
 def root_of(given: Path) -> Path:
@@ -100,13 +120,18 @@ def find(given: Path) -> list[Source]:
     Raises:
         ValueError: no such input, or nothing in it that could be a video.
     """
+    skipped: Counter = Counter()
     if given.is_dir():
-        paths = list(_walk(given))
+        paths = list(_walk(given, skipped))
     elif given.suffix.lower() == ".txt" and given.is_file():
         lines = given.read_text(encoding="utf-8-sig").splitlines()
         paths = [given.parent / line.strip() for line in lines if line.strip()]
     else:
         paths = [given] if given.is_file() else []
+    if skipped:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in skipped.most_common(_KINDS))
+        rest = "" if len(skipped) <= _KINDS else f" and {len(skipped) - _KINDS} kinds more"
+        log.warning("%s: not looked at, by their names: %s%s", given, kinds, rest)
     root = root_of(given)
     found = {source.name: source for source in (_source(path, root) for path in paths)}
     if not found:
@@ -132,6 +157,8 @@ def content_hash(path: Path) -> str:
     """Hash a file's bytes: 32 hex digits, "" where they cannot be read."""
     state = blake2b(digest_size=16)
     try:
+        if not S_ISREG(path.stat().st_mode):  # A pipe would be waited for.
+            raise OSError("it is no regular file")
         with path.open("rb") as file:
             while chunk := file.read(_CHUNK):
                 state.update(chunk)

@@ -20,7 +20,7 @@ CRF = 4
 def write_video(path: Path, video: Tensor, fps: int = FPS, crf: int = CRF) -> None:
     """Write [3, T, S, S] in -1..1 as H.264, one thread, the same bytes every time."""
     pixels = ((video.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 3, 0).numpy()
-    with av.open(str(path), "w", options={"fflags": "+bitexact"}) as container:
+    with av.open(str(path.absolute()), "w", options={"fflags": "+bitexact"}) as container:
         stream = container.add_stream("libx264", rate=fps)
         stream.height, stream.width = pixels.shape[1:3]
         stream.pix_fmt = "yuv444p"
