@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 HEAD = """
-import resource, sys
+import re, sys
 sys.path.insert(0, sys.argv[1])
 import numpy as np
 import torch
@@ -17,7 +17,9 @@ from surf_core.training.prepare.decode import Frame
 from surf_core.training.prepare.filters import examine
 
 def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    # Not that of getrusage, which a process inherits from the one that starts it.
+    status = open("/proc/self/status").read()
+    return 1024 * int(re.search(r"VmHWM:\\s*(\\d+)", status)[1])
 
 torch.set_num_threads(1)
 """
