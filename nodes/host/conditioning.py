@@ -103,21 +103,21 @@ def carry(conds: dict[str, Conditioning], change: SizeChange) -> dict[str, Condi
     """
     if change.source == change.target:
         return conds
-    guessed: set[str] = set()
+    guesses: set[str] = set()
     out = {
-        name: [[entry[0], _fit(entry[1], change, guessed), *entry[2:]] for entry in cond]
+        name: [[entry[0], _fit(entry[1], change, guesses), *entry[2:]] for entry in cond]
         for name, cond in conds.items()
     }
-    if guessed:
+    if guesses:
         log.warning(
             "conditioning %s looks bound to the resolution and is unknown; it was resized as "
             "a picture. If the result looks wrong, leave it out.",
-            ", ".join(repr(key) for key in sorted(guessed)),
+            ", ".join(repr(key) for key in sorted(guesses)),
         )
     return out
 
 
-def _fit(options: dict[str, Any], change: SizeChange, guessed: set[str]) -> dict[str, Any]:
+def _fit(options: dict[str, Any], change: SizeChange, guesses: set[str]) -> dict[str, Any]:
     """Copy one entry's dictionary and resize what is bound to the resolution."""
     out = dict(options)
     for key, value in options.items():
@@ -129,10 +129,10 @@ def _fit(options: dict[str, Any], change: SizeChange, guessed: set[str]) -> dict
             # The host would crop these about the centre, while the latent is stretched.
             out[key] = _each(value, lambda x: _at_source(x, change))
         elif key not in UNBOUND:
-            fitted = _each(value, lambda x: _at_source(x, change))
-            if fitted is not value:
-                out[key] = fitted
-                guessed.add(key)
+            resized = _each(value, lambda x: _at_source(x, change))
+            if resized is not value:
+                out[key] = resized
+                guesses.add(key)
     return out
 
 
@@ -191,13 +191,13 @@ def _area(area: Any, change: SizeChange) -> Any:
     """Scale an absolute area, (sizes..., offsets...) in cells; percentages are left to the host."""
     if area[0] == "percentage" or len(area) % 2:
         return area
-    half, scaled = len(area) // 2, list(area)
+    half, out = len(area) // 2, list(area)
     for axis in (-2, -1):
         size, start = half + axis, 2 * half + axis
         factor = change.target[axis] / change.source[axis]
-        scaled[size] = max(1, round(area[size] * factor))
-        scaled[start] = min(round(area[start] * factor), change.target[axis] - 1)
-    return type(area)(scaled)
+        out[size] = max(1, round(area[size] * factor))
+        out[start] = min(round(area[start] * factor), change.target[axis] - 1)
+    return type(area)(out)
 
 
 BOUND: dict[str, Callable[[Any, SizeChange], Any]] = {

@@ -165,17 +165,17 @@ def target_cells(
     check_choice(target["resolution"], "resolution", TARGETS)
     unit = cell if takes_odd(model) else side_multiple(model)
     multiple = unit if target["resolution"] == "by size" else side_multiple(model)
-    asked = target_size((rows * cell, columns * cell), multiple=multiple, exact=True, **target)
-    height, width = (int(-(-side // unit) * unit) for side in asked)
+    pixels = target_size((rows * cell, columns * cell), multiple=multiple, exact=True, **target)
+    height, width = (int(-(-side // unit) * unit) for side in pixels)
     if height < rows * cell or width < columns * cell:
         raise ValueError(
             f"the target must not be below the preview's {columns * cell} x {rows * cell} "
             f"pixels, got {width} x {height}; choose a larger one, or connect the low-resolution "
             "preview."
         )
-    crop = "" if asked == (height, width) else f", to be cropped to {asked[1]} x {asked[0]}"
+    crop = "" if pixels == (height, width) else f", to be cropped to {pixels[1]} x {pixels[0]}"
     log.info("%d x %d to %d x %d pixels%s", columns * cell, rows * cell, width, height, crop)
-    return (height // cell, width // cell), asked
+    return (height // cell, width // cell), pixels
 
 
 def check_grid(model: Any, rows: int, cols: int) -> None:

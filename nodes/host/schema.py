@@ -17,10 +17,10 @@ def declare(make: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     Returns:
         What `make` returns.
     """
-    known = inspect.signature(make).parameters
-    if any(p.kind is p.VAR_KEYWORD for p in known.values()):
+    accepted = inspect.signature(make).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in accepted.values()):
         return make(*args, **kwargs)
-    dropped = {name: kwargs.pop(name) for name in list(kwargs) if name not in known}
-    if dropped.get("advanced") and "extra_dict" in known:
+    dropped = {name: kwargs.pop(name) for name in list(kwargs) if name not in accepted}
+    if dropped.get("advanced") and "extra_dict" in accepted:
         kwargs["extra_dict"] = {**kwargs.get("extra_dict", {}), "advanced": True}
     return make(*args, **kwargs)

@@ -35,9 +35,9 @@ class HostAttention:
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         heads, width = q.shape[-2:]
-        padded = _padded_width(width, OVERRIDE in self.options)
-        if padded != width:
-            q, k, v = pad_heads(q, k, v, padded)
+        padded_width = _padded_width(width, OVERRIDE in self.options)
+        if padded_width != width:
+            q, k, v = pad_heads(q, k, v, padded_width)
         # By attribute: some packs replace the function after the host has started.
         out = comfy.ldm.modules.attention.optimized_attention(
             *(x.flatten(-2) for x in (q, k, v)), heads=heads, transformer_options=self.options
@@ -84,9 +84,9 @@ def _sage_is_1() -> bool:
 
 
 @cache
-def _log_padding(width: int, padded: int) -> None:
+def _log_padding(width: int, padded_width: int) -> None:
     log.info(
         "SageAttention 1.x takes heads of %s channels, this model has %d: padded to %d. "
         "Version 2 needs no padding.",
-        ", ".join(map(str, SAGE_1_WIDTHS)), width, padded,
+        ", ".join(map(str, SAGE_1_WIDTHS)), width, padded_width,
     )  # fmt: skip

@@ -131,11 +131,11 @@ def check_tokens_known(module) -> None:
             "expected a model without windows of its own, got a Surf refiner, whose file "
             "says how its windows are cut; connect it directly, or set window to 0."
         )
-    name, known = type(network).__name__, WAN_MODELS + JOINT_MODELS
+    name, supported = type(network).__name__, WAN_MODELS + JOINT_MODELS
     patch = tuple(getattr(network, "patch_size", ()))
-    if name not in known or len(patch) != 3 or patch[0] != 1:
+    if name not in supported or len(patch) != 3 or patch[0] != 1:
         raise ValueError(
-            f"windowed attention expected one of {', '.join(known)} with a patch of "
+            f"windowed attention expected one of {', '.join(supported)} with a patch of "
             f"one frame, got {name} with {patch=}; set window to 0 for full attention."
         )
 
@@ -147,11 +147,11 @@ def read_call(executor, args: tuple, kwargs: dict) -> ModelCall:
         executor: the host's wrapper executor; `original` is the model's own method.
         args, kwargs: what the method will be called with.
     """
-    named = inspect.signature(executor.original).bind(*args, **kwargs).arguments
-    named = {**named, **named.get("kwargs", {})}
+    arguments = inspect.signature(executor.original).bind(*args, **kwargs).arguments
+    arguments = {**arguments, **arguments.get("kwargs", {})}
     network = uncompiled(executor.class_obj)
     joint = type(network).__name__ in JOINT_MODELS
-    return (_joint_call if joint else _wan_call)(network, named)
+    return (_joint_call if joint else _wan_call)(network, arguments)
 
 
 def kept_tokens(x: Tensor, options: dict, patch: tuple[int, int, int]) -> Tensor | None:
@@ -188,17 +188,17 @@ def _tokens(latent: Tensor | None, patch: tuple[int, int, int]) -> int:
     return prod(ceil(size / cells) for size, cells in zip(sizes, patch[-len(sizes) :], strict=True))
 
 
-def _wan_call(network, named: dict) -> ModelCall:
-    x, patch = named["x"], tuple(network.patch_size)
+def _wan_call(network, arguments: dict) -> ModelCall:
+    x, patch = arguments["x"], tuple(network.patch_size)
     has_reference = getattr(network, "ref_conv", None) is not None
-    before = _tokens(named.get("reference_latent"), patch) if has_reference else 0
-    after = _tokens(named.get("time_dim_concat"), patch)
-    after += sum(_tokens(latent, patch) for latent in named.get("context_latents") or ())
+    before = _tokens(arguments.get("reference_latent"), patch) if has_reference else 0
+    after = _tokens(arguments.get("time_dim_concat"), patch)
+    after += sum(_tokens(latent, patch) for latent in arguments.get("context_latents") or ())
     video = _tokens(x, patch)
-    keep = kept_tokens(x, named.get("transformer_options") or {}, patch)
+    keep = kept_tokens(x, arguments.get("transformer_options") or {}, patch)
     tokens = None if keep is None else packing(keep)
     length = before + (video if tokens is None else len(tokens.indices)) + after
-    clip = named.get("clip_fea")
+    clip = arguments.get("clip_fea")
     return ModelCall(
         frames=x.shape[2],
         per_frame=_tokens(x[:, :, 0], patch),
@@ -206,15 +206,15 @@ def _wan_call(network, named: dict) -> ModelCall:
         before=before,
         length=before + video + after,
         packing=tokens,
-        cross_lengths=frozenset(t.shape[-2] for t in (named["context"], clip) if t is not None),
+        cross_lengths=frozenset(t.shape[-2] for t in (arguments["context"], clip) if t is not None),
         control_order=getattr(network, "vace_layers_mapping", {}),
     )
 
 
-def _joint_call(network, named: dict) -> ModelCall:
-    x, patch = named["x"], tuple(network.patch_size)
-    before, video = _tokens(named.get("ref_latent"), patch), _tokens(x, patch)
-    least = before + video + named["context"].shape[1]
+def _joint_call(network, arguments: dict) -> ModelCall:
+    x, patch = arguments["x"], tuple(network.patch_size)
+    before, video = _tokens(arguments.get("ref_latent"), patch), _tokens(x, patch)
+    least = before + video + arguments["context"].shape[1]
     text_last = getattr(network.double_blocks[0], "flipped_img_txt", False)
 
     def find_video(queries: int) -> int | None:

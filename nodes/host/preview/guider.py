@@ -231,19 +231,19 @@ class ReshiftGuider(comfy.samplers.CFGGuider):
         """
         if self.last_evaluation is not None:
             z, sigma, x0 = self.last_evaluation
-            implied = implied_noise(z, x0, sigma.flatten()[0].item())
-            return inherit_noise(implied, tuple(x.shape[-2:]))
+            noise = implied_noise(z, x0, sigma.flatten()[0].item())
+            return inherit_noise(noise, tuple(x.shape[-2:]))
         if self.plan.switch_step == 0 and is_blank(noise):
             return torch.zeros_like(x)
         return comfy.sample.prepare_noise(x, seed, self.batch_index)
 
     def outer_predict_noise(self, *args: Any, **kwargs: Any) -> Tensor:
         """Evaluate the model; in a leg whose noise is inherited, record (x, sigma, x0)."""
-        denoised = super().outer_predict_noise(*args, **kwargs)
+        x0 = super().outer_predict_noise(*args, **kwargs)
         if self.recording:
             x, sigma = args[0], args[1]
-            self.last_evaluation = (x.clone(), sigma, denoised.clone())
-        return denoised
+            self.last_evaluation = (x.clone(), sigma, x0.clone())
+        return x0
 
     @contextmanager
     def using_segment(self, segment: Segment) -> Iterator[None]:

@@ -24,7 +24,7 @@ SCHEDULERS = tuple(comfy.samplers.KSampler.SCHEDULERS)
 
 def schedule(model: Any, steps: int, sampler: str, scheduler: str, denoise: float) -> Tensor:
     """Build the sigmas of a plain KSampler: [steps + 1], on the CPU."""
-    built = comfy.samplers.KSampler(
+    ksampler = comfy.samplers.KSampler(
         model,
         steps=steps,
         device=model.load_device,
@@ -33,7 +33,7 @@ def schedule(model: Any, steps: int, sampler: str, scheduler: str, denoise: floa
         denoise=denoise,
         model_options=model.model_options,
     )
-    return built.sigmas.cpu()
+    return ksampler.sigmas.cpu()
 
 
 def check_settings(

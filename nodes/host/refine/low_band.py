@@ -26,12 +26,12 @@ def with_low_band_lock(
     Returns:
         `model` itself where no step is locked.
     """
-    locked = round(settings.low_band_lock * settings.steps)
-    if not locked:
+    steps = round(settings.low_band_lock * settings.steps)
+    if not steps:
         return model
     ratio = _ratio(samples, upsampled)
     # Between two steps, so that rounding in the sampler's sigma cannot move a step across.
-    last = float(settings.sigmas()[locked - 1 : locked + 1].mean())
+    last = float(settings.sigmas()[steps - 1 : steps + 1].mean())
     references: dict[torch.device, Tensor] = {}
 
     def lock(args: dict) -> Tensor:
@@ -39,8 +39,8 @@ def with_low_band_lock(
         if float(args["sigma"].max()) < last:
             return x0
         if x0.device not in references:
-            moved = upsampled.to(device=x0.device, dtype=torch.float32)
-            references[x0.device] = args["model"].process_latent_in(moved)
+            preview = upsampled.to(device=x0.device, dtype=torch.float32)
+            references[x0.device] = args["model"].process_latent_in(preview)
         return lock_low_band(x0, references[x0.device].to(x0.dtype), ratio)
 
     clone = model.clone()

@@ -36,8 +36,8 @@ class RefineRun:
     """What a trained refiner fixes is set."""
     weights: CellWeights | None
     """Which cells are refined; None: all."""
-    asked: tuple[int, int]
-    """Height and width in pixels."""
+    pixels: tuple[int, int]
+    """Height and width that the user chose."""
 
 
 def prepare(
@@ -61,7 +61,7 @@ def prepare(
     traits: RefinerTraits | None = model.get_attachment(TRAITS_KEY)
     settings = apply_traits(traits, settings)
     check_prompts(traits, conds, settings.cfg)
-    size, asked = target_cells(model, samples, **target)
+    size, pixels = target_cells(model, samples, **target)
     check_choice(upsample, "upsample", UPSAMPLE_METHODS)
     shape = torch.empty((*samples.shape[:-2], *size), device="meta")
     weights = _weights(mask, model, shape, seam, conds)
@@ -82,7 +82,7 @@ def prepare(
     change = SizeChange.of(model, video_cells(conds) or tuple(samples.shape[-2:]), size)
     return RefineRun(
         model=clone, conds=carry(conds, change), upsampled=upsampled, settings=settings,
-        weights=weights, asked=asked,
+        weights=weights, pixels=pixels,
     )  # fmt: skip
 
 

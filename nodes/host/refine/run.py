@@ -63,7 +63,7 @@ def refine(
         model, conds, latent, settings, upsample=upsample, vae=vae, mask=mask, seam=seam, **target
     )
     out = _compose(run, _sample(run, latent))
-    return close_latent(latent, to_intermediate(out)), run.asked
+    return close_latent(latent, to_intermediate(out)), run.pixels
 
 
 def _sample(run: RefineRun, latent: dict) -> Tensor:
@@ -96,8 +96,8 @@ def _sample(run: RefineRun, latent: dict) -> Tensor:
     )
     if mask is None or settings.time == "sigma":
         return out
-    frozen = 1 - comfy.sampler_helpers.prepare_mask(mask, out.shape, out.device)
-    return out + frozen * (upsampled.to(out) - out)
+    outside = 1 - comfy.sampler_helpers.prepare_mask(mask, out.shape, out.device)
+    return out + outside * (upsampled.to(out) - out)
 
 
 def _compose(run: RefineRun, out: Tensor) -> Tensor:

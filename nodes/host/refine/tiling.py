@@ -117,15 +117,15 @@ def _evaluate_once(
     conditioning = _without_step_cache(plan, conditioning)
 
     def call(part: Tensor, box: Box) -> Tensor:
-        cropped = {name: crop(value, box, size, name, plan) for name, value in conditioning.items()}
-        options = cropped.get("transformer_options", {})
+        crops = {name: crop(value, box, size, name, plan) for name, value in conditioning.items()}
+        options = crops.get("transformer_options", {})
         if KEEP_KEY in options:
             keep = options[KEEP_KEY][(..., *box)]
             if not keep.any():
                 # Anything will do: `with_mask` puts the upsampled preview where it skips.
                 return part
-            cropped["transformer_options"] = {**options, KEEP_KEY: keep}
-        return apply_model(part, t, **cropped)
+            crops["transformer_options"] = {**options, KEEP_KEY: keep}
+        return apply_model(part, t, **crops)
 
     return in_tiles(call, x, tile, plan.overlap, plan.patch)
 

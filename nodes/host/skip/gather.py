@@ -38,8 +38,8 @@ def make_wrapper() -> Callable:
         bound = inspect.signature(executor.original).bind(*args, **kwargs)
         options = bound.arguments["transformer_options"]
         check_patches(options)
-        replaced = options.get("patches_replace", {})
-        inner = replaced.get("dit", {})
+        patches_replace = options.get("patches_replace", {})
+        inner = patches_replace.get("dit", {})
         count = len(uncompiled(executor.class_obj).blocks)
         for index in range(len(patches), count):
             patches["double_block", index] = outside_graphs(
@@ -48,11 +48,11 @@ def make_wrapper() -> Callable:
         outer = getattr(state, "call", None)
         state.call = Gathering(call, bound.arguments["x"].device, inner, count - 1)
         bound.arguments["transformer_options"] = {
-            **options, "patches_replace": {**replaced, "dit": {**inner, **patches}}
+            **options, "patches_replace": {**patches_replace, "dit": {**inner, **patches}}
         }  # fmt: skip
         try:
             result = executor(*bound.args, **bound.kwargs)
-            ran["patches"] |= state.call.used
+            ran["patches"] |= state.call.has_run
         finally:
             state.call = outer
         if not ran["patches"]:
@@ -91,13 +91,13 @@ class Gathering:
 
     def __init__(self, call: ModelCall, device: torch.device, inner: dict, last: int):
         self.inner, self.last = inner, last
-        self.used = False
+        self.has_run = False
         video = call.before + call.per_frame * call.frames
         indices = (
             torch.arange(call.before), call.before + call.packing.indices,
             torch.arange(video, call.length),
         )  # fmt: skip
-        self.packed = Packing(grid=(1, 1, call.length), indices=torch.cat(indices).to(device))
+        self.packing = Packing(grid=(1, 1, call.length), indices=torch.cat(indices).to(device))
         self.table = self.rows = None
 
     def gather(self, args: dict) -> dict:
@@ -106,22 +106,22 @@ class Gathering:
         Raises:
             ValueError: a sequence of another length.
         """
-        self.used = True
-        img, (total, few) = args["img"], (self.packed.grid[2], len(self.packed.indices))
+        self.has_run = True
+        img, (total, few) = args["img"], (self.packing.grid[2], len(self.packing.indices))
         if img.shape[1] not in (total, few):
             raise ValueError(
                 f"expected {total} tokens, or the mask's {few}, got {img.shape[1]}; "
                 "another node adds tokens to this model: take it out, or disconnect the mask."
             )
         if img.shape[1] == total:
-            img = pack(img, self.packed)
+            img = pack(img, self.packing)
         return {**args, "img": img, "pe": self._positions(args["pe"]),
                 "vec": self._modulations(args["vec"])}  # fmt: skip
 
     def _positions(self, pe: Tensor) -> Tensor:
         """Gather rows of the rotary table [1, L, ...], once while it is the same table."""
         if self.table is not pe:
-            self.table, self.rows = pe, pack(pe, self.packed)
+            self.table, self.rows = pe, pack(pe, self.packing)
         return self.rows
 
     def _modulations(self, vec: Tensor) -> Tensor:
@@ -132,15 +132,15 @@ class Gathering:
         """
         if vec.ndim < 4 or vec.shape[1] == 1:
             return vec
-        each = -(-self.packed.grid[2] // vec.shape[1])
-        return vec.index_select(1, self.packed.indices // each)
+        each = -(-self.packing.grid[2] // vec.shape[1])
+        return vec.index_select(1, self.packing.indices // each)
 
     def scatter(self, img: Tensor) -> Tensor:
         """Put tokens back: [B, K, D] -> [B, L, D]; zeros for skipped ones.
 
         Zeros leave means over the output alone, by which step caches decide.
         """
-        return unpack(img, self.packed)
+        return unpack(img, self.packing)
 
 
 def check_patches(options: dict) -> None:

@@ -193,11 +193,11 @@ def find_predictor(model: Any, name: str) -> MaskPredictor | None:
     """
     if name == "detail":
         return None
-    own = model.get_model_object("latent_format")
-    if name == "tiny" and not isinstance(own, TinyFormat):
+    space = model.get_model_object("latent_format")
+    if name == "tiny" and not isinstance(space, TinyFormat):
         raise ValueError(
             f"the predictor tiny knows the latents of Surf Tiny Models alone, got a model "
-            f"with those of {type(own).__name__}; take detail, or a predictor that was trained "
+            f"with those of {type(space).__name__}; take detail, or a predictor that was trained "
             "with this model's latents."
         )
     path = str(MASK) if name == "tiny" else folder_paths.get_full_path_or_raise(FOLDER, name)
@@ -208,9 +208,9 @@ def find_predictor(model: Any, name: str) -> MaskPredictor | None:
             f"{name} cannot be used as a predictor: {error} Take detail, which needs none."
         ) from error
     channels = predictor.config.latent_channels
-    if channels != own.latent_channels:
+    if channels != space.latent_channels:
         raise ValueError(
-            f"expected a predictor for {own.latent_channels} latent channels, got one for "
+            f"expected a predictor for {space.latent_channels} latent channels, got one for "
             f"{channels} in {name}; take detail, or the predictor that was trained with this "
             "model's latents."
         )

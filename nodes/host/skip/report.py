@@ -39,16 +39,16 @@ def picture(model: Any, skip: SkipMask, frames: Tensor | None) -> Tensor:
     canvas = rough(model, skip.samples) if frames is None else frames
     batch, latent_frames = skip.samples.shape[0], skip.samples.shape[2]
     side, (rows, columns) = patch_side(model), skip.size
-    refined = weight(skip.mask.tokens, (1, side, side))[:, :rows, :columns]
-    refined = F.interpolate(refined[None], canvas.shape[-2:], mode="nearest-exact")[0]
+    shares = weight(skip.mask.tokens, (1, side, side))[:, :rows, :columns]
+    shares = F.interpolate(shares[None], canvas.shape[-2:], mode="nearest-exact")[0]
     count = len(canvas) // batch
     # The first latent frame holds one frame, each other one `ratio` frames.
     ratio = max(1, (count - 1) // max(1, latent_frames - 1))
     index = ((torch.arange(count) + ratio - 1) // ratio).clamp(max=latent_frames - 1)
-    refined = refined[index].repeat(batch, 1, 1)[:, None].to(canvas)
+    shares = shares[index].repeat(batch, 1, 1)[:, None].to(canvas)
     tint = canvas.new_tensor(TINT).view(3, 1, 1)
-    out = canvas * (DIMMED + (1 - DIMMED) * refined)
-    return torch.lerp(out, tint, TINTED * refined).movedim(1, -1).contiguous()
+    out = canvas * (DIMMED + (1 - DIMMED) * shares)
+    return torch.lerp(out, tint, TINTED * shares).movedim(1, -1).contiguous()
 
 
 def rough(model: Any, samples: Tensor) -> Tensor:
@@ -113,8 +113,8 @@ def shape_of(model: Any) -> cost.ModelShape | None:
     """
     network = model.get_model_object("diffusion_model")
     network = uncompiled(network)
-    own = model.get_model_object("latent_format")
-    text = cost.TINY.text_tokens if isinstance(own, TinyFormat) else TEXT_TOKENS
+    latent_format = model.get_model_object("latent_format")
+    text = cost.TINY.text_tokens if isinstance(latent_format, TinyFormat) else TEXT_TOKENS
     if isinstance(network, HostRefinerDiT):
         return cost.ModelShape.of(network.config, text_tokens=text, cell_pixels=1, cell_frames=1)
     if type(network).__name__ != "WanModel" or getattr(network, "ref_conv", None) is not None:

@@ -226,13 +226,13 @@ def _compose(clone: Any, clip: Tensor, share: Tensor, hard: Tensor) -> None:
         clip: [B, 16, T, H, W], in the model's space, which takes it as it is.
         share, hard: [T, H, W], weight of the refined latent with and without the seam.
     """
-    moved: dict[torch.device, Tensor] = {}
+    copies: dict[torch.device, Tensor] = {}
     latent_format, node = clone.get_model_object("latent_format"), running_node()
 
     def clip_like(x: Tensor) -> Tensor:
-        if x.device not in moved:
-            moved[x.device] = clip.to(x.device)
-        return comfy.utils.repeat_to_batch_size(moved[x.device], len(x))
+        if x.device not in copies:
+            copies[x.device] = clip.to(x.device)
+        return comfy.utils.repeat_to_batch_size(copies[x.device], len(x))
 
     def keep_skipped(args: dict) -> Tensor:
         x0 = args["denoised"]

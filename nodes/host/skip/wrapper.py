@@ -47,8 +47,8 @@ def with_mask(model: Any, upsampled: Tensor, weights: CellWeights) -> Any:
     clean = model.model.process_latent_in(upsampled.float())
     earlier = clone.model_options.get("model_function_wrapper")
     clone.set_model_unet_function_wrapper(_make_function_wrapper(clean, weights.hard, earlier))
-    composed = _composer(clean, weights.soft)
-    clone.set_model_sampler_post_cfg_function(lambda args: composed(args["denoised"]))
+    compose_seam = _composer(clean, weights.soft)
+    clone.set_model_sampler_post_cfg_function(lambda args: compose_seam(args["denoised"]))
     return clone
 
 
@@ -57,24 +57,24 @@ def _make_function_wrapper(clean: Tensor, hard: Tensor, earlier: Callable | None
 
     Before the guidance, so that whatever looks at an estimate as a whole finds a picture there.
     """
-    composed = _composer(clean, hard)
+    fill = _composer(clean, hard)
 
     def run(apply_model: Callable, args: dict) -> Tensor:
         if earlier is not None:
-            return composed(earlier(apply_model, args))
-        return composed(apply_model(args["input"], args["timestep"], **args["c"]))
+            return fill(earlier(apply_model, args))
+        return fill(apply_model(args["input"], args["timestep"], **args["c"]))
 
     return run
 
 
 def _composer(clean: Tensor, share: Tensor) -> Callable:
     """Build x0 [n * B, C, T, H, W] -> share * x0 + (1 - share) * clean."""
-    moved: dict[torch.device, tuple[Tensor, Tensor]] = {}
+    copies: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
-    def composed(x0: Tensor) -> Tensor:
-        if x0.device not in moved:
-            moved[x0.device] = clean.to(x0.device), share.to(x0.device)
-        preview, mine = moved[x0.device]
+    def compose_with(x0: Tensor) -> Tensor:
+        if x0.device not in copies:
+            copies[x0.device] = clean.to(x0.device), share.to(x0.device)
+        preview, mine = copies[x0.device]
         return compose(x0, preview.repeat(len(x0) // len(preview), 1, 1, 1, 1), mine)
 
-    return composed
+    return compose_with

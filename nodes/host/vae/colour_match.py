@@ -27,7 +27,7 @@ def match_images(image: Tensor, reference: Tensor, method: str, strength: float)
         comfy.model_management.throw_exception_if_processing_interrupted()
         bar.update_absolute(done, total)
 
-    matched = match_colour(
+    frames = match_colour(
         image.movedim(-1, 1),
         reference.movedim(-1, 1),
         method,
@@ -35,4 +35,4 @@ def match_images(image: Tensor, reference: Tensor, method: str, strength: float)
         device=device,
         on_chunk=report_progress,
     )
-    return matched.movedim(1, -1)
+    return frames.movedim(1, -1)

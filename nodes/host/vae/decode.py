@@ -159,8 +159,8 @@ class Decoding:
         """Decode in pieces of this size at most; the host's own tiles where time is cut, too."""
         piece = real_piece(self.size, limit, self.cell)
         count, whole = self.at_a_time(piece), piece == self.size
-        used = self.needed(piece, count)
-        log_piece(self.vae, self.size, limit, self.cell, used, "decode")
+        memory = self.needed(piece, count)
+        log_piece(self.vae, self.size, limit, self.cell, memory, "decode")
         if count < self.latent_frames or (getattr(self.vae, "handles_tiling", False) and not whole):
             return self._host_tiles(piece, count)
         return self._pieces(limit, whole)
@@ -173,10 +173,10 @@ class Decoding:
             nonlocal done
             comfy.model_management.throw_exception_if_processing_interrupted()
             cells = (slice(part.start // self.cell, part.stop // self.cell) for part in box)
-            decoded = vae.decode(self.samples[(..., *cells)])
+            frames = vae.decode(self.samples[(..., *cells)])
             done += 1
             bar.update_absolute(done)
-            return decoded.reshape(-1, *decoded.shape[-3:]).movedim(-1, 1)
+            return frames.reshape(-1, *frames.shape[-3:]).movedim(-1, 1)
 
         frames = blend(one, self.size, limit, PIECE_OVERLAP, self.cell).movedim(1, -1)
         # Shares of a full white sum to more than 1 by a rounding.
@@ -191,11 +191,11 @@ class Decoding:
                 count, self.latent_frames,
             )  # fmt: skip
         rows, columns = (side // self.cell for side in piece)
-        decoded = self.vae.decode_tiled(
+        frames = self.vae.decode_tiled(
             self.samples, tile_x=columns, tile_y=rows, overlap=ceil(PIECE_OVERLAP / self.cell),
             **time,
         )  # fmt: skip
-        return decoded.reshape(-1, *decoded.shape[-3:])
+        return frames.reshape(-1, *frames.shape[-3:])
 
 
 def pixels_on_device(vae: Any, frames: int, piece: Size) -> float:
@@ -233,8 +233,8 @@ def _check_kind(vae: Any, latent: dict, samples: Tensor) -> None:
             f"expected a latent of the VAE's {vae.latent_channels} channels, got "
             f"{samples.shape[1]}; connect the VAE that belongs to the model."
         )
-    owned = getattr(vae, "handles_tiling", False)
-    if vae.latent_dim == 3 and samples.ndim == 4 and not owned:
+    tiles_itself = getattr(vae, "handles_tiling", False)
+    if vae.latent_dim == 3 and samples.ndim == 4 and not tiles_itself:
         raise ValueError(
             f"expected a video latent [B, C, T, H, W] for this VAE, got "
             f"{tuple(samples.shape)}; connect the VAE that belongs to the model."

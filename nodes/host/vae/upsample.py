@@ -91,13 +91,13 @@ def encode_frames(vae, frames: Iterable[Tensor], samples: Tensor, size: tuple[in
     expected = (*samples.shape[1:-2], *size)
     items = []
     for clip in frames:
-        encoded = _encode(vae, clip, size)
-        if encoded.shape[1:] != expected:
+        latent = _encode(vae, clip, size)
+        if latent.shape[1:] != expected:
             raise ValueError(
                 f"expected the VAE to give a latent {expected} back, got "
-                f"{tuple(encoded.shape[1:])}; connect the VAE of the preview's model."
+                f"{tuple(latent.shape[1:])}; connect the VAE of the preview's model."
             )
-        items.append(encoded)
+        items.append(latent)
     return torch.cat(items).to(dtype=torch.float32, device=samples.device)
 
 
