@@ -198,9 +198,10 @@ def run(node, known, changes):
 )
 def test_bad_input_is_refused_with_advice(node, changes, words):
     known = models()
-    with pytest.raises(ValueError, match=re.escape(NAMES[node])) as caught:
+    with pytest.raises(ValueError, match=f"^{NAMES[node]}: ") as caught:
         run(node, known, changes)
     said = str(caught.value)
+    assert said.count(f"{NAMES[node]}: ") == 1
     for word in words:
         assert re.search(word, said), f"{word!r} not in: {said}"
     assert re.search(r"[;,] .+\.$", said), said

@@ -176,9 +176,12 @@ def test_unexpected_tokens_are_refused_after_the_call():
 
 
 def test_a_host_without_block_numbers_is_refused():
-    call = read(WanModel(), torch.zeros(1, 16, 2, 4, 4), torch.zeros(1, 7, 8))
-    with pytest.raises(ValueError, match="^windowed attention needs .*0.8.0"):
-        call.self_attention_depth(8, 8, {})
+    state, q = threading.local(), torch.zeros(1, 8, 4)
+    with reporting_as("This Node"):
+        override = windows.make_override(state, 2, None)
+    state.call = read(WanModel(), torch.zeros(1, 16, 2, 4, 4), torch.zeros(1, 7, 8))
+    with pytest.raises(ValueError, match="^This Node: windowed attention needs .*0.8.0"):
+        override(lambda q, *args, **kwargs: q, q, q, q, 1, transformer_options={})
 
 
 def test_window_zero_gives_the_model_itself():
