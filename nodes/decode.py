@@ -2,9 +2,10 @@
 
 from comfy_api.latest import io
 
+from .host.declared import ABSENT, checks_numbers, refusal
 from .host.node_name import names_errors
 from .host.schema import declare
-from .host.vae import decode_latent
+from .host.vae import check_piece, decode_latent
 
 
 class SurfVAEDecode(io.ComfyNode):
@@ -49,7 +50,12 @@ class SurfVAEDecode(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    def validate_inputs(cls, piece=ABSENT):
+        return refusal(cls, {"piece": piece}, check_piece)
+
+    @classmethod
     @names_errors
+    @checks_numbers
     def execute(cls, samples, vae, width, height, piece) -> io.NodeOutput:
         """Decode; the inputs stay as they are."""
         return io.NodeOutput(decode_latent(vae, samples, width, height, piece))

@@ -2,6 +2,7 @@
 
 from comfy_api.latest import io
 
+from .host.declared import checks_numbers
 from .host.node_name import names_errors
 from .host.refiner import ATTENTIONS, WEIGHT_DTYPES, load_named, refiner_names
 from .host.schema import declare
@@ -34,6 +35,7 @@ class SurfRefinerLoader(io.ComfyNode):
 
     @classmethod
     @names_errors
+    @checks_numbers
     def execute(cls, refiner_name, weight_dtype, attention) -> io.NodeOutput:
         return io.NodeOutput(load_named(refiner_name, weight_dtype, attention))
 

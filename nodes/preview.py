@@ -3,9 +3,18 @@
 from comfy_api.latest import io
 
 from ..surf_core.resample import METHODS
-from .host.latents import downscale_latent
+from .host.declared import ABSENT, checks_numbers, refusal
+from .host.latents import check_sides, downscale_latent
 from .host.node_name import names_errors
-from .host.preview import SAMPLERS, SCHEDULERS, ReshiftGuider, Switch, sample_preview
+from .host.preview import (
+    ReshiftGuider,
+    Switch,
+    check_low_sides,
+    check_switch_step,
+    sample_preview,
+    samplers,
+    schedulers,
+)
 from .host.schema import declare
 from .preview_inputs import (
     cfg_input,
@@ -25,10 +34,10 @@ class SurfReshiftKSampler(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        combos = (("sampler_name", SAMPLERS, "euler"), ("scheduler", SCHEDULERS, "simple"))
+        combos = (("sampler_name", samplers(), "euler"), ("scheduler", schedulers(), "simple"))
         tooltips = {
             "sampler_name": "The sampler; it starts anew after the switch. dpm_fast and "
-            "dpm_adaptive cannot be used.",
+            "dpm_adaptive choose their own steps and are not among them.",
             "scheduler": "How the noise levels are spaced.",
         }
         return declare(
@@ -82,7 +91,7 @@ class SurfReshiftKSampler(io.ComfyNode):
                     io.Float.Input,
                     "denoise",
                     default=1.0,
-                    min=0.0,
+                    min=0.01,
                     max=1.0,
                     step=0.01,
                     tooltip="Share of the noise that the latent gets: 1 starts from noise alone, "
@@ -107,7 +116,18 @@ class SurfReshiftKSampler(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(
+        cls, steps=ABSENT, switch_step=ABSENT, low_resolution=ABSENT, low_width=ABSENT,
+        low_height=ABSENT,
+    ):  # fmt: skip
+        given = {"steps": steps, "switch_step": switch_step}
+        given |= {"low_resolution": low_resolution, "low_width": low_width}
+        given |= {"low_height": low_height}
+        return refusal(cls, given, check_switch_step, check_low_sides)
+
+    @classmethod
     @names_errors
+    @checks_numbers
     def execute(
         cls,
         model,
@@ -165,7 +185,14 @@ class SurfReshiftGuider(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, low_resolution=ABSENT, low_width=ABSENT, low_height=ABSENT):
+        given = {"low_resolution": low_resolution, "low_width": low_width}
+        given |= {"low_height": low_height}
+        return refusal(cls, given, check_low_sides)
+
+    @classmethod
     @names_errors
+    @checks_numbers
     def execute(cls, model, positive, negative, model_low=None, **switch) -> io.NodeOutput:
         """Build the guider; nothing is sampled here."""
         plan = Switch(**switch)
@@ -209,7 +236,13 @@ class SurfLatentDownscale(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, resolution=ABSENT, width=ABSENT, height=ABSENT):
+        given = {"resolution": resolution, "width": width, "height": height}
+        return refusal(cls, given, check_sides)
+
+    @classmethod
     @names_errors
+    @checks_numbers
     def execute(cls, samples, resolution, scale, width, height, method) -> io.NodeOutput:
         """Resize; the input stays as it is."""
         return io.NodeOutput(downscale_latent(samples, resolution, scale, width, height, method))

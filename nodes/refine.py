@@ -2,9 +2,13 @@
 
 from comfy_api.latest import io
 
+from .host.attention import check_window
+from .host.declared import ABSENT, checks_numbers, refusal
+from .host.latents import check_sides
 from .host.node_name import names_errors
-from .host.refine import RefineSettings, refine
+from .host.refine import RefineSettings, check_tile, refine
 from .host.schema import declare
+from .host.vae import check_has_vae
 from .refine_inputs import target_inputs
 from .types import SurfMask
 
@@ -54,7 +58,19 @@ class SurfRefiner(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(
+        cls, resolution=ABSENT, width=ABSENT, height=ABSENT, upsample=ABSENT, window=ABSENT,
+        vae=ABSENT, tile=ABSENT, mask=ABSENT,
+    ):  # fmt: skip
+        given = {"resolution": resolution, "width": width, "height": height}
+        # A mask may bring the upsampled preview along.
+        has_vae = vae is not ABSENT or mask is not ABSENT
+        given |= {"upsample": upsample, "has_vae": has_vae, "window": window, "tile": tile}
+        return refusal(cls, given, check_sides, check_has_vae, check_window, check_tile)
+
+    @classmethod
     @names_errors
+    @checks_numbers
     def execute(
         cls, model, positive, negative, latent, seed, resolution, scale, width, height, upsample,
         sigma_start, steps, cfg, window, low_band_lock, colour_match, vae=None, tile=0, mask=None,

@@ -3,6 +3,7 @@
 from comfy_api.latest import io
 
 from ..surf_core.skip import Mask
+from .host.declared import checks_numbers
 from .host.node_name import names_errors
 from .host.schema import declare
 from .host.skip import CHOICES, skip_seedvr2
@@ -105,6 +106,7 @@ class SurfSeedVR2Skip(io.ComfyNode):
 
     @classmethod
     @names_errors
+    @checks_numbers
     def execute(cls, model, conditioning, **settings) -> io.NodeOutput:
         """Choose tokens by the latent in the conditioning, and clone."""
         clone, mask = skip_seedvr2(model, conditioning, **settings)

@@ -2,10 +2,13 @@
 
 from comfy_api.latest import io, ui
 
+from .host.declared import ABSENT, checks_numbers, refusal
+from .host.latents import check_sides
 from .host.node_name import names_errors
 from .host.refiner import refiner_names
 from .host.schema import declare
-from .host.skip import BUILT_IN, CHOICES, Choice, make_mask, picture, report
+from .host.skip import BUILT_IN, CHOICES, Choice, check_encoded, make_mask, picture, report
+from .host.vae import check_has_vae
 from .refine_inputs import target_inputs
 from .types import SurfMask
 
@@ -34,7 +37,18 @@ class SurfSkipMask(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(
+        cls, resolution=ABSENT, width=ABSENT, height=ABSENT, upsample=ABSENT, vae=ABSENT,
+        image=ABSENT,
+    ):  # fmt: skip
+        given = {"resolution": resolution, "width": width, "height": height}
+        given |= {"upsample": upsample, "has_vae": vae is not ABSENT}
+        given |= {"has_image": image is not ABSENT}
+        return refusal(cls, given, check_sides, check_has_vae, check_encoded)
+
+    @classmethod
     @names_errors
+    @checks_numbers
     def execute(
         cls, model, latent, predictor, choose, keep, tau, resolution, scale, width, height,
         upsample, dilate, vae=None, image=None,

@@ -3,6 +3,7 @@
 from comfy_api.latest import io
 
 from ..surf_core.tiny.prompt import BACKGROUNDS, COLOURS, DIRECTIONS, SHAPES
+from .host.declared import ABSENT, checks_numbers, refusal
 from .host.node_name import names_errors
 from .host.refiner import tiny_conditioning, tiny_models
 from .host.schema import declare
@@ -34,6 +35,7 @@ class SurfTinyModels(io.ComfyNode):
 
     @classmethod
     @names_errors
+    @checks_numbers
     def execute(cls) -> io.NodeOutput:
         """Load them anew; the host keeps what this node gave until its graph changes."""
         return io.NodeOutput(*tiny_models())
@@ -93,6 +95,11 @@ class SurfTinyPrompt(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, text=ABSENT):
+        return refusal(cls, {"text": text}, tiny_conditioning)
+
+    @classmethod
     @names_errors
+    @checks_numbers
     def execute(cls, text) -> io.NodeOutput:
         return io.NodeOutput(tiny_conditioning(text))

@@ -2,7 +2,8 @@
 
 from comfy_api.latest import io
 
-from .host.attention import with_windows
+from .host.attention import check_window, with_windows
+from .host.declared import ABSENT, checks_numbers, refusal
 from .host.node_name import names_errors
 from .host.schema import declare
 
@@ -49,7 +50,12 @@ class SurfWindowedAttention(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, window=ABSENT):
+        return refusal(cls, {"window": window}, check_window)
+
+    @classmethod
     @names_errors
+    @checks_numbers
     def execute(cls, model, window) -> io.NodeOutput:
         """Clone; the windows are cut when the model runs, from the size of its latent then."""
         return io.NodeOutput(with_windows(model, window))

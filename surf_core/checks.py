@@ -56,7 +56,7 @@ def check_range(value: float, name: str, low: float, high: float, advice: str) -
     Raises:
         ValueError: value < low, value > high, NaN or infinite.
     """
-    if not isfinite(value) or not low <= value <= high:
+    if not low <= value <= high or not isfinite(value):
         raise ValueError(f"{name} must lie within {low} to {high}, got {value}; {advice}.")
 
 

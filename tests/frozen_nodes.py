@@ -38,7 +38,7 @@ INPUTS = {
         "shift_low": widget("FLOAT", 3.0, min=0.0, max=100.0, step=0.01),
         "sampler_name": widget("COMBO", "euler", options=[HOST]),
         "scheduler": widget("COMBO", "simple", options=[HOST]),
-        "denoise": widget("FLOAT", 1.0, min=0.0, max=1.0, step=0.01),
+        "denoise": widget("FLOAT", 1.0, min=0.01, max=1.0, step=0.01),
         "low_resolution": widget("COMBO", "by scale", options=SMALLER),
         "low_scale": widget("FLOAT", 0.5, min=0.1, max=1.0, step=0.05),
         "low_width": widget("INT", 416, min=16, max=8192, step=16, advanced=True),

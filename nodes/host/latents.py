@@ -15,6 +15,8 @@ from torch.nn import functional as F
 from ...surf_core.checks import check_choice, check_latent
 from ...surf_core.resample import METHODS, cell_pixels, resize, target_size
 
+LEAST_SIDE = 8
+"""Pixels that each side is a multiple of, for all models: the smallest patch, or a whole cell."""
 RATIO_KEYS = ("downscale_ratio_spacial", "downscale_ratio_temporal")
 """What newer hosts write into an empty latent, for the sampler only; spelled as there."""
 
@@ -135,6 +137,12 @@ def downscale_latent(
     if latent.get("noise_mask") is not None:
         out["noise_mask"] = resize_mask(latent["noise_mask"], size)
     return out
+
+
+def check_sides(resolution: str, width: int, height: int) -> None:
+    """Refuse a size in pixels that no model takes, whatever its cells."""
+    if resolution == "by size":
+        target_size((1, 1), resolution=resolution, width=width, height=height, multiple=LEAST_SIDE)
 
 
 def low_size(samples: Tensor, cell: int, multiple: int, **target: Any) -> tuple[int, int]:

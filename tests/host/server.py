@@ -2,14 +2,27 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
+from pathlib import Path
 
+from surf.tests.test_archive import archive
+
+ROOT = Path(__file__).parents[2]
 PARTS = ("custom_nodes", "input", "output", "temp", "user", "models", "front_end")
+
+
+def install_pack(base):
+    """Put the pack into a host's folder as a user installs it: the files of the archive only."""
+    for name in archive(ROOT):
+        target = base / "custom_nodes" / "surf-video" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, target)
 
 
 class Server:

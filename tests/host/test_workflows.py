@@ -17,8 +17,7 @@ from surf.tests.frozen_nodes import INPUTS
 from surf.tests.host.checkpoints import refiner
 from surf.tests.host.convert import to_api
 from surf.tests.host.graphs import FRAMES, HEIGHT, WIDTH, WRITTEN, shrink
-from surf.tests.host.server import Server
-from surf.tests.test_archive import archive
+from surf.tests.host.server import Server, install_pack
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -53,10 +52,7 @@ def server(tmp_path_factory):
     base = tmp_path_factory.mktemp("host")
     write_checkpoints(base / "models")
     refiner(base / "models" / "diffusion_models" / "tiny_surf_refiner.safetensors", text_dim=4096)
-    for name in archive(ROOT):
-        target = base / "custom_nodes" / "surf-video" / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / name, target)
+    install_pack(base)
     (base / "custom_nodes" / "stand_ins").mkdir()
     shutil.copy(HERE / "stand_ins.py", base / "custom_nodes" / "stand_ins" / "__init__.py")
     with Server(base) as running:

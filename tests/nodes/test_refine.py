@@ -328,7 +328,7 @@ BAD = {
     "a bucket below the preview": (
         {"preview": latent(1, 16, 1, 136, 240), "resolution": "720p"}, "below the preview"),
     "a scale of nothing": ({"scale": 0.0}, "scale"),
-    "a scale below 1": ({"scale": 0.5}, "below the preview"),
+    "a scale below 1": ({"scale": 0.5}, "scale must lie within 1.0"),
     "a scale that is no number": ({"scale": float("nan")}, "scale"),
 }  # fmt: skip
 

@@ -84,7 +84,7 @@ BAD = {
     "a VAE of another model, for the picture": ({"vae": Vae(48)}, "got one with 48"),
     "an unknown way to upsample": ({"upsample": "lanczos"}, "upsample"),
     "an unknown resolution": ({"resolution": "4K"}, "resolution"),
-    "a target below the preview": ({"scale": 0.5}, "below the preview"),
+    "a target below the preview": ({"scale": 0.5}, "scale must lie within 1.0"),
     "a width between multiples": (
         {"resolution": "by size", "width": 100, "height": 64}, "96 or 104"),
     "an image without a VAE": (

@@ -44,7 +44,7 @@ def test_two_nodes_in_a_row_leave_one_wrapper():
 
 @pytest.mark.parametrize("window", [1, -3])
 def test_a_bad_window_is_rejected_in_the_nodes_name(window):
-    with pytest.raises(ValueError, match="^Windowed Attention: window must be 0"):
+    with pytest.raises(ValueError, match="^Windowed Attention: window must"):
         SurfWindowedAttention.execute(model(), window)
 
 

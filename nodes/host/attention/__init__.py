@@ -2,6 +2,14 @@
 
 from .host_attention import HostAttention
 from .token_layout import KEEP_KEY, ModelCall, kept_tokens, read_call
-from .windows import with_windows
+from .windows import check_window, with_windows
 
-__all__ = ["HostAttention", "KEEP_KEY", "ModelCall", "kept_tokens", "read_call", "with_windows"]
+__all__ = [
+    "HostAttention",
+    "KEEP_KEY",
+    "ModelCall",
+    "check_window",
+    "kept_tokens",
+    "read_call",
+    "with_windows",
+]

@@ -43,7 +43,7 @@ def with_windows(model, window: int):
     Raises:
         ValueError: a bad window, or a model whose order of tokens is not known.
     """
-    segments(1, window, False)
+    check_window(window)
     if window == 0:
         return model
     import comfy.patcher_extension
@@ -61,6 +61,11 @@ def with_windows(model, window: int):
     wrapper = outside_graphs(make_wrapper(state), recursive=False)
     clone.add_wrapper_with_key(kind, WRAPPER_KEY, wrapper)
     return clone
+
+
+def check_window(window: int) -> None:
+    """Refuse a window that would cut the video into still images."""
+    segments(1, window, False)
 
 
 def make_wrapper(state: threading.local) -> Callable:

@@ -11,15 +11,22 @@ import comfy.utils
 import latent_preview
 from torch import Tensor
 
-from ....surf_core.checks import check_choice, check_range
+from ....surf_core.checks import check_choice
 from .. import models
 from ..conditioning import Conditioning
 from ..latents import close_latent, open_latent, to_intermediate
-from .guider import ReshiftGuider, check_sampler
+from .guider import OWN_GRID, ReshiftGuider, check_sampler
 from .plan import Switch
 
-SAMPLERS = tuple(comfy.samplers.KSampler.SAMPLERS)
-SCHEDULERS = tuple(comfy.samplers.KSampler.SCHEDULERS)
+
+def samplers() -> tuple[str, ...]:
+    """List the host's samplers, with those that packs add later, without OWN_GRID."""
+    return tuple(name for name in comfy.samplers.KSampler.SAMPLERS if name not in OWN_GRID)
+
+
+def schedulers() -> tuple[str, ...]:
+    """List the host's schedulers, with those that packs add later."""
+    return tuple(comfy.samplers.KSampler.SCHEDULERS)
 
 
 def schedule(model: Any, steps: int, sampler: str, scheduler: str, denoise: float) -> Tensor:
@@ -34,28 +41,6 @@ def schedule(model: Any, steps: int, sampler: str, scheduler: str, denoise: floa
         model_options=model.model_options,
     )
     return ksampler.sigmas.cpu()
-
-
-def check_settings(
-    seed: int,
-    steps: int,
-    sampler: str,
-    scheduler: str,
-    denoise: float,
-    shifts: dict[str, float],
-) -> None:
-    """Refuse settings that a workflow file or an API call can carry past the widgets."""
-    check_choice(sampler, "sampler_name", SAMPLERS)
-    check_choice(scheduler, "scheduler", SCHEDULERS)
-    check_range(seed, "seed", 0, 2**64 - 1, "use a number of the seed widget")
-    check_range(steps, "steps", 1, 10000, "use 40")
-    for name, shift in shifts.items():
-        check_range(shift, f"{name}", 0.0, 100.0, "use 3, or 0 for the model's own")
-    if not 0 < denoise <= 1:
-        raise ValueError(
-            f"the schedule is empty: denoise must be above 0 and at most 1, got {denoise=}; "
-            "use 1.0 to start from noise."
-        )
 
 
 def sample_preview(
@@ -86,9 +71,9 @@ def sample_preview(
     Raises:
         ValueError: anything that cannot work, before the first evaluation.
     """
-    check_settings(
-        seed, steps, sampler_name, scheduler, denoise, {"shift": shift, "shift_low": shift_low}
-    )
+    if sampler_name not in OWN_GRID:
+        check_choice(sampler_name, "sampler_name", samplers())
+    check_choice(scheduler, "scheduler", schedulers())
     sampler = comfy.samplers.sampler_object(sampler_name)
     check_sampler(sampler)
     low = model if model_low is None else model_low

@@ -1,6 +1,7 @@
 """Refine a preview to its target size, whole or in tiles."""
 
 from .run import refine
+from .tile_plan import check_tile
 from .traits import RefineSettings
 
-__all__ = ["RefineSettings", "refine"]
+__all__ = ["RefineSettings", "check_tile", "refine"]

@@ -23,6 +23,15 @@ Size = tuple[int, int]
 """Rows and columns in latent cells."""
 
 
+def check_tile(tile: int) -> None:
+    """Refuse a tile that two overlaps would fill."""
+    if 0 < tile < 2 * OVERLAP_PIXELS:
+        raise ValueError(
+            f"a tile must hold two overlaps, {2 * OVERLAP_PIXELS} pixels, got {tile=}; use "
+            f"{2 * OVERLAP_PIXELS} or more, or 0 for automatic."
+        )
+
+
 class TilePlan:
     """The size of a run's tiles, which shrinks when memory runs out."""
 

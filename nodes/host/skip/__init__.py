@@ -1,7 +1,7 @@
 """Make a mask of tokens to refine, report on it, and skip the others."""
 
 from .cell_weights import CellWeights, cell_weights
-from .make_mask import BUILT_IN, Choice, make_mask
+from .make_mask import BUILT_IN, Choice, check_encoded, make_mask
 from .report import picture, report
 from .seedvr2 import skip_seedvr2
 from .skip_mask import CHOICES, SkipMask
@@ -14,6 +14,7 @@ __all__ = [
     "Choice",
     "SkipMask",
     "cell_weights",
+    "check_encoded",
     "make_mask",
     "picture",
     "report",

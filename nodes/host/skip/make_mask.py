@@ -160,11 +160,7 @@ def check_image(
     Raises:
         ValueError: not encoded but "latent", no RGB frames, or of another number or size.
     """
-    if upsample != "pixel":
-        raise ValueError(
-            f"an image is encoded by the VAE, so upsample must be pixel, got {upsample!r}; "
-            "set it to pixel here and in Surf Refiner, or take the image out."
-        )
+    check_encoded(upsample, True)
     if image.ndim != 4 or image.shape[-1] != 3 or not torch.isfinite(image).all():
         raise ValueError(
             f"expected an image [frames, height, width, 3] without NaN, got "
@@ -182,6 +178,15 @@ def check_image(
         raise ValueError(
             f"expected an image of the target size, {columns} x {rows} pixels, got "
             f"{image.shape[2]} x {image.shape[1]}; scale it to that, or choose another resolution."
+        )
+
+
+def check_encoded(upsample: str, has_image: bool) -> None:
+    """Refuse an image that no VAE would encode."""
+    if has_image and upsample != "pixel":
+        raise ValueError(
+            f"an image is encoded by the VAE, so upsample must be pixel, got {upsample!r}; "
+            "set it to pixel here and in Surf Refiner, or take the image out."
         )
 
 

@@ -1,12 +1,21 @@
 """Decode, upsample and colour-match frames, in pieces that fit the memory."""
 
 from .colour_match import match_images
-from .decode import decode_latent
+from .decode import check_piece, decode_latent
 from .memory import is_out_of_memory
-from .upsample import UPSAMPLE_METHODS, check_vae, decode_frames, encode_frames, upsample_latent
+from .upsample import (
+    UPSAMPLE_METHODS,
+    check_has_vae,
+    check_vae,
+    decode_frames,
+    encode_frames,
+    upsample_latent,
+)
 
 __all__ = [
     "UPSAMPLE_METHODS",
+    "check_has_vae",
+    "check_piece",
     "check_vae",
     "decode_frames",
     "decode_latent",

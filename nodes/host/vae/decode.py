@@ -79,6 +79,15 @@ def decode_latent(vae: Any, latent: dict, width: int, height: int, side: int) ->
     return frames[:, : crop[0], : crop[1]]
 
 
+def check_piece(piece: int) -> None:
+    """Refuse a piece that no VAE could blend; for cells of odd sizes it may have to be larger."""
+    if 0 < piece < 2 * PIECE_OVERLAP:
+        raise ValueError(
+            f"a piece must hold two overlaps, {2 * PIECE_OVERLAP} pixels, got {piece=}; use "
+            f"{2 * PIECE_OVERLAP} or more, or 0 to take the cheapest that fits."
+        )
+
+
 def decode(vae: Any, samples: Tensor, what: str, advice: str, side: int = 0) -> Tensor:
     """Decode in one piece, or in the cheapest that fit; if memory runs out, in smaller ones.
 

@@ -38,15 +38,20 @@ def check_vae(vae, samples: Tensor) -> None:
     Raises:
         ValueError: no VAE, or one of another latent.
     """
-    if vae is None:
-        raise ValueError(
-            "upsample is pixel, which needs a VAE, got none; connect the VAE of the "
-            "preview's model, or set upsample to latent."
-        )
+    check_has_vae("pixel", vae is not None)
     if vae.latent_channels != samples.shape[1]:
         raise ValueError(
             f"expected a VAE with the preview's {samples.shape[1]} latent channels, "
             f"got one with {vae.latent_channels}; connect the VAE that belongs to the model."
+        )
+
+
+def check_has_vae(upsample: str, has_vae: bool) -> None:
+    """Refuse to upsample through pixels without a VAE."""
+    if upsample == "pixel" and not has_vae:
+        raise ValueError(
+            "upsample is pixel, which needs a VAE, got none; connect the VAE of the "
+            "preview's model, or set upsample to latent."
         )
 
 

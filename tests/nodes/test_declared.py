@@ -1,0 +1,146 @@
+"""Inputs as the schemas declare them: refused whoever calls, and when a graph is queued."""
+
+import asyncio
+
+import comfy.samplers
+import pytest
+from surf.nodes import SurfExtension
+from surf.nodes.host.declared import ABSENT
+from surf.tests.frozen_nodes import INPUTS
+
+NODES = {
+    node.define_schema().node_id: node
+    for node in asyncio.run(SurfExtension().get_node_list())
+}  # fmt: skip
+NUMBERS = [
+    (node, name, item)
+    for node, inputs in INPUTS.items()
+    for name, item in inputs.items()
+    if item["type"] in ("INT", "FLOAT")
+]
+WRONG = (True, "8", None, [8], float("nan"), float("inf"))
+
+
+def values(item):
+    """Values outside of an input's range, or of another kind."""
+    step = 1 if item["type"] == "INT" else 1e-3
+    yield from (item["min"] - step, item["max"] + step, -(10**30), 10**30, *WRONG)
+    if item["type"] == "INT":
+        yield item["min"] + 0.5
+        yield float(item["max"])
+
+
+@pytest.mark.parametrize(("node_id", "name", "item"), NUMBERS)
+def test_a_number_out_of_its_declared_range_is_refused_before_anything_else(node_id, name, item):
+    node = NODES[node_id]
+    # Nothing but the check can run on these.
+    others = dict.fromkeys(INPUTS[node_id], None)
+    others |= {key: x["default"] for key, x in INPUTS[node_id].items() if "default" in x}
+    title = node.define_schema().display_name
+    for value in values(item):
+        with pytest.raises(ValueError, match=f"^{title}: {name} must .*; use .*[0-9]\\.$"):
+            node.execute(**(others | {name: value}))
+
+
+# Constants of a graph, as the host hands them to validate_inputs; None is a link.
+SIZE = {"resolution": "by size", "width": 1920, "height": 1088}
+LOW = {"low_resolution": "by size", "low_width": 416, "low_height": 240}
+REFINER = SIZE | {"upsample": "pixel", "window": 4, "vae": None, "tile": 0}
+GOOD = {
+    "SurfReshiftKSampler": LOW | {"steps": 8, "switch_step": 8},
+    "SurfReshiftGuider": LOW,
+    "SurfLatentDownscale": {"resolution": "by size", "width": 416, "height": 40},
+    "SurfRefiner": REFINER,
+    "SurfSkipMask": SIZE | {"upsample": "pixel", "vae": None},
+    "SurfVAEDecode": {"piece": 128},
+    "SurfWindowedAttention": {"window": 2},
+    "SurfTinyPrompt": {"text": "red circle"},
+}
+# (node, constants instead, what is absent, words of the refusal)
+BAD = [
+    ("SurfReshiftKSampler", {"switch_step": 9}, (), "switch_step must be at most steps, 8"),
+    ("SurfReshiftKSampler", {"switch_step": -1}, (), "switch_step must lie within 0 to 10000"),
+    ("SurfReshiftKSampler", {"steps": 0}, (), "steps must lie within 1"),
+    ("SurfReshiftKSampler", {"low_width": 100}, (), "use 96 or 104"),
+    ("SurfReshiftKSampler", {"low_height": 8200}, (), "low_height must lie within 16 to 8192"),
+    ("SurfReshiftKSampler", {"low_resolution": "1080p"}, (), "must be one of by scale, 240p"),
+    ("SurfReshiftGuider", {"low_height": 100}, (), "use 96 or 104"),
+    ("SurfReshiftGuider", {"low_resolution": "huge"}, (), "must be one of"),
+    ("SurfLatentDownscale", {"width": 100}, (), "use 96 or 104"),
+    ("SurfLatentDownscale", {"resolution": "huge"}, (), "must be one of"),
+    ("SurfRefiner", {}, ("vae",), "needs a VAE"),
+    ("SurfRefiner", {"width": 1270}, (), "use 1264 or 1272"),
+    ("SurfRefiner", {"window": 1}, (), "at least 2 latent frames"),
+    ("SurfRefiner", {"window": 1025}, (), "window must lie within 0 to 1024"),
+    ("SurfRefiner", {"tile": 240}, (), "use 256 or more, or 0"),
+    ("SurfRefiner", {"tile": 16400}, (), "tile must lie within"),
+    ("SurfRefiner", {"upsample": "magic"}, (), "must be one of pixel"),
+    ("SurfSkipMask", {}, ("vae",), "needs a VAE"),
+    ("SurfSkipMask", {"height": 1084}, (), "use 1080 or 1088"),
+    ("SurfSkipMask", {"upsample": "latent", "image": None}, (), "upsample must be pixel"),
+    ("SurfVAEDecode", {"piece": 112}, (), "use 128 or more, or 0"),
+    ("SurfVAEDecode", {"piece": -16}, (), "piece must lie within"),
+    ("SurfWindowedAttention", {"window": 1}, (), "at least 2 latent frames"),
+    ("SurfTinyPrompt", {"text": "a red elephant"}, (), "elephant"),
+]
+
+
+@pytest.mark.parametrize("node_id", GOOD)
+def test_constants_that_can_work_are_queued(node_id):
+    assert NODES[node_id].validate_inputs(**GOOD[node_id]) is True
+    # Linked, all of them; and a graph that lacks them, which the host reports by itself.
+    assert NODES[node_id].validate_inputs(**dict.fromkeys(GOOD[node_id])) is True
+    kept = {"vae": None} if "vae" in GOOD[node_id] else {}
+    assert NODES[node_id].validate_inputs(**kept) is True
+
+
+@pytest.mark.parametrize(("node_id", "changes", "absent", "words"), BAD)
+def test_constants_that_cannot_work_are_refused_when_queued(node_id, changes, absent, words):
+    given = {key: x for key, x in (GOOD[node_id] | changes).items() if key not in absent}
+    said = NODES[node_id].validate_inputs(**given)
+    assert words in str(said)
+
+
+def test_a_vae_is_not_asked_for_where_nothing_is_encoded():
+    refiner = {key: value for key, value in REFINER.items() if key != "vae"}
+    validate = NODES["SurfRefiner"].validate_inputs
+    assert validate(**(refiner | {"upsample": "latent"})) is True
+    assert validate(**(refiner | {"upsample": None})) is True
+    assert validate(**(refiner | {"mask": None})) is True
+
+
+def test_widths_count_for_by_size_alone():
+    for node_id in ("SurfReshiftKSampler", "SurfReshiftGuider"):
+        given = GOOD[node_id] | {"low_resolution": "by scale", "low_width": 100}
+        assert NODES[node_id].validate_inputs(**given) is True
+
+
+def test_what_is_named_is_an_input():
+    for node_id, node in NODES.items():
+        named = getattr(node, "validate_inputs", None)
+        if named is None:
+            assert node_id not in GOOD
+            continue
+        code = named.__func__.__code__
+        names = code.co_varnames[1 : code.co_argcount]
+        assert set(names) <= set(INPUTS[node_id])
+        assert set(named.__func__.__defaults__) == {ABSENT}
+        # An error stands beside each input that is named.
+        assert len(names) <= 8
+    assert set(GOOD) == {name for name, node in NODES.items() if hasattr(node, "validate_inputs")}
+
+
+@pytest.mark.parametrize(
+    ("name", "kinds"), [("sampler_name", "SAMPLERS"), ("scheduler", "SCHEDULERS")]
+)
+def test_samplers_of_other_packs_are_taken_whenever_they_come(name, kinds, monkeypatch):
+    added = [*getattr(comfy.samplers.KSampler, kinds), "res_2s"]
+    monkeypatch.setattr(comfy.samplers.KSampler, kinds, added)
+    node = NODES["SurfReshiftKSampler"]
+    [item] = [item for item in node.define_schema().inputs if item.id == name]
+    assert "res_2s" in item.options
+    with pytest.raises(ValueError, match="one of .*res_2s, got 'res_3s'"):
+        node.execute(
+            **{key: x.get("default") for key, x in INPUTS["SurfReshiftKSampler"].items()}
+            | {name: "res_3s"}
+        )
