@@ -62,7 +62,7 @@ class Shards:
 
     Raises:
         FileNotFoundError: the folder has no manifest.
-        ValueError: a share outside 0 to 1, or no clip at all.
+        ValueError: a share outside 0 to 1, a damaged manifest, or no clip at all.
 
     Source: ours.
     """
@@ -108,9 +108,10 @@ class Shards:
         Raises:
             KeyError: no such clip.
             FileNotFoundError: its shard is gone.
+            ValueError: its shard is damaged.
         """
         row = self.row(key)
-        tensors, _ = read_shard(self._folder, key)
+        tensors, _ = read_shard(self._folder, row)
         hr, lr = tensors["hr"].float(), tensors["lr"].float()
         if "start" in tensors:
             start = tensors["start"].float()

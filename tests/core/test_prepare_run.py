@@ -78,7 +78,7 @@ def test_a_shard_holds_what_can_be_made_again_from_its_row(videos, done):
     for row in report.rows:
         if not row.accepted:
             continue
-        tensors, own = stages.read_shard(Folder(out), row.key)
+        tensors, own = stages.read_shard(Folder(out), row)
         assert own == row
         found = [c for c in clips(videos / row.source, (5,)) if isinstance(c, Clip)]
         frames = found[row.index].frames.movedim(-1, 1).float() / 255
@@ -181,7 +181,7 @@ def test_without_text_and_start_neither_is_stored(tmp_path):
     write_clips(tmp_path / "v", 1, seed=6)
     options = replace(tiny(), start="latent", dtype="fp32", mix=(0.0, 0.0, 1.0))
     (row,) = prepared.run(tmp_path / "v", tmp_path / "out", options=options, text="none").rows
-    tensors, _ = stages.read_shard(Folder(tmp_path / "out"), row.key)
+    tensors, _ = stages.read_shard(Folder(tmp_path / "out"), row)
     assert {name: tensor.dtype for name, tensor in tensors.items()} == {
         "hr": torch.float32,
         "lr": torch.float32,

@@ -8,6 +8,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -160,7 +161,7 @@ def plan(job: PrepareJob, threads: int = 1) -> tuple[list[Source], list[Source],
             folder.drop(part)
     done = {part.content: part for part in folder.parts() if part.kind == "clips"}
     first: dict[str, Source] = {}
-    todo = []
+    known: dict[str, Part] = {}
     for one in mine:
         if not one.content:
             folder.save(_alone("unread", one, job.digest()))
@@ -170,8 +171,11 @@ def plan(job: PrepareJob, threads: int = 1) -> tuple[list[Source], list[Source],
             first[one.content] = one
             part = done.get(one.content)
             same = part and (part.source, part.caption) == (one.name, one.caption)
-            if not same or not folder.complete(part):
-                todo.append(one)
+            if same:
+                known[one.content] = part
+    with ThreadPoolExecutor(threads) as pool:
+        whole = dict(zip(known, pool.map(folder.complete, known.values()), strict=True))
+    todo = [one for content, one in first.items() if not whole.get(content)]
     return mine, todo, captions
 
 
@@ -220,7 +224,7 @@ def prepare(
         job: what to prepare.
         run: the runner.
         progress: told (videos finished, videos to do, clips) after every row and video.
-        threads: that read files to hash them.
+        threads: that read files to hash them: new videos, and all clips that are there already.
 
     Raises:
         ValueError: no videos, or a folder that was prepared with other options.

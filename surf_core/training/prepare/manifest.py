@@ -10,6 +10,7 @@ A part is the only progress there is: what has none is done again, with the same
 
 import json
 import logging
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
@@ -20,7 +21,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ...checks import check_choice
+from ...header import json_object, short
 from .options import differences
+from .sources import content_hash
 from .storage import write_whole
 
 log = logging.getLogger(__name__)
@@ -41,8 +45,11 @@ SCHEMA = pa.schema(
         "numbers": pa.string(),
         "degradation": pa.string(),
         "content": pa.string(),
+        "checksum": pa.string(),
     }
 )
+KINDS = ("clips", "duplicate", "unread")
+_KEY = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,13 +84,18 @@ class Row:
     """What was measured, JSON."""
     degradation: str = ""
     """What was done to the low-resolution clip, JSON of a `Degradation`."""
+    checksum: str = ""
+    """Hash of the shard's bytes; "" if there is none."""
 
     @property
     def accepted(self) -> bool:
         return not self.reasons
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), sort_keys=True)
+        """All of it but for the checksum, which is of what holds this text."""
+        record = asdict(self)
+        del record["checksum"]
+        return json.dumps(record, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> "Row":
@@ -109,6 +121,9 @@ class Part:
     """What its clips were captioned with."""
     rows: tuple[Row, ...]
     """A row a clip, then perhaps one for the file."""
+
+    def __post_init__(self):
+        check_choice(self.kind, "kind", KINDS)
 
     @property
     def name(self) -> str:
@@ -148,7 +163,16 @@ class Folder:
         return self.root / "manifest.parquet"
 
     def shard(self, key: str) -> Path:
-        """Where a clip lies."""
+        """Where a clip lies.
+
+        Raises:
+            ValueError: a key that is none; the name of a file elsewhere, for one.
+        """
+        if not _KEY.fullmatch(key):
+            raise ValueError(
+                f"expected a key of 32 hex digits in {self.root}, got {short(key)}; write the "
+                "manifest anew with surf-prepare --assemble."
+            )
         return self.root / "clips" / key[:2] / f"{key}.safetensors"
 
     def write(self, path: Path, data: bytes) -> None:
@@ -158,7 +182,15 @@ class Folder:
     def identity(self) -> dict:
         """What the folder was prepared with; {} for a new one."""
         path = self.root / "options.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        if not path.exists():
+            return {}
+        try:
+            return json_object(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(
+                f"expected options in {path}, got {short(error)}; it is damaged: prepare into a "
+                "new folder, or write it anew from one with the same options."
+            ) from error
 
     def claim(self, identity: dict) -> None:
         """Make the folder one of these options.
@@ -195,14 +227,27 @@ class Folder:
                 rows = tuple(
                     Row(**{**row, "reasons": tuple(row["reasons"])}) for row in record["rows"]
                 )
-                found.append(Part(**{**record, "rows": rows}))
+                part = Part(**{**record, "rows": rows})
+                if self._part(part.name) != path:  # Which may lead out of the folder.
+                    raise ValueError(f"it is the part {short(part.name)}")
+                found.append(part)
             except (ValueError, TypeError, KeyError) as error:
                 log.warning("%s is no part and is not counted: %s", path, error)
         return found
 
     def complete(self, part: Part) -> bool:
-        """Whether all clips of a part are there."""
-        return all(self.shard(row.key).exists() for row in part.rows if row.accepted)
+        """Whether all clips of a part are there, with the bytes that they were written with."""
+        for row in part.rows:
+            if not row.accepted:
+                continue
+            path = self.shard(row.key)
+            if not path.is_file():
+                log.warning("%s is missing and is made again", path)
+                return False
+            if content_hash(path) != row.checksum:
+                log.warning("%s has other bytes than it was written with, it is made again", path)
+                return False
+        return True
 
     def assemble(self) -> list[Row]:
         """Write the manifest of all parts so far, and return its rows.
@@ -215,7 +260,7 @@ class Folder:
         rows = sorted(_rows(self.parts()), key=lambda row: (row.source, row.index))
         table = pa.Table.from_pylist([asdict(row) for row in rows], schema=SCHEMA)
         buffer = BytesIO()
-        pq.write_table(table, buffer, compression="zstd")
+        pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
         self.write(self.manifest, buffer.getvalue())
         return rows
 
@@ -241,12 +286,23 @@ def read(root: Path) -> list[Row]:
 
     Raises:
         FileNotFoundError: it has none.
+        ValueError: it is damaged, or names files elsewhere.
     """
-    path = Folder(root).manifest
+    folder = Folder(root)
+    path = folder.manifest
     if not path.exists():
         raise FileNotFoundError(
             f"expected {path}, got no such file; prepare the folder with surf-prepare, or finish "
             "with --assemble."
         )
-    records = pq.read_table(path).to_pylist()
-    return [Row(**{**record, "reasons": tuple(record["reasons"])}) for record in records]
+    try:
+        records = pq.read_table(path, page_checksum_verification=True).to_pylist()
+        rows = [Row(**{**record, "reasons": tuple(record["reasons"])}) for record in records]
+    except (pa.ArrowException, OSError, ValueError, TypeError, KeyError) as error:
+        raise ValueError(
+            f"expected a manifest, {path} is damaged: {short(error)}; write it anew with "
+            "surf-prepare --assemble."
+        ) from error
+    for row in rows:
+        folder.shard(row.key)
+    return rows

@@ -13,9 +13,9 @@ import logging
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
+from hashlib import blake2b
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import load, save
 from torch import Tensor
 
@@ -76,10 +76,14 @@ def pack(item: Item) -> bytes:
 
 def unpack(data: bytes) -> Item:
     """The item that `pack` made bytes of."""
-    header = int.from_bytes(data[:8], "little")
-    record = json.loads(json.loads(data[8 : 8 + header])["__metadata__"]["item"])
+    record = json.loads(_metadata(data)["item"])
     row = Row.from_json(json.dumps(record["row"])) if record["row"] else None
     return Item(**{**record, "row": row}, tensors=load(data))
+
+
+def _metadata(data: bytes) -> dict[str, str]:
+    header = int.from_bytes(data[:8], "little")
+    return json.loads(data[8 : 8 + header])["__metadata__"]
 
 
 def cut(source: Source, options: Options, digest: str) -> Iterator[Item]:
@@ -233,6 +237,8 @@ class Embed:
 class Write:
     """Put a clip's shard into the folder, whole or not at all; only its row goes on.
 
+    A clip with NaN or infinity, of a codec in half precision for one, is rejected.
+
     Raises:
         OSError: the disk is full.
     """
@@ -244,21 +250,42 @@ class Write:
         if not item.waiting():
             return item
         tensors = {name: tensor.contiguous() for name, tensor in item.tensors.items()}
+        if bad := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
+            log.warning("%s: NaN or infinity in %s", item.row.source, ", ".join(bad))
+            return item.rejected(("not_finite",))
         # One entry: safetensors writes several in an order of its own, and bytes must repeat.
         data = save(tensors, {"clip": item.row.to_json()})
         self.folder.write(self.folder.shard(item.row.key), data)
-        return replace(item, tensors={})
+        return replace(item, row=replace(item.row, checksum=checksum_of(data)), tensors={})
 
 
-def read_shard(folder: Folder, key: str) -> tuple[dict[str, Tensor], Row]:
-    """The tensors and the row of a clip.
+def checksum_of(data: bytes) -> str:
+    """What `content_hash` says of a file of these bytes."""
+    return blake2b(data, digest_size=16).hexdigest()
+
+
+def read_shard(folder: Folder, row: Row) -> tuple[dict[str, Tensor], Row]:
+    """The tensors of a clip, and the row that lies with them.
 
     Raises:
         FileNotFoundError: there is no such shard.
+        ValueError: it has other bytes than it was written with.
     """
-    with safe_open(folder.shard(key), framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return tensors, Row.from_json(file.metadata()["clip"])
+    path = folder.shard(row.key)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"expected the shard {path}, got no such file; run surf-prepare again as before, it "
+            "makes what is missing."
+        )
+    data = path.read_bytes()
+    checksum = checksum_of(data)
+    if checksum != row.checksum:
+        raise ValueError(
+            f"expected the shard {path} as it was written, got other bytes; run surf-prepare again "
+            "as before, it makes damaged shards anew."
+        )
+    note = json.loads(_metadata(data)["clip"])
+    return load(data), Row(**{**note, "reasons": tuple(note["reasons"]), "checksum": checksum})
 
 
 def replay(row: Row) -> Degradation:
