@@ -94,7 +94,7 @@ def is_start(out, mask, start=START):
     assert (out - start)[~skip].abs().mean() > 0.05
 
 
-class Watch:
+class TokenRecorder:
     """Note the tokens that the first block of a network gets, and its samples."""
 
     def __init__(self, model, index=0):
@@ -113,9 +113,9 @@ class Watch:
 def case_nothing_to_skip_is_the_run_without_a_mask_bit_for_bit():
     everything = some(share=2.0)
     for model, width in ((wan(), 4096), *((load_refiner(ours(**made)), 64) for made in OURS)):
-        with Watch(model) as plain:
+        with TokenRecorder(model) as plain:
             expected = refined(model, width=width)
-        with Watch(model) as seen:
+        with TokenRecorder(model) as seen:
             assert torch.equal(refined(model, everything, width=width), expected)
             assert torch.equal(
                 refined(model, carried(everything, START), width=width, seam=2), expected
@@ -173,7 +173,7 @@ def case_every_step_of_the_preview_shows_the_start_where_it_skips():
 def case_guidance_in_one_batch_or_in_two_is_the_same():
     model, mask = wan(), some()
     kept = int(mask.tokens.sum())
-    with Watch(model) as seen:
+    with TokenRecorder(model) as seen:
         one = refined(model, mask, window=2)
         assert seen == STEPS * [(2, kept)], seen
         seen.clear()
@@ -212,7 +212,7 @@ def case_step_caches_of_the_host_answer_some_steps():
         for threshold, some_are_answered in ((0.0, False), (3.0, True)):
             node = getattr(nodes_easycache, kind)
             cached = node.execute(model, threshold, 0.0, 1.0, False).result[0]
-            with Watch(model) as seen:
+            with TokenRecorder(model) as seen:
                 got = refined(cached, mask, steps=steps)
             is_start(got, mask)
             assert {tokens for _, tokens in seen} == {int(mask.tokens.sum())}
@@ -282,13 +282,13 @@ def case_tiles_take_their_part_of_the_mask_and_empty_ones_are_not_run():
     start = resize(preview, (48, 80), "bilinear")
     for model, width in ((wan(), 4096), (load_refiner(ours(**OURS[1])), 64)):
         mask = corner()
-        with Watch(model) as seen:
+        with TokenRecorder(model) as seen:
             out = refined(model, mask, preview, width, tile=256, steps=2, cfg=1.0)
         is_start(out, mask, start)
         # Tiles of 32 x 32 cells start at columns 0, 16, 32, 48: two of eight have work.
         first, second = (mask.tokens[:, :16, a : a + 16].sum().item() for a in (0, 8))
         assert seen == 2 * [(1, first), (1, second)], (seen, first, second)
-        with Watch(model) as seen:
+        with TokenRecorder(model) as seen:
             everything = Mask(tokens=torch.ones(TILE_GRID, dtype=torch.bool), scores=mask.scores,
                               source="test", tau=0.0)  # fmt: skip
             whole = refined(model, everything, preview, width, tile=256, steps=2, cfg=1.0)

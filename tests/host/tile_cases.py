@@ -47,7 +47,7 @@ def sample(model, start=START, steps=3, positive=None, cfg=1.0, mask=None, negat
     )  # fmt: skip
 
 
-class Watch:
+class CallRecorder:
     """Stand in front of a model's apply_model: note the calls, and fail as told."""
 
     def __init__(self, model, limit=10**9, below=2.0, error=None):
@@ -112,7 +112,7 @@ def case_every_kind_of_conditioning_follows_the_tiles():
     }  # fmt: skip
     for name, (options, keys) in kinds.items():
         model = load(name.strip())
-        with Watch(model) as calls:
+        with CallRecorder(model) as calls:
             out = sample(with_tiles(model, START, TILE), positive=prompt(1, **options), steps=1)
         assert out.isfinite().all(), name
         assert len(calls) == len(PARTS), name
@@ -131,7 +131,7 @@ def case_the_5b_model_and_hunyuan_video_run_in_tiles():
     model, start = load("tiny_wan22_5b"), noise(1, 48, 2, 20, 28)
     mask = torch.ones(1, 1, 2, 20, 28)
     mask[:, :, 0] = 0
-    with Watch(model) as calls:
+    with CallRecorder(model) as calls:
         out = sample(with_tiles(model, start, TILE), start, steps=1, mask=mask)
     assert out.isfinite().all()
     assert {shape[-2:] for _, shape, _, _ in calls} == {(14, 16)}
@@ -140,7 +140,7 @@ def case_the_5b_model_and_hunyuan_video_run_in_tiles():
     model, valid = load("tiny_hunyuan"), torch.tensor([[1, 1, 1, 1, 1, 0, 0, 0]])
     pooled = {"pooled_output": noise(1, 768), "attention_mask": valid}
     text = [[noise(1, 8, 64), pooled]]
-    with Watch(model) as calls:
+    with CallRecorder(model) as calls:
         clone = with_tiles(with_windows(model, 2), START, TILE)
         out = sample(clone, steps=1, positive=text, negative=text)
     assert out.isfinite().all()
@@ -175,7 +175,7 @@ def case_out_of_memory_repeats_one_evaluation_with_smaller_tiles():
     logger = logging.getLogger("surf.nodes.host.refine.tile_plan")
     logger.addHandler(handler)
     try:
-        with Watch(model, limit=36 * 36, below=0.5) as calls:
+        with CallRecorder(model, limit=36 * 36, below=0.5) as calls:
             got = sample(with_tiles(model, START, 0), steps=4)
     finally:
         logger.removeHandler(handler)
@@ -202,7 +202,7 @@ def case_out_of_memory_repeats_one_evaluation_with_smaller_tiles():
         )  # fmt: skip
 
     half = go(model, START, sigmas[:2], noise=noise(*START.shape, seed=9))
-    with Watch(model) as calls:
+    with CallRecorder(model) as calls:
         expected = go(with_tiles(model, START, 320), half, sigmas[1:])
     assert {shape[-2:] for _, shape, _, _ in calls} == {(32, 40)}
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-4)
@@ -211,7 +211,7 @@ def case_out_of_memory_repeats_one_evaluation_with_smaller_tiles():
 def case_an_interrupt_inside_a_tile_is_not_swallowed():
     model = load()
     stop = comfy.model_management.InterruptProcessingException()
-    with Watch(model, limit=1, error=stop) as calls:
+    with CallRecorder(model, limit=1, error=stop) as calls:
         try:
             sample(with_tiles(model, START, TILE))
         except comfy.model_management.InterruptProcessingException:
@@ -229,12 +229,12 @@ def case_step_caches_do_not_mix_tiles_up():
         for kind in ("EasyCacheNode", "LazyCacheNode")
     )
     assert torch.equal(sample(with_tiles(easy, START, TILE), steps=6), plain)
-    with Watch(model) as calls:
+    with CallRecorder(model) as calls:
         out = sample(with_tiles(lazy, START, TILE), steps=6)
     assert out.isfinite().all()
     assert len(calls) % len(PARTS) == 0
     assert len(calls) < 6 * len(PARTS), "the cache round the whole picture still answers steps"
-    with Watch(model) as calls:
+    with CallRecorder(model) as calls:
         sample(with_tiles(easy, START, 0), steps=6)
     assert len(calls) == 6
 

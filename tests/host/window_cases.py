@@ -30,7 +30,7 @@ CPU = torch.device("cpu")
 TIME = torch.tensor([500.0])
 
 
-def windowed(model, window):
+def with_windows(model, window):
     """What the node makes of a MODEL."""
     return SurfWindowedAttention.execute(model, window).result[0]
 
@@ -83,19 +83,19 @@ def case_a_window_over_all_frames_is_dense():
     model = patcher(wan_network())
     for window in (5, 8):
         torch.testing.assert_close(
-            call(windowed(model, window), *INPUT), call(model, *INPUT), rtol=0, atol=1e-5
+            call(with_windows(model, window), *INPUT), call(model, *INPUT), rtol=0, atol=1e-5
         )
 
 
 def case_windows_confine_influence_and_shift_on_odd_blocks():
-    assert influence(windowed(patcher(wan_network(layers=1)), 2), *INPUT) == ONE_BLOCK
-    assert influence(windowed(patcher(wan_network()), 2), *INPUT) == TWO_BLOCKS
+    assert influence(with_windows(patcher(wan_network(layers=1)), 2), *INPUT) == ONE_BLOCK
+    assert influence(with_windows(patcher(wan_network()), 2), *INPUT) == TWO_BLOCKS
 
 
 def case_windowed_leaves_the_original_untouched():
     model = patcher(wan_network())
     before = call(model, *INPUT)
-    clone = windowed(model, 2)
+    clone = with_windows(model, 2)
     assert not torch.equal(call(clone, *INPUT), before)
     assert torch.equal(call(model, *INPUT), before)
     assert not model.model_options["transformer_options"]
@@ -110,23 +110,25 @@ def case_an_earlier_override_serves_each_window():
         return func(q, k, v, heads, **kwargs)
 
     model.model_options["transformer_options"]["optimized_attention_override"] = earlier
-    call(windowed(model, 2), *INPUT)
+    call(with_windows(model, 2), *INPUT)
     assert lengths == [(24, 24), (24, 24), (12, 12), (60, 7)], lengths
 
 
 def case_text_as_long_as_the_video_is_no_self_attention():
     text = noise(1, 5 * 3 * 4, 32)
-    assert influence(windowed(patcher(wan_network(layers=1)), 2), VIDEO, TIME, text) == ONE_BLOCK
-    assert influence(windowed(patcher(wan_network()), 2), VIDEO, TIME, text) == TWO_BLOCKS
+    assert (
+        influence(with_windows(patcher(wan_network(layers=1)), 2), VIDEO, TIME, text) == ONE_BLOCK
+    )
+    assert influence(with_windows(patcher(wan_network()), 2), VIDEO, TIME, text) == TWO_BLOCKS
 
 
 def case_odd_sizes_are_padded_like_the_host_does():
-    model = windowed(patcher(wan_network(layers=1)), 2)
+    model = with_windows(patcher(wan_network(layers=1)), 2)
     assert influence(model, noise(1, 16, 5, 5, 7), TIME, TEXT) == ONE_BLOCK
 
 
 def case_image_to_video_keeps_its_image_attention_whole():
-    model = windowed(patcher(wan_network(layers=1, model_type="i2v", in_dim=36)), 2)
+    model = with_windows(patcher(wan_network(layers=1, model_type="i2v", in_dim=36)), 2)
     image = noise(1, 257, 1280)
     assert influence(model, noise(1, 36, 5, 6, 8), TIME, TEXT, clip_fea=image) == ONE_BLOCK
 
@@ -137,27 +139,29 @@ def case_reference_and_appended_frames_attend_to_everything():
         {"reference_latent": noise(1, 16, 6, 8)},
         {"time_dim_concat": noise(1, 16, 2, 6, 8)},
     ):
-        assert influence(windowed(model, 2), *INPUT, **extra) == ONE_BLOCK, extra.keys()
-        dense, all_frames = (call(m, *INPUT, **extra) for m in (model, windowed(model, 5)))
+        assert influence(with_windows(model, 2), *INPUT, **extra) == ONE_BLOCK, extra.keys()
+        dense, all_frames = (call(m, *INPUT, **extra) for m in (model, with_windows(model, 5)))
         torch.testing.assert_close(all_frames, dense, rtol=0, atol=1e-5)
         name, value = next(iter(extra.items()))
-        moved = call(windowed(model, 2), *INPUT, **{name: value + 1})
+        moved = call(with_windows(model, 2), *INPUT, **{name: value + 1})
         assert (
-            ((moved - call(windowed(model, 2), *INPUT, **extra)).abs() > 1e-6).any((1, 3, 4)).all()
+            ((moved - call(with_windows(model, 2), *INPUT, **extra)).abs() > 1e-6)
+            .any((1, 3, 4))
+            .all()
         )
 
 
 def case_vace_blocks_are_windowed_and_alternate_by_themselves():
     control = {"vace_context": noise(1, 1, 96, 5, 6, 8), "vace_strength": [1.0]}
     model = patcher(wan_network(wan.VaceWanModel, layers=1, vace_layers=1, vace_in_dim=96))
-    assert influence(windowed(model, 2), *INPUT, **control) == ONE_BLOCK
-    dense, all_frames = (call(m, *INPUT, **control) for m in (model, windowed(model, 5)))
+    assert influence(with_windows(model, 2), *INPUT, **control) == ONE_BLOCK
+    dense, all_frames = (call(m, *INPUT, **control) for m in (model, with_windows(model, 5)))
     torch.testing.assert_close(all_frames, dense, rtol=0, atol=1e-5)
     model = patcher(wan_network(wan.VaceWanModel, layers=4, vace_layers=2, vace_in_dim=96))
     inputs = {**control, "vace_context": control["vace_context"].clone()}
-    base = call(windowed(model, 2), *INPUT, **inputs)
+    base = call(with_windows(model, 2), *INPUT, **inputs)
     inputs["vace_context"][:, :, :, 4] += 1
-    moved = (call(windowed(model, 2), *INPUT, **inputs) - base).abs().amax((0, 1, 3, 4)) > 1e-6
+    moved = (call(with_windows(model, 2), *INPUT, **inputs) - base).abs().amax((0, 1, 3, 4)) > 1e-6
     assert moved[3], "the second control block must see across the boundary of the first"
 
 
@@ -166,16 +170,16 @@ def case_hunyuan_windows_attend_to_all_text():
     extra = {"y": pooled, "guidance": torch.tensor([6.0])}
     args = (VIDEO, TIME, text)
     model = patcher(hunyuan_network(double=1, single=0))
-    assert influence(windowed(model, 2), *args, **extra) == ONE_BLOCK
+    assert influence(with_windows(model, 2), *args, **extra) == ONE_BLOCK
     reference = {**extra, "ref_latent": noise(1, 16, 1, 6, 8)}
-    assert influence(windowed(model, 2), *args, **reference) == ONE_BLOCK
+    assert influence(with_windows(model, 2), *args, **reference) == ONE_BLOCK
     model = patcher(hunyuan_network())
     mask = torch.tensor([[1, 1, 1, 1, 1, 1, 0, 0, 0]])
     for more in (extra, reference, {**extra, "attention_mask": mask}):
-        dense, all_frames = (call(m, *args, **more) for m in (model, windowed(model, 5)))
+        dense, all_frames = (call(m, *args, **more) for m in (model, with_windows(model, 5)))
         torch.testing.assert_close(all_frames, dense, rtol=0, atol=1e-5)
-    out = call(windowed(model, 2), *args, **extra)
-    changed = call(windowed(model, 2), VIDEO, TIME, text + 1, **extra)
+    out = call(with_windows(model, 2), *args, **extra)
+    changed = call(with_windows(model, 2), VIDEO, TIME, text + 1, **extra)
     assert ((out - changed).abs() > 1e-6).any((1, 3, 4)).all()
 
 
@@ -189,9 +193,9 @@ def chain(model, override):
 
 def case_of_two_windows_the_last_one_decides():
     model = patcher(wan_network())
-    expected = call(windowed(model, 2), *INPUT)
-    first = windowed(model, 3)
-    before, twice = call(first, *INPUT), windowed(first, 2)
+    expected = call(with_windows(model, 2), *INPUT)
+    first = with_windows(model, 3)
+    before, twice = call(first, *INPUT), with_windows(first, 2)
     assert torch.equal(call(twice, *INPUT), expected)
     assert influence(twice, *INPUT) == TWO_BLOCKS
     wrapped = [keys.get(WRAPPER_KEY, ()) for keys in twice.wrappers.values()]
@@ -205,7 +209,7 @@ def case_of_two_windows_the_last_one_decides():
             return func(q, k, v, heads, **kwargs)
         return previous(func, q, k, v, heads, **kwargs)
 
-    between = windowed(chain(first, kernel), 2)
+    between = with_windows(chain(first, kernel), 2)
     assert torch.equal(call(between, *INPUT), expected)
     assert influence(between, *INPUT) == TWO_BLOCKS
     assert set(lengths) == {12, 24, 60}, set(lengths)
@@ -215,13 +219,13 @@ def case_a_model_with_windows_of_its_own_is_refused():
     for network in (SurfRefinerDiT(RefinerConfig.tiny()), torch.nn.Identity()):
         said = ""
         try:
-            windowed(patcher(network), 2)
+            with_windows(patcher(network), 2)
         except ValueError as error:
             said = str(error)
         assert said.startswith("Windowed Attention: "), said
         assert "set window to 0" in said, said
         model = patcher(network)
-        assert windowed(model, 0) is model
+        assert with_windows(model, 0) is model
 
 
 def prompt(seed, width=4096, **options):
@@ -264,8 +268,8 @@ def case_the_stock_ksampler_keeps_every_models_windows_apart():
     for name, (channels, _, _, reach) in KINDS.items():
         model = comfy.sd.load_diffusion_model_state_dict(checkpoints.diffusion_model(name))
         video = noise(1, channels, 5, 6, 8, seed=2)
-        plain, clone = ksampler(model, video, name), windowed(model, 2)
-        all_frames = ksampler(windowed(model, 5), video, name)
+        plain, clone = ksampler(model, video, name), with_windows(model, 2)
+        all_frames = ksampler(with_windows(model, 5), video, name)
         torch.testing.assert_close(all_frames, plain, rtol=0, atol=1e-4, msg=name)
         windows = ksampler(clone, video, name)
         assert windows.isfinite().all(), name
@@ -285,7 +289,7 @@ def case_a_model_compiled_after_the_node_keeps_its_windows():
 
     name = "tiny_wan_t2v"
     model = comfy.sd.load_diffusion_model_state_dict(checkpoints.diffusion_model(name))
-    clone = windowed(model, 2)
+    clone = with_windows(model, 2)
     compiled = clone.clone()
     options = {"guard_filter_fn": skip_torch_compile_dict}
     set_torch_compile_wrapper(compiled, backend="eager", options=options)
