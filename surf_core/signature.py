@@ -1,4 +1,4 @@
-"""What of the base model survived: layout, motion, colour and detail of two videos compared.
+"""Compare two videos: layout, motion, colour and detail that a preview keeps of its baseline.
 
 No weights are involved; every measure compares two videos of the same length.
 
@@ -56,12 +56,12 @@ def motion_distance(video: Tensor, baseline: Tensor) -> Tensor:
 
 
 def colour_distance(video: Tensor, baseline: Tensor) -> Tensor:
-    """Compare mean and deviation of every colour channel: [B], 0..1, blind to layout."""
+    """Compare mean and deviation of every colour channel: [B], 0..1, whatever the layout."""
     _check(video, baseline)
     dims = (2, 3, 4)
     mean = video.float().mean(dims) - baseline.float().mean(dims)
-    spread = video.float().std(dims) - baseline.float().std(dims)
-    return torch.cat([mean, spread], dim=1).square().mean(dim=1).sqrt()
+    deviation = video.float().std(dims) - baseline.float().std(dims)
+    return torch.cat([mean, deviation], dim=1).square().mean(dim=1).sqrt()
 
 
 def detail(video: Tensor) -> Tensor:
@@ -75,8 +75,10 @@ def detail(video: Tensor) -> Tensor:
 
 def psnr(video: Tensor, truth: Tensor) -> Tensor:
     """Peak signal to noise ratio of videos [B, ...] in 0..1: [B] in dB, 100 at most."""
-    error = (video - truth).square().flatten(1).mean(dim=1)
-    return -10 * torch.log10(error.clamp_min(1e-10))
+    from kornia.metrics import psnr as psnr_of_all
+
+    pairs = zip(video, truth, strict=True)
+    return torch.stack([psnr_of_all(one, other, 1.0) for one, other in pairs]).clamp(max=100)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,7 +96,7 @@ class Signature:
 
 
 def compare(video: Tensor, baseline: Tensor) -> Signature:
-    """Sum up all measures for videos [B, 3, T, H, W] in 0..1."""
+    """Compute all measures, averaged over videos [B, 3, T, H, W] in 0..1."""
     return Signature(
         layout=layout_distance(video, baseline).mean().item(),
         motion=motion_distance(video, baseline).mean().item(),
