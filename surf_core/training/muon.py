@@ -1,17 +1,19 @@
-"""Muon in fp32 and in batches: momentum whose matrices are made orthogonal.
+"""Muon in fp32, batched over matrices of one shape.
 
 torch.optim.Muon iterates in bf16 and matrix by matrix; on a CPU without bf16 units that takes
-longer than the forward and the backward pass of the tiny model together.
+longer than forward and backward pass of the tiny model together.
 """
 
 from collections import defaultdict
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.optim.optimizer import ParamsT
 
 
 def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
-    """Move the singular values of [B, rows, cols] matrices close to 1.
+    """Bring the singular values of [B, rows, cols] matrices close to 1.
 
     Source: Newton-Schulz iteration with the quintic of Jordan et al., Muon (2024).
     """
@@ -25,13 +27,20 @@ def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Update matrices along their orthogonalised Nesterov momentum, at AdamW's step size."""
+    """Updates matrices along their orthogonalised Nesterov momentum, scaled to AdamW's RMS."""
 
-    def __init__(self, params, lr: float = 1e-3, momentum: float = 0.95, weight_decay: float = 0.0):
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float = 1e-3,
+        momentum: float = 0.95,
+        weight_decay: float = 0.0,
+    ):
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self) -> None:
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        assert closure is None
         for group in self.param_groups:
             by_shape = defaultdict(list)
             for param in group["params"]:
@@ -43,6 +52,7 @@ class Muon(torch.optim.Optimizer):
                 torch._foreach_add_(params, list(updates.unbind()), alpha=-rate)
 
     def _momentum(self, param: Tensor, group: dict) -> Tensor:
+        assert param.grad is not None
         buffer = self.state[param].setdefault("momentum", torch.zeros_like(param))
         buffer.lerp_(param.grad, 1 - group["momentum"])
         return param.grad.lerp(buffer, group["momentum"])

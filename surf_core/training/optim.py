@@ -1,11 +1,13 @@
-"""Optimizers of a recipe, and the average of the weights that is exported."""
+"""The optimizers of a recipe, and the moving average of the weights."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from .muon import Muon
 from .task import Recipe
@@ -14,10 +16,10 @@ Optimizers = list[torch.optim.Optimizer]
 
 
 def optimizers(model: nn.Module, recipe: Recipe, processes: int = 1) -> Optimizers:
-    """Make what the recipe names; a group's rate is the recipe's times its `scale`.
+    """Build the optimizers of a recipe; a group's rate is the recipe's times its `scale`.
 
     Raises:
-        ValueError: Muon over more than one process; it needs whole matrices.
+        ValueError: Muon with more than one process; it needs unsharded matrices.
     """
     if recipe.optimizer == "muon":
         if processes > 1:
@@ -34,14 +36,15 @@ def _adamw(groups: list[dict], recipe: Recipe) -> torch.optim.AdamW:
 
 
 def _muon(model: nn.Module, recipe: Recipe) -> Optimizers:
-    """Muon for the matrices inside blocks, AdamW for everything else.
+    """Build Muon for the matrices inside blocks, AdamW for everything else.
 
-    A step of Adam moves an output by up to rate * inputs, so the text layer, with its 4096 inputs,
-    gets a rate smaller by the ratio to the model's width.
+    An update of Adam changes an output by up to rate * inputs, so the text layer, with its 4096
+    inputs, gets a rate smaller by the ratio to the model's width.
     """
-    inside = {id(p) for p in model.blocks.parameters() if p.ndim == 2}
+    blocks = cast(nn.Module, model.blocks)
+    inside = {id(p) for p in blocks.parameters() if p.ndim == 2}
     matrices = [p for p in model.parameters() if id(p) in inside]
-    wide = model.text_embedding[0].weight
+    wide = model.get_parameter("text_embedding.0.weight")
     others = [p for p in model.parameters() if id(p) not in inside and p is not wide]
     ratio = wide.shape[0] / wide.shape[1]
     groups = [{"params": others, "scale": 1.0}, {"params": [wide], "scale": ratio}]
@@ -52,7 +55,7 @@ def _muon(model: nn.Module, recipe: Recipe) -> Optimizers:
 
 
 def take_step(opts: Optimizers, rate: float) -> None:
-    """Update the weights at a rate, and forget the gradients."""
+    """Update the weights at a rate, and clear the gradients."""
     for opt in opts:
         for group in opt.param_groups:
             group["lr"] = rate * group["scale"]
@@ -61,21 +64,26 @@ def take_step(opts: Optimizers, rate: float) -> None:
 
 
 class Average:
-    """A moving average of the weights, sharded as they are."""
+    """The exponential moving average of a model's weights, sharded as they are.
+
+    Not torch.optim.swa_utils.AveragedModel: that deep-copies the model, which FSDP2 refuses for a
+    sharded one, and it evaluates the copy, which would have to be sharded and compiled once more.
+    This holds the averaged tensors alone and swaps them into the one model. The update is that of
+    swa_utils.
+    """
 
     def __init__(self, model: nn.Module):
         self.model = model
         self.weights = {name: p.detach().clone() for name, p in model.named_parameters()}
 
-    @torch.no_grad()
     def update(self, decay: float) -> None:
-        """Move towards the weights by 1 - decay."""
-        averaged, current = list(self.weights.values()), list(self.model.parameters())
-        torch._foreach_lerp_(averaged, current, 1 - decay)
+        """Set the average to decay * average + (1 - decay) * weights."""
+        averaged, current = tuple(self.weights.values()), tuple(self.model.parameters())
+        get_ema_multi_avg_fn(decay)(averaged, current, None)
 
     @contextmanager
     def in_place(self) -> Iterator[nn.Module]:
-        """Give the model its averaged weights, in evaluation mode; afterwards all is as before."""
+        """Swap the averaged weights into the model, in evaluation mode, and back at the end."""
         training = self.model.training
         self._exchange()
         self.model.eval()
@@ -88,7 +96,7 @@ class Average:
 
     @torch.no_grad()
     def _exchange(self) -> None:
-        # Gathered copies of sharded weights outlive a forward pass; they would be read again.
+        # Unsharded copies of weights outlive a forward pass and would be read instead of these.
         for module in self.model.modules():
             if isinstance(module, FSDPModule):
                 module.reshard()
@@ -97,6 +105,6 @@ class Average:
 
 
 def _swap(one: Tensor, other: Tensor) -> None:
-    kept = one.detach().clone()
+    copy = one.detach().clone()
     one.copy_(other)
-    other.copy_(kept)
+    other.copy_(copy)
