@@ -1,4 +1,4 @@
-"""The low-resolution clip that a refiner learns from: drawn once a clip, recorded, replayed."""
+"""Degrade clips for training: drawn once per clip, recorded, replayed bit for bit."""
 
 from .draw import MIX, draw, draw_strength
 from .ops import add_latent_noise

@@ -1,4 +1,4 @@
-"""A clip through a video encoder and back, in memory.
+"""Compress a clip with a video encoder and decode it, in memory.
 
 PyAV is optional: it is imported when a clip is encoded, never before.
 
@@ -7,6 +7,7 @@ Dims: F pixel frames, 3 colours, H, W pixels.
 
 import io
 from fractions import Fraction
+from types import ModuleType
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,7 @@ from ..checks import check_choice, check_range
 from .record import CODECS
 
 SMALLEST = 16
-"""Pixels along a side that every encoder takes; smaller frames are padded."""
+"""Least pixels along a side that every encoder takes; smaller frames are padded."""
 RED, BLUE = 0.299, 0.114
 """Shares in the luma of BT.601."""
 RATE = 16
@@ -26,8 +27,8 @@ RATE = 16
 def compress(frames: Tensor, name: str, quality: int) -> Tensor:
     """Encode a clip at one quality, with 8 bits and halved chroma, and decode it.
 
-    One thread, so that the bits do not depend on the machine's cores; they may on the encoder's
-    version. Frames of odd or tiny sides are padded by their border and cropped again.
+    In one thread, so that the bits do not depend on the number of cores; they may depend on the
+    encoder's version. Frames of odd or tiny sides are padded by their border and cropped again.
 
     Args:
         frames: [F, 3, H, W] in 0..1.
@@ -54,7 +55,7 @@ def compress(frames: Tensor, name: str, quality: int) -> Tensor:
     return torch.stack(decoded)[..., :height, :width].to(frames)
 
 
-def _pyav():
+def _pyav() -> ModuleType:
     try:
         import av
     except ImportError as error:
@@ -69,7 +70,7 @@ def _encode(frames: Tensor, name: str, quality: int) -> io.BytesIO:
     av = _pyav()
     level = str(quality)
     options = {
-        # The encoder's macroblock tree is not the same twice on every processor.
+        # The encoder's macroblock tree is not deterministic on every processor.
         "libx264": {"crf": level, "preset": "veryfast", "x264-params": "mbtree=0"},
         "mpeg4": {"qmin": level, "qmax": level},
     }
@@ -109,10 +110,10 @@ def _padded(side: int) -> int:
 
 
 def _to_planes(frame: Tensor) -> Tensor:
-    """Turn [3, H, W] into bytes [3 * H / 2, W]: luma, then both chroma planes at half the sides.
+    """Convert [3, H, W] to bytes [3 * H / 2, W]: luma, then both chroma planes at half the sides.
 
-    BT.601, limited range. Not the encoder library's own conversion: that one truncates, and a
-    clip would come back one part in 255 darker.
+    BT.601, limited range. The encoder library's own conversion truncates, which makes a clip one
+    part in 255 darker.
     """
     frame = frame.detach().float().cpu()
     rows, columns = (_padded(side) for side in frame.shape[-2:])
@@ -126,7 +127,7 @@ def _to_planes(frame: Tensor) -> Tensor:
 
 
 def _from_planes(planes: Tensor) -> Tensor:
-    """Turn the bytes of `_to_planes` into [3, H, W] in 0..1."""
+    """Convert the bytes of `_to_planes` to [3, H, W] in 0..1."""
     rows, columns = planes.shape[0] * 2 // 3, planes.shape[1]
     values = planes.float().flatten()
     luma = ((values[: rows * columns] - 16) / 219).reshape(rows, columns)

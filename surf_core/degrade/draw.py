@@ -1,4 +1,4 @@
-"""Draw what to do to a clip from a seed and the clip's key, and from nothing else."""
+"""Draw the degradation of a clip from a seed and the clip's key alone."""
 
 import hashlib
 import json
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from math import isfinite, pi
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -20,26 +21,27 @@ from .record import (
     Degradation,
     Jpeg,
     Noise,
+    Operation,
     Resize,
     Sinc,
-    Step,
 )
 
+Option = TypeVar("Option")
 MIX = (0.5, 0.4, 0.1)
-"""Shares of weak, medium and full. A text-to-video preview is soft and smeared, without a sensor's
-noise, so most clips are only made smaller. Source: ours."""
+"""Shares of weak, medium and full. A text-to-video preview is soft, without a sensor's noise, so
+most clips are only made smaller. Source: ours."""
 STRENGTH = (0.6, 0.9)
 """Range of the noise on the degraded latent. Source: SURF B.3."""
 JPEG = (30, 95)
 CODEC = {"libx264": (23, 40), "mpeg4": (6, 22)}
-"""Ranges of quality. Bit rates, as RealBasicVSR draws, would have to grow with the size."""
+"""Ranges of quality. Bit rates, which RealBasicVSR draws, would have to grow with the size."""
 SOFTEST = 0.6
-"""Weak: the clip was at least this share of the degraded size; 3 times smaller becomes 5."""
+"""Weak: least share of the degraded size that a clip is shrunk to; 3 times smaller becomes 5."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ranges:
-    """What a pass draws from."""
+    """Ranges and probabilities that a pass is drawn from."""
 
     blur: float
     """Probability of a blur."""
@@ -93,21 +95,21 @@ def draw(
     size: tuple[int, int] | None = None,
     mix: Sequence[float] = MIX,
 ) -> Degradation:
-    """Draw the degradation of one clip; the same arguments give the same record, anywhere.
+    """Draw the degradation of one clip, a function of the arguments on every machine.
 
     weak: a soft resize. full: Real-ESRGAN's two passes, then JPEG and a video encoder, before or
     after the exact resize and a sinc filter. medium: full with a third to half of the noise.
-    Everything is drawn once for the clip, so nothing flickers but the noise.
+    Parameters hold for the whole clip, so that only the noise flickers.
 
     Args:
-        seed: any integer; another one is another draw for every clip.
-        key: names the clip, e.g. its content hash.
+        seed: any integer.
+        key: name of the clip, e.g. its content hash.
         scale: sides of the clip over those of the degraded clip, at least 1.
         size: (height, width) of the degraded clip where the sides do not divide by the scale.
         mix: weights of weak, medium and full.
 
     Raises:
-        ValueError: a seed, key, scale, size or mix of another kind.
+        ValueError: a seed, key, scale, size or mix of another type or out of range.
 
     Source: Real-ESRGAN 3; the encoder and the order at the end RealBasicVSR; the mix ours.
     """
@@ -123,7 +125,7 @@ def draw(
         scale=scale,
         size=size,
         level=level,
-        steps=_weak(dice) if level == "weak" else _two_passes(dice, _NOISE[level]),
+        operations=_weak(dice) if level == "weak" else _two_passes(dice, _NOISE[level]),
         strength=dice.uniform(*STRENGTH),
     )
 
@@ -137,13 +139,12 @@ def draw_strength(
 
 
 def seeded(seed: int, *keys: str | int) -> torch.Generator:
-    """Make a CPU generator whose stream belongs to (seed, keys): equal in every process.
+    """Return a CPU generator seeded by (seed, keys), equal in every process.
 
     Raises:
         ValueError: the seed is not an integer, or a key neither text nor integer.
     """
-    kinds = [type(seed) is int, *(type(key) in (str, int) for key in keys)]
-    if not all(kinds):
+    if not all([type(seed) is int, *(type(key) in (str, int) for key in keys)]):
         raise ValueError(
             f"expected an integer seed and the clip's key as text, got {seed!r} and {keys}; "
             "e.g. draw(0, 'clip-000')."
@@ -153,7 +154,7 @@ def seeded(seed: int, *keys: str | int) -> torch.Generator:
 
 
 class _Dice:
-    """Numbers from one generator, as plain Python values."""
+    """Draw plain Python values from one generator."""
 
     def __init__(self, generator: torch.Generator):
         self.generator = generator
@@ -169,46 +170,50 @@ class _Dice:
     def chance(self, probability: float) -> bool:
         return self.uniform(0, 1) < probability
 
-    def pick(self, options: Sequence, weights: Sequence[float] | None = None):
+    def pick(self, options: Sequence[Option], weights: Sequence[float] | None = None) -> Option:
         edges = list(accumulate(weights or [1.0] * len(options)))
         return options[bisect_right(edges, self.uniform(0, edges[-1]), hi=len(options) - 1)]
 
 
-def _weak(dice: _Dice) -> tuple[Step, ...]:
-    # With prefilters only: previews are soft, they do not alias. Area upwards would be blocks.
+def _weak(dice: _Dice) -> tuple[Operation, ...]:
+    # Methods with prefilters only, since previews do not alias. Area upwards would be blocks.
     down = Resize(factor=dice.uniform(SOFTEST, 1), of="low", method=dice.pick(("area", "bicubic")))
     return down, Resize(factor=1.0, of="low", method=dice.pick(("bilinear", "bicubic")))
 
 
-def _two_passes(dice: _Dice, share: float) -> tuple[Step, ...]:
-    first, second = (_quieter(ranges, share) for ranges in (FIRST, SECOND))
-    steps = _pass(dice, first, "high")
-    steps += [_jpeg(dice)]
-    steps += _pass(dice, second, "low")
-    compressed = [_jpeg(dice), _codec(dice)]
-    sized: list[Step] = [Resize(factor=1.0, of="low", method=dice.pick(METHODS))]
+def _two_passes(dice: _Dice, share: float) -> tuple[Operation, ...]:
+    first, second = (_with_less_noise(ranges, share) for ranges in (FIRST, SECOND))
+    passes = _pass(dice, first, "high")
+    passes += [_jpeg(dice)]
+    passes += _pass(dice, second, "low")
+    compression: list[Operation] = [_jpeg(dice), _codec(dice)]
+    sizing: list[Operation] = [Resize(factor=1.0, of="low", method=dice.pick(METHODS))]
     if dice.chance(0.8):
-        sized.append(Sinc(size=_kernel_size(dice), cutoff=dice.uniform(pi / 3, pi)))
-    return (*steps, *sized, *compressed) if dice.chance(0.5) else (*steps, *compressed, *sized)
+        sizing.append(Sinc(size=_kernel_size(dice), cutoff=dice.uniform(pi / 3, pi)))
+    if dice.chance(0.5):
+        return (*passes, *sizing, *compression)
+    return (*passes, *compression, *sizing)
 
 
-def _quieter(ranges: Ranges, share: float) -> Ranges:
-    """Less noise: Poisson times the share, Gaussian at most 10 / 255."""
+def _with_less_noise(ranges: Ranges, share: float) -> Ranges:
+    """Scale Poisson noise by the share, and limit Gaussian noise to 10 / 255."""
     if share == 1:
         return ranges
     low, high = ranges.poisson
     return replace(ranges, gaussian=(ranges.gaussian[0], 10.0), poisson=(low, high * share))
 
 
-def _pass(dice: _Dice, ranges: Ranges, of: str) -> list[Step]:
-    steps: list[Step] = [_blur(dice, ranges.sigma)] if dice.chance(ranges.blur) else []
+def _pass(dice: _Dice, ranges: Ranges, of: str) -> list[Operation]:
+    operations: list[Operation] = []
+    if dice.chance(ranges.blur):
+        operations.append(_blur(dice, ranges.sigma))
     low, high = ranges.factor
-    way = dice.pick(("up", "down", "keep"), ranges.resize)
-    factor = {"up": (1.0, high), "down": (low, 1.0), "keep": (1.0, 1.0)}[way]
-    steps.append(Resize(factor=dice.uniform(*factor), of=of, method=dice.pick(METHODS)))
+    direction = dice.pick(("up", "down", "keep"), ranges.resize)
+    factor = {"up": (1.0, high), "down": (low, 1.0), "keep": (1.0, 1.0)}[direction]
+    operations.append(Resize(factor=dice.uniform(*factor), of=of, method=dice.pick(METHODS)))
     kind = dice.pick(NOISES)
     level = dice.uniform(*getattr(ranges, kind))
-    return [*steps, Noise(kind=kind, level=level, gray=dice.chance(0.4))]
+    return [*operations, Noise(kind=kind, level=level, gray=dice.chance(0.4))]
 
 
 def _blur(dice: _Dice, sigma: tuple[float, float]) -> Blur | Sinc:
@@ -223,7 +228,7 @@ def _blur(dice: _Dice, sigma: tuple[float, float]) -> Blur | Sinc:
         size=size,
         sigma=(first, first if isotropic else dice.uniform(*sigma)),
         angle=0.0 if isotropic else dice.uniform(-pi, pi),
-        # Half of them below 1, half above, however long the two sides are.
+        # Half of them below 1, half above, whatever the widths of the two ranges.
         beta=dice.uniform(low, 1) if dice.chance(0.5) else dice.uniform(1, high),
     )
 

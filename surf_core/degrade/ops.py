@@ -1,8 +1,8 @@
-"""The operations on pixels, frame by frame, and the noise on latents.
+"""Degradations of pixels, frame by frame, and the noise on latents.
 
 Dims: F pixel frames, 3 colours, H, W pixels; latents [B, C, T, H, W] in cells. Frames are 0..1 in
-fp32; every operation returns a new tensor within 0..1, and a frame's result does not depend on how
-many frames there are. What is random takes a generator; it is drawn on the generator's device.
+fp32; every operation returns a new tensor within 0..1, and a frame's result does not depend on the
+number of frames. Random operations take a generator and draw on its device.
 """
 
 from collections.abc import Callable
@@ -17,14 +17,14 @@ from ..resample import resize as resample
 from .record import METHODS, NOISES, SHAPES
 
 PHOTONS = 256
-"""Poisson noise is that of this many photons at white, as 8-bit pictures have in Real-ESRGAN."""
+"""Photons at white of the Poisson noise, as for 8-bit pictures in Real-ESRGAN."""
 LUMA = (0.299, 0.587, 0.114)
 
 
 def blur_kernel(
     shape: str, size: int, sigma: tuple[float, float], angle: float = 0.0, beta: float = 1.0
 ) -> Tensor:
-    """Make a kernel that falls off with q, the squared distance in sigmas, along rotated axes.
+    """Build a blur kernel over q, the squared distance in sigmas along rotated axes.
 
     gaussian: exp(-q / 2). generalised: exp(-q**beta / 2). plateau: 1 / (1 + q**beta).
 
@@ -32,7 +32,7 @@ def blur_kernel(
         shape: one of SHAPES.
         size: odd, pixels.
         sigma: pixels along x and y before the rotation by `angle` radians.
-        beta: exponent; without meaning for gaussian.
+        beta: exponent; unused for gaussian.
 
     Returns:
         [size, size] in fp64, sums to 1.
@@ -51,7 +51,7 @@ def blur_kernel(
 
 
 def sinc_kernel(size: int, cutoff: float) -> Tensor:
-    """Make the round low-pass filter that passes frequencies up to `cutoff` radians a pixel.
+    """Build the circular low-pass filter that passes frequencies up to `cutoff` radians a pixel.
 
     Returns:
         [size, size] in fp64, sums to 1; some weights are negative.
@@ -68,7 +68,7 @@ def sinc_kernel(size: int, cutoff: float) -> Tensor:
 def blur(frames: Tensor, kernel: Tensor) -> Tensor:
     """Filter every frame and colour with one kernel [k, k].
 
-    Borders are mirrored; where a side is no longer than half the kernel, repeated.
+    Borders are mirrored, or repeated where a side is no longer than half the kernel.
     """
     from kornia.filters import filter2d
 
@@ -78,7 +78,7 @@ def blur(frames: Tensor, kernel: Tensor) -> Tensor:
 
 
 def resize(frames: Tensor, size: tuple[int, int], method: str) -> Tensor:
-    """Resize every frame; bilinear has no prefilter and aliases, bicubic has one.
+    """Resize every frame; bilinear has no prefilter, so it aliases; bicubic has one.
 
     Args:
         size: (height, width).
@@ -93,7 +93,7 @@ def resize(frames: Tensor, size: tuple[int, int], method: str) -> Tensor:
 def noise(
     frames: Tensor, kind: str, level: float, gray: bool, generator: torch.Generator
 ) -> Tensor:
-    """Add noise, new in every frame; the mean stays but for the clamp.
+    """Add noise, new in every frame, with mean 0 except for the clamp.
 
     Args:
         kind: one of NOISES.
@@ -126,8 +126,8 @@ def _poisson(frame: Tensor, gray: bool, generator: torch.Generator) -> Tensor:
 def jpeg(frames: Tensor, quality: int) -> Tensor:
     """Quantise every frame as JPEG does, with halved chroma, without writing a file.
 
-    kornia's rounding is differentiable: a coefficient halfway between two steps keeps a quarter
-    of its rest, so the blocks are slightly milder than a file's.
+    kornia's rounding is differentiable: a coefficient halfway between two levels keeps a quarter
+    of its remainder, so the blocks are slightly weaker than a file's.
 
     Args:
         quality: 1 to 100.
@@ -139,7 +139,7 @@ def jpeg(frames: Tensor, quality: int) -> Tensor:
 
 
 def add_latent_noise(z: Tensor, strength: float | Tensor, generator: torch.Generator) -> Tensor:
-    """Hide the fine part of a degraded latent in noise: (1 - s) * z + s * eps.
+    """Noise a degraded latent: (1 - s) * z + s * eps.
 
     Args:
         z: [B, C, (T,) H, W], floating; not changed.
@@ -152,7 +152,7 @@ def add_latent_noise(z: Tensor, strength: float | Tensor, generator: torch.Gener
     Raises:
         ValueError: z is not floating, or s is outside 0..1 or not one or B numbers.
 
-    Source: SURF B.3 for the range [0.6, 0.9]; the straight path is that of `flow.interpolate`.
+    Source: SURF B.3 for the range [0.6, 0.9]; `flow.interpolate` for the formula.
     """
     if not isinstance(z, Tensor) or not z.is_floating_point() or z.ndim not in (4, 5):
         got = f"{tuple(z.shape)}, {z.dtype}" if isinstance(z, Tensor) else type(z).__name__
@@ -171,11 +171,11 @@ def add_latent_noise(z: Tensor, strength: float | Tensor, generator: torch.Gener
 
 
 def _grid(size: int) -> tuple[Tensor, Tensor]:
-    """Rows and columns [size, 1], [1, size], counted from the middle."""
+    """Return row and column offsets from the middle: [size, 1], [1, size]."""
     line = torch.arange(size, dtype=torch.float64) - size // 2
     return line[:, None], line[None]
 
 
 def _each(frames: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
-    """Change frame by frame: the memory of one, and bits that the clip's length cannot alter."""
+    """Apply `change` frame by frame, so that bits and memory do not depend on the clip's length."""
     return torch.cat([change(frame[None]) for frame in frames])

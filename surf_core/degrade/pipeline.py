@@ -1,4 +1,4 @@
-"""Do to a clip what its record says.
+"""Apply a recorded degradation to a clip.
 
 Dims: F pixel frames, 3 colours, H, W pixels.
 """
@@ -9,13 +9,13 @@ from torch import Tensor
 from . import ops
 from .codec import compress
 from .draw import seeded
-from .record import Blur, Codec, Degradation, Jpeg, Noise, Resize, Sinc, Step
+from .record import Blur, Codec, Degradation, Jpeg, Noise, Operation, Resize, Sinc
 
 
 def degrade(frames: Tensor, degradation: Degradation) -> Tensor:
-    """Make the low-resolution clip of a record; the same clip and record give the same bits.
+    """Degrade a clip by its record; the same clip and record give the same bits.
 
-    Real-ESRGAN sharpens its pictures before; this does not, a clip is taken as it is.
+    Unlike Real-ESRGAN, which sharpens its pictures before, this takes a clip as it is.
 
     Args:
         frames: [F, 3, H, W] in 0..1, floating, any device; not changed. Computed in fp32.
@@ -35,14 +35,14 @@ def degrade(frames: Tensor, degradation: Degradation) -> Tensor:
     high = (frames.shape[-2], frames.shape[-1])
     low = degraded_size(high, degradation)
     out = frames.detach().float()
-    for index, step in enumerate(degradation.steps):
-        # A stream for each step: its noise does not depend on how much an earlier step drew.
-        out = _apply(step, out, high, low, seeded(degradation.noise_seed, index))
+    for index, operation in enumerate(degradation.operations):
+        # A generator for each, so that noise does not depend on how much was drawn before.
+        out = _apply(operation, out, high, low, seeded(degradation.noise_seed, index))
     return ((out * 255).round() / 255).to(frames.dtype)
 
 
 def degraded_size(size: tuple[int, int], degradation: Degradation) -> tuple[int, int]:
-    """(height, width) that a clip of `size` has after `degrade`.
+    """Return the (height, width) of a clip of `size` after `degrade`.
 
     Raises:
         ValueError: the record names no size, and a side does not divide by its scale.
@@ -60,29 +60,27 @@ def degraded_size(size: tuple[int, int], degradation: Degradation) -> tuple[int,
 
 
 def _apply(
-    step: Step,
+    operation: Operation,
     frames: Tensor,
     high: tuple[int, int],
     low: tuple[int, int],
     generator: torch.Generator,
 ) -> Tensor:
-    match step:
-        case Blur():
-            kernel = ops.blur_kernel(step.shape, step.size, step.sigma, step.angle, step.beta)
-            return ops.blur(frames, kernel)
-        case Sinc():
-            return ops.blur(frames, ops.sinc_kernel(step.size, step.cutoff))
-        case Resize():
-            rows, columns = high if step.of == "high" else low
-            size = max(1, round(rows * step.factor)), max(1, round(columns * step.factor))
-            return ops.resize(frames, size, step.method)
-        case Noise():
-            return ops.noise(frames, step.kind, step.level, step.gray, generator)
-        case Jpeg():
-            return ops.jpeg(frames, step.quality)
-        case Codec():
-            return compress(frames, step.name, step.quality)
-    raise AssertionError(f"no operation for {step!r}")
+    match operation:
+        case Blur(shape=shape, size=width, sigma=sigma, angle=angle, beta=beta):
+            return ops.blur(frames, ops.blur_kernel(shape, width, sigma, angle, beta))
+        case Sinc(size=width, cutoff=cutoff):
+            return ops.blur(frames, ops.sinc_kernel(width, cutoff))
+        case Resize(factor=factor, of=of, method=method):
+            rows, columns = high if of == "high" else low
+            size = max(1, round(rows * factor)), max(1, round(columns * factor))
+            return ops.resize(frames, size, method)
+        case Noise(kind=kind, level=level, gray=gray):
+            return ops.noise(frames, kind, level, gray, generator)
+        case Jpeg(quality=quality):
+            return ops.jpeg(frames, quality)
+        case Codec(name=name, quality=quality):
+            return compress(frames, name, quality)
 
 
 def _check(frames: Tensor) -> None:

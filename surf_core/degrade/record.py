@@ -1,11 +1,12 @@
-"""What was done to a clip, as a frozen record that JSON carries and `degrade` replays.
+"""The degradation of a clip as a frozen record, stored as JSON and replayed by `degrade`.
 
-Every step holds for all frames of the clip; noise is the only thing that differs between frames.
+Every operation has one set of parameters for all frames of the clip; only its noise differs.
 """
 
 import json
 from dataclasses import asdict, dataclass, fields
 from math import isfinite, pi
+from typing import Any
 
 from ..checks import check_choice, check_range
 
@@ -22,7 +23,7 @@ _REDRAW = "take the record from draw()"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Blur:
-    """A kernel that falls off with the distance; two equal sigmas make it isotropic."""
+    """A blur kernel, isotropic if its two sigmas are equal."""
 
     shape: str
     """How it falls off: one of SHAPES."""
@@ -35,7 +36,7 @@ class Blur:
     beta: float = 1.0
     """Exponent of the generalised and plateau shapes."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_choice(self.shape, "blur: shape", SHAPES)
         _check_kernel(self.size, "blur: size")
         object.__setattr__(self, "sigma", _pair(self.sigma, "blur: sigma"))
@@ -54,14 +55,14 @@ class Sinc:
     cutoff: float
     """Highest frequency that passes, in radians a pixel; pi passes all."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check_kernel(self.size, "sinc: size")
         check_range(self.cutoff, "sinc: cutoff", 0.01, pi, _REDRAW)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Resize:
-    """Another size: a factor of the clip's own ("high") or of the degraded clip's ("low")."""
+    """A resize to a factor of the clip's size ("high") or of the degraded clip's ("low")."""
 
     factor: float
     """Of each side; "low" and 1 is exactly the degraded clip's size."""
@@ -70,7 +71,7 @@ class Resize:
     method: str
     """One of METHODS."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_range(self.factor, "resize: factor", 0.01, 10, _REDRAW)
         check_choice(self.of, "resize: of", ("high", "low"))
         check_choice(self.method, "resize: method", METHODS)
@@ -78,7 +79,7 @@ class Resize:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Noise:
-    """Noise, fresh in every frame, one strength for all."""
+    """Noise, new in every frame, of one strength for all."""
 
     kind: str
     """One of NOISES."""
@@ -87,7 +88,7 @@ class Noise:
     gray: bool
     """The same in all three colours."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_choice(self.kind, "noise: kind", NOISES)
         check_range(self.level, "noise: level", 0, 255, _REDRAW)
 
@@ -99,7 +100,7 @@ class Jpeg:
     quality: int
     """1 to 100, higher is better."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check_whole(self.quality, "jpeg: quality", 1, 100)
 
 
@@ -112,33 +113,41 @@ class Codec:
     quality: int
     """In the encoder's own range; lower is better."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_choice(self.name, "codec: name", tuple(CODECS))
         _check_whole(self.quality, f"codec: {self.name} quality", *CODECS[self.name])
 
 
-Step = Blur | Sinc | Resize | Noise | Jpeg | Codec
-STEPS = {kind.__name__.lower(): kind for kind in (Blur, Sinc, Resize, Noise, Jpeg, Codec)}
+Operation = Blur | Sinc | Resize | Noise | Jpeg | Codec
+KINDS: dict[str, type[Operation]] = {
+    "blur": Blur,
+    "sinc": Sinc,
+    "resize": Resize,
+    "noise": Noise,
+    "jpeg": Jpeg,
+    "codec": Codec,
+}
+"""Operations by their name in JSON."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Degradation:
-    """All that was drawn for a clip; with the clip it gives the degraded clip, bit for bit."""
+    """The degradation of a clip; both together determine the degraded clip bit for bit."""
 
     noise_seed: int
-    """Of the noise in the frames, 0 to 2**53 - 1."""
+    """Seed of the noise in the frames, 0 to 2**53 - 1."""
     scale: float
     """Sides of the clip over those of the degraded clip, at least 1."""
     size: tuple[int, int] | None = None
     """(height, width) of the degraded clip; None is the clip's, divided by the scale."""
     level: str
-    """One of LEVELS; says which ranges were drawn from."""
-    steps: tuple[Step, ...]
-    """In order; the last resize is to exactly the degraded clip's size."""
+    """One of LEVELS: the ranges that it was drawn from."""
+    operations: tuple[Operation, ...]
+    """In order, `steps` in JSON; the last resize is to exactly the degraded clip's size."""
     strength: float
     """Share of noise for the degraded latent, 0 to 1; see `add_latent_noise`."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check_whole(self.noise_seed, "degradation: noise_seed", 0, 2**53 - 1)
         check_range(self.scale, "degradation: scale", 1, 100, "divide larger by smaller")
         check_range(self.strength, "degradation: strength", 0, 1, _REDRAW)
@@ -146,12 +155,12 @@ class Degradation:
         if self.size is not None:
             object.__setattr__(self, "size", _pair(self.size, "degradation: size", int))
             check_range(min(self.size), "degradation: size", 1, 2**15, "give (height, width)")
-        object.__setattr__(self, "steps", tuple(self.steps))
-        if wrong := [step for step in self.steps if type(step) not in STEPS.values()]:
+        object.__setattr__(self, "operations", tuple(self.operations))
+        if wrong := [one for one in self.operations if type(one) not in KINDS.values()]:
             raise ValueError(
-                f"degradation: steps must be of {', '.join(STEPS)}, got {wrong[0]!r}; {_REDRAW}."
+                f"degradation: steps must be of {', '.join(KINDS)}, got {wrong[0]!r}; {_REDRAW}."
             )
-        resizes = [step for step in self.steps if isinstance(step, Resize)]
+        resizes = [one for one in self.operations if isinstance(one, Resize)]
         if not resizes or (resizes[-1].of, resizes[-1].factor) != ("low", 1):
             raise ValueError(
                 f"degradation: the last resize must be factor 1 of low, got {resizes[-1:]}; "
@@ -160,9 +169,12 @@ class Degradation:
 
     def to_json(self) -> str:
         """Write the record as one line of JSON; floats keep every bit."""
-        record = asdict(self)
-        names = {kind: name for name, kind in STEPS.items()}
-        record["steps"] = [{"op": names[type(step)], **asdict(step)} for step in self.steps]
+        names = {kind: name for name, kind in KINDS.items()}
+        operations = [{"op": names[type(one)], **asdict(one)} for one in self.operations]
+        record = {
+            "steps" if name == "operations" else name: operations if name == "operations" else value
+            for name, value in asdict(self).items()
+        }
         return json.dumps(record, allow_nan=False)
 
     @classmethod
@@ -170,8 +182,8 @@ class Degradation:
         """Read what `to_json` wrote.
 
         Raises:
-            ValueError: no JSON, an unknown step, missing or unknown fields, or a value that the
-                record refuses.
+            ValueError: no JSON, an unknown operation, missing or unknown fields, or a value out of
+                range.
         """
         try:
             record = json.loads(text)
@@ -180,40 +192,41 @@ class Degradation:
                 f"degradation: expected the JSON of a record, got {text[:60]!r} ({error}); "
                 "pass what to_json() wrote."
             ) from error
-        record = _checked(record, cls, "degradation")
-        if not isinstance(record["steps"], list):
-            raise ValueError(
-                f"degradation: steps must be a list, got {record['steps']!r}; {_REDRAW}."
-            )
+        names = {field.name for field in fields(cls)} - {"operations"} | {"steps"}
+        record = _checked(record, names, "degradation")
+        operations = record.pop("steps")
+        if not isinstance(operations, list):
+            raise ValueError(f"degradation: steps must be a list, got {operations!r}; {_REDRAW}.")
         try:
-            return cls(**{**record, "steps": tuple(_step(step) for step in record["steps"])})
+            return cls(**record, operations=tuple(_operation(one) for one in operations))
         except TypeError as error:
             raise ValueError(
                 f"degradation: a value is of another kind ({error}); {_REDRAW}."
             ) from error
 
 
-def _step(step) -> Step:
-    step = step if isinstance(step, dict) else {"op": step}
-    name = step.get("op")
-    check_choice(name, "degradation: op", tuple(STEPS))
-    inner = {key: value for key, value in step.items() if key != "op"}
-    return STEPS[name](**_checked(inner, STEPS[name], name))
+def _operation(record: object) -> Operation:
+    """Parse one operation of a record's JSON."""
+    mapping: dict[str, Any] = record if isinstance(record, dict) else {"op": record}
+    name = mapping.get("op", "")
+    check_choice(name, "degradation: op", tuple(KINDS))
+    values = {key: value for key, value in mapping.items() if key != "op"}
+    kind = KINDS[name]
+    return kind(**_checked(values, {field.name for field in fields(kind)}, name))
 
 
-def _checked(record, kind, name: str) -> dict:
-    """Refuse a mapping whose keys are not the fields of `kind`: a replay must guess nothing."""
-    expected = {field.name for field in fields(kind)}
+def _checked(record: object, expected: set[str], name: str) -> dict:
+    """Return a copy of a mapping with exactly the expected keys; raise for any other."""
     got = set(record) if isinstance(record, dict) else set()
-    if got != expected:
+    if not isinstance(record, dict) or got != expected:
         raise ValueError(
             f"{name}: expected the fields {sorted(expected)}, got {sorted(got)}; "
             "pass what to_json() wrote."
         )
-    return record
+    return dict(record)
 
 
-def _pair(values, name: str, kind: type = float) -> tuple:
+def _pair(values: object, name: str, kind: type = float) -> tuple:
     pair = tuple(values) if isinstance(values, (tuple, list)) else ()
     numbers = all(isinstance(value, (int, float)) and isfinite(value) for value in pair)
     if len(pair) != 2 or not numbers or any(kind(value) != value for value in pair):

@@ -33,7 +33,7 @@ DRAWN = "0c82ed166e89f75c415c0a27bafca10c3c7dd6bc9dac7234f2fb937de0d8466f"
 ONLY = {"weak": (1, 0, 0), "medium": (0, 1, 0), "full": (0, 0, 1)}
 EXACT = Resize(factor=1.0, of="low", method="area")
 RECORDS = [draw(3, f"clip-{i}", scale=2.0) for i in range(1500)]
-PLAIN = Degradation(noise_seed=1, scale=2.0, level="weak", steps=(EXACT,), strength=0.7)
+PLAIN = Degradation(noise_seed=1, scale=2.0, level="weak", operations=(EXACT,), strength=0.7)
 
 
 def scene(frames=5, rows=32, columns=48, dtype=torch.float32):
@@ -151,9 +151,9 @@ def test_degrade_preserves_the_order_of_time(level):
 def test_without_noise_a_still_clip_stays_still():
     moving = 0
     for record in (draw(4, str(key), scale=2.0, mix=ONLY["full"]) for key in range(8)):
-        kept = [step for step in record.steps if not isinstance(step, Noise | Codec)]
+        kept = [step for step in record.operations if not isinstance(step, Noise | Codec)]
         still = scene(1).expand(4, -1, -1, -1)
-        out = degrade(still, dataclasses.replace(record, steps=kept))
+        out = degrade(still, dataclasses.replace(record, operations=kept))
         assert torch.equal(out, out[:1].expand_as(out))
         noisy = degrade(still, record)
         moving += not torch.equal(noisy, noisy[:1].expand_as(noisy))
@@ -176,7 +176,7 @@ def test_two_noise_steps_draw_differently():
     step = Noise(kind="gaussian", level=20.0, gray=False)
     flat = torch.full((1, 3, 16, 16), 0.5)
     once, twice = (
-        degrade(flat, dataclasses.replace(PLAIN, scale=1.0, steps=(step,) * count + (EXACT,)))
+        degrade(flat, dataclasses.replace(PLAIN, scale=1.0, operations=(step,) * count + (EXACT,)))
         for count in (1, 2)
     )
     # The same values twice would double the deviation.
@@ -198,7 +198,7 @@ def test_levels_come_in_their_shares():
 
 def test_drawn_values_fill_the_ranges_of_real_esrgan():
     full = [draw(9, str(key), scale=2.0, mix=ONLY["full"]) for key in range(1200)]
-    steps = [step for record in full for step in record.steps]
+    steps = [step for record in full for step in record.operations]
     blurs = [step for step in steps if isinstance(step, Blur)]
     isotropic = [step for step in blurs if step.sigma[0] == step.sigma[1]]
     expected = {"gaussian": 0.7, "generalised": 0.15, "plateau": 0.15}
@@ -226,7 +226,7 @@ def test_drawn_values_fill_the_ranges_of_real_esrgan():
     spread([s.quality for s in steps if isinstance(s, Codec) and s.name == "mpeg4"], 6, 22)
     noises = [step for step in steps if isinstance(step, Noise)]
     assert sum(step.gray for step in noises) / len(noises) == pytest.approx(0.4, abs=0.04)
-    ends = Counter(type(record.steps[-1]) for record in full)
+    ends = Counter(type(record.operations[-1]) for record in full)
     assert ends[Codec] / len(full) == pytest.approx(0.5, abs=0.05)
     assert ends[Sinc] / len(full) == pytest.approx(0.4, abs=0.05)
     spread([record.strength for record in full], 0.6, 0.9)
@@ -234,7 +234,7 @@ def test_drawn_values_fill_the_ranges_of_real_esrgan():
 
 def test_medium_has_less_noise_and_weak_none():
     medium, weak = (
-        [step for record in RECORDS if record.level == level for step in record.steps]
+        [step for record in RECORDS if record.level == level for step in record.operations]
         for level in ("medium", "weak")
     )
     levels = {
