@@ -1,4 +1,4 @@
-"""What a refiner is: its sizes, its block, and the time it was trained in; one frozen record."""
+"""The config of a refiner: sizes, block, time parametrisation and window, as a frozen record."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ BLOCKS = ("wan", "scale")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RefinerConfig:
-    """Sizes, block and time of a video DiT; what its file says in the metadata."""
+    """Sizes, block and time of a video DiT, as stored in the metadata of its file."""
 
     dim: int
     """Width of the residual stream."""
@@ -37,11 +37,11 @@ class RefinerConfig:
     time: str = "sigma"
     """`sigma`: fed 1000 * s * t, predicts noise - x0. `t`: fed 1000 * t, predicts z_lr - z_hr."""
     sigma_start: float | None = None
-    """Noise s of the start it was trained for; None is an untrained model, to which any will do."""
+    """Noise s on the upsampled preview that it was trained for; None: untrained, s is free."""
     start_range: tuple[float, float] | None = None
-    """Least and greatest s of its training, told to the network; None: it knows only one s."""
+    """Least and greatest s of its training, with s as an input of the network; None: s is fixed."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("dim", "heads", "ffn_dim", "latent_channels", "text_dim", "freq_dim"):
             _check_count(getattr(self, name), name, 1)
         _check_count(self.layers, "layers", 0)
@@ -75,10 +75,9 @@ class RefinerConfig:
                 "give the noise of its training, 0 for none."
             )
         if self.start_range is not None:
-            self._check_start_range()
+            self._check_start_range(*self.start_range)
 
-    def _check_start_range(self) -> None:
-        least, greatest = self.start_range
+    def _check_start_range(self, least: float, greatest: float) -> None:
         if self.sigma_start is None or not 0 <= least <= self.sigma_start <= greatest <= 1:
             raise ValueError(
                 f"sigma_start must lie within start_range, got {self.sigma_start} and "

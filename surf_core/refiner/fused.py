@@ -1,7 +1,7 @@
-"""The three steps around attention that are worth one kernel each, in torch and in comfy-kitchen.
+"""Fused operations around attention: modulated norm, norm and rotation, rotation.
 
-comfy-kitchen (Apache-2.0) ships with ComfyUI and brings prebuilt kernels. Its functions serve
-inference only; with gradients the plain ones run.
+In plain torch, and by the kernels of comfy-kitchen (Apache-2.0), which ships with ComfyUI. Its
+functions are for inference only; with gradients the plain ones run.
 
 Dims: B batch, L tokens, H heads, K channels per head, D width.
 """
@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -22,14 +23,14 @@ log = logging.getLogger(__name__)
 EPS = 1e-6
 """Of every norm of the model, as in Wan."""
 ROWS = 8192
-"""Tokens that plain torch norms or turns at once without gradients: inside, it works in float32."""
+"""Tokens that plain torch norms or rotates at once without gradients, since it needs float32."""
 NEEDED = ("adaln", "rms_adaln", "rms_rope_", "apply_rope1_")
 """Functions of comfy-kitchen that are called here; 0.2.3 lacks those in place."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fused:
-    """Three functions; with gradients off, the last two write into q, k and x."""
+    """Three functions; the last two may write into q, k and x when gradients are off."""
 
     name: str
     """`eager` or `kitchen`."""
@@ -38,21 +39,23 @@ class Fused:
     tensor; LayerNorm with a shift, RMSNorm without, neither with weights."""
     norm_rotate: Callable[[Tensor, Tensor, nn.Module, nn.Module, Tensor], tuple[Tensor, Tensor]]
     """(q, k [B, L, H, K], their RMSNorms over K, table [1, L, 1, K/2, 2, 2]) -> both, normed and
-    turned."""
+    rotated."""
     rotate: Callable[[Tensor, Tensor], Tensor]
-    """(x [B, L, H, K], table) -> x, turned."""
+    """(x [B, L, H, K], table) -> x, rotated."""
 
 
 def out_of_place() -> bool:
-    """Whether tensors are taken whole and none is written into: with gradients, and in compiled
-    code, where no temporary is worth saving."""
+    """Whether to return new tensors instead of writing into x, `ROWS` tokens at a time.
+
+    True with gradients, and in compiled code, where the compiler removes temporaries itself.
+    """
     return torch.is_grad_enabled() or torch.compiler.is_compiling()
 
 
 def by_rows(change: Callable[..., Tensor], x: Tensor, *along: Tensor) -> Tensor:
-    """Apply `change` to x [B, L, ...] and to what goes along with its tokens.
+    """Apply `change` to x [B, L, ...] and tensors [B, L, ...] along the same tokens.
 
-    It goes `ROWS` tokens at a time and writes into x, unless `out_of_place`.
+    It takes `ROWS` tokens at a time and writes into x, unless `out_of_place()`.
     """
     if out_of_place():
         return change(x, *along)
@@ -79,7 +82,9 @@ def _modulated_norm(x: Tensor, scale: Tensor, shift: Tensor | None) -> Tensor:
     return out
 
 
-def _norm_rotate(q: Tensor, k: Tensor, norm_q, norm_k, table: Tensor) -> tuple[Tensor, Tensor]:
+def _norm_rotate(
+    q: Tensor, k: Tensor, norm_q: nn.Module, norm_k: nn.Module, table: Tensor
+) -> tuple[Tensor, Tensor]:
     return (
         by_rows(lambda x, table: rotate(norm_q(x), table), q, table),
         by_rows(lambda x, table: rotate(norm_k(x), table), k, table),
@@ -96,7 +101,7 @@ eager = Fused(
 
 
 def why_not_kitchen() -> str | None:
-    """Say why comfy-kitchen cannot be used, or None."""
+    """Return the reason why comfy-kitchen cannot be used, or None."""
     try:
         import comfy_kitchen
     except (ImportError, OSError) as error:
@@ -108,10 +113,9 @@ def why_not_kitchen() -> str | None:
 
 
 def kitchen() -> Fused | None:
-    """The functions of comfy-kitchen, or None with a logged reason where they are missing.
+    """Return the functions of comfy-kitchen, or None, with a logged reason, where they are missing.
 
-    Which kernel runs (CUDA, HIP, Triton, plain torch) is for comfy-kitchen to choose by device,
-    dtype and shape.
+    comfy-kitchen chooses the kernel (CUDA, HIP, Triton, plain torch) by device, dtype and shape.
     """
     reason = why_not_kitchen()
     if reason is not None:
@@ -124,12 +128,14 @@ def kitchen() -> Fused | None:
             return comfy_kitchen.rms_adaln(x, scale, torch.zeros_like(scale), EPS)
         return comfy_kitchen.adaln(x, scale, shift, EPS)
 
-    def norm_rotate(q: Tensor, k: Tensor, norm_q, norm_k, table: Tensor) -> tuple[Tensor, Tensor]:
-        # The CUDA kernel takes these widths; others would fall back to plain torch as a whole.
-        if q.shape[-1] % 32 or not (_at_hand(norm_q, q) and _at_hand(norm_k, k)):
-            turn = comfy_kitchen.apply_rope1_
-            return turn(by_rows(norm_q, q), table), turn(by_rows(norm_k, k), table)
-        weights = norm_q.weight.detach(), norm_k.weight.detach()
+    def norm_rotate(
+        q: Tensor, k: Tensor, norm_q: nn.Module, norm_k: nn.Module, table: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        # The CUDA kernel takes these widths; for others all of it would run in plain torch.
+        if q.shape[-1] % 32 or not (_fits(norm_q, q) and _fits(norm_k, k)):
+            rope = comfy_kitchen.apply_rope1_
+            return rope(by_rows(norm_q, q), table), rope(by_rows(norm_k, k), table)
+        weights = (cast(Tensor, norm.weight).detach() for norm in (norm_q, norm_k))
         return comfy_kitchen.rms_rope_(q, k, table, *weights, EPS)
 
     return Fused(
@@ -140,6 +146,6 @@ def kitchen() -> Fused | None:
     )
 
 
-def _at_hand(norm: nn.Module, x: Tensor) -> bool:
-    """Whether the weight can be used as it lies; else the layer itself fetches and casts it."""
+def _fits(norm: nn.Module, x: Tensor) -> bool:
+    """Whether a norm's weight has the device and dtype of x; if not, its layer casts it."""
     return norm.weight.device == x.device and norm.weight.dtype == x.dtype

@@ -1,7 +1,7 @@
-"""Rotary positions over time, height and width.
+"""Rotary position embedding over time, height and width.
 
-Rotary scores depend on the distance of two tokens alone, so the table of one window, counted from
-its own first frame, serves every window of a clip.
+Rotary scores depend on the distance of two tokens alone, so one table, counted from a window's own
+first frame, serves all windows of a clip.
 
 Dims: B batch, N tokens, H heads, K channels per head.
 """
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def split_axes(head_dim: int) -> tuple[int, int, int]:
-    """Share the channels of a head between time, height and width, as Wan does."""
+    """Split the channels of a head between time, height and width, as Wan does."""
     side = 2 * (head_dim // 6)
     return head_dim - 2 * side, side, side
 
@@ -22,7 +22,7 @@ def rotary_table(
     device: torch.device,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Tabulate the rotation of every token's channel pairs.
+    """Build the rotation matrices of every token's channel pairs.
 
     Args:
         grid: tokens along (time, height, width).
@@ -34,22 +34,22 @@ def rotary_table(
 
     Source: RoPE (Su et al.), base 10000; axis split of Wan 2.1; layout of comfy-kitchen.
     """
-    turns = []
+    rotations = []
     for axis, (size, width) in enumerate(zip(grid, split_axes(head_dim), strict=True)):
-        # On the CPU, since not every device knows float64.
+        # On the CPU, since not every device has float64.
         exponent = torch.arange(0, width, 2, dtype=torch.float64, device="cpu") / width
         angle = torch.arange(size, device="cpu")[:, None] * 10000.0**-exponent
-        turn = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], dim=-1)
+        rotation = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], dim=-1)
         shape = [size if other == axis else 1 for other in range(3)]
-        turn = turn.to(device, dtype).view(*shape, width // 2, 2, 2)
-        turns.append(turn.expand(*grid, width // 2, 2, 2))
-    return torch.cat(turns, dim=3).flatten(0, 2)[None, :, None]
+        rotation = rotation.to(device, dtype).view(*shape, width // 2, 2, 2)
+        rotations.append(rotation.expand(*grid, width // 2, 2, 2))
+    return torch.cat(rotations, dim=3).flatten(0, 2)[None, :, None]
 
 
 def rotate(x: Tensor, table: Tensor) -> Tensor:
-    """Turn neighbouring channel pairs of x [B, N, H, K] by `rotary_table`; a new tensor.
+    """Rotate neighbouring channel pairs of x [B, N, H, K] by `rotary_table`; a new tensor.
 
-    Half precision is turned in the table's float32.
+    Half precision is rotated in the table's float32.
     """
     wide = x.to(torch.promote_types(x.dtype, table.dtype))
     cos, sin = table[..., 0, 0], table[..., 1, 0]
