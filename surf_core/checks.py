@@ -1,4 +1,4 @@
-"""Refuse what cannot work: expected, got, what to do.
+"""Check inputs and raise one grammar of error: expected, got, what to do.
 
 Dims: B batch, C channels, T latent frames, H, W latent cells.
 """
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def check_latent(x: Tensor, name: str, *, channels: int | None = None) -> None:
-    """Refuse a tensor that is no usable latent.
+    """Raise for a tensor that is no usable latent.
 
     Args:
         x: [B, C, H, W] or [B, C, T, H, W], any floating dtype.
@@ -48,7 +48,7 @@ def check_latent(x: Tensor, name: str, *, channels: int | None = None) -> None:
 
 
 def check_range(value: float, name: str, low: float, high: float, advice: str) -> None:
-    """Refuse a number outside [low, high], or one that is not finite.
+    """Raise for a number outside [low, high], or one that is not finite.
 
     Args:
         advice: what to do, a clause without a full stop.
@@ -61,6 +61,6 @@ def check_range(value: float, name: str, low: float, high: float, advice: str) -
 
 
 def check_choice(value: str, name: str, choices: tuple[str, ...]) -> None:
-    """Refuse a word that is not among the choices."""
+    """Raise for a word that is not among the choices."""
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}; choose one.")

@@ -1,4 +1,4 @@
-"""Give finished frames the colours of the preview; what is finer than a preview cell stays theirs.
+"""Match the colours of finished frames to those of the preview; detail stays that of the frames.
 
 Frames are compared at the size of the preview. Only a correction without detail is enlarged and
 added, so no edge can ring and frames that already match come back bit for bit.
@@ -75,8 +75,8 @@ def match_colour(
     correct = _wavelet if method == "wavelet" else _Lab(pairs)
     out = torch.empty_like(frames)
     for part in pairs.parts:
-        large, low, wanted = pairs.take(part)
-        change = correct(large, low, wanted)
+        large, low, target = pairs.take(part)
+        change = correct(large, low, target)
         out[part] = (large + strength * change).clamp_(0, 1).to(out)
         if on_chunk is not None:
             on_chunk(part.stop, len(frames))
@@ -86,63 +86,69 @@ def match_colour(
 class _Pairs:
     """Frames and preview frames, a chunk at a time, in fp32 or fp64 and at a common size."""
 
-    def __init__(self, frames: Tensor, reference: Tensor, size: tuple[int, int], device):
+    def __init__(
+        self, frames: Tensor, reference: Tensor, size: tuple[int, int], device: torch.device
+    ):
         self.frames, self.reference, self.size, self.device = frames, reference, size, device
-        step = max(1, CHUNK_PIXELS // (frames.shape[-2] * frames.shape[-1]))
-        self.parts = [slice(i, min(i + step, len(frames))) for i in range(0, len(frames), step)]
+        count = max(1, CHUNK_PIXELS // (frames.shape[-2] * frames.shape[-1]))
+        self.parts = [slice(i, min(i + count, len(frames))) for i in range(0, len(frames), count)]
         self.dtype = torch.float64 if frames.dtype == torch.float64 else torch.float32
 
     def take(self, part: slice) -> tuple[Tensor, Tensor, Tensor]:
-        """Fetch (frames [n, 3, H, W], the same at the common size, preview at the common size)."""
+        """Return frames [n, 3, H, W], and frames and preview at the common size."""
         large = self.frames[part].to(self.device, self.dtype)
-        wanted = self.reference[part].to(self.device, self.dtype)
-        return large, resize(large, self.size), resize(wanted, self.size)
+        target = self.reference[part].to(self.device, self.dtype)
+        return large, resize(large, self.size), resize(target, self.size)
 
     def small(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Go through (frames, preview) at the common size."""
+        """Yield (frames, preview) at the common size, chunk by chunk."""
         for part in self.parts:
             yield self.take(part)[1:]
 
 
-def _wavelet(large: Tensor, low: Tensor, wanted: Tensor) -> Tensor:
-    """The slow part of what the preview has more, at the size of the frames."""
-    return resize(_slow(wanted - low), tuple(large.shape[-2:]))
+def _wavelet(large: Tensor, low: Tensor, target: Tensor) -> Tensor:
+    """Return the slow part of target - low, at the size of the frames."""
+    return _resize_like(_slow(target - low), large)
 
 
 class _Lab:
     """LAB statistics of the whole clip, gathered once, then applied chunk by chunk."""
 
     def __init__(self, pairs: _Pairs):
-        found = [(len(low), _chroma(low), _chroma(wanted)) for low, wanted in pairs.small()]
-        share = torch.tensor([count for count, *_ in found], dtype=torch.float64)
+        chunks = [(len(low), _chroma(low), _chroma(target)) for low, target in pairs.small()]
+        share = torch.tensor([count for count, _, _ in chunks], dtype=torch.float64)
         share = (share / share.sum())[:, None, None]
-        (mean, square), (aim, aim_square) = (
-            (share * torch.stack([row[side] for row in found])).sum(0) for side in (1, 2)
-        )
-        spread, aim_spread = square - mean.square(), aim_square - aim.square()
-        gain = ((aim_spread + _STEADY) / (spread + _STEADY)).sqrt().clamp(1 / MOST_GAIN, MOST_GAIN)
-        like = {"dtype": pairs.dtype, "device": pairs.device}
-        self.gain = gain.to(**like)[:, None, None]
-        self.offset = (aim - gain * mean).to(**like)[:, None, None]
+        mean, square = (share * torch.stack([of_low for _, of_low, _ in chunks])).sum(0)
+        aim, aim_square = (share * torch.stack([of_target for *_, of_target in chunks])).sum(0)
+        variance, aim_variance = square - mean.square(), aim_square - aim.square()
+        gain = ((aim_variance + _STEADY) / (variance + _STEADY)).sqrt()
+        gain = gain.clamp(1 / MOST_GAIN, MOST_GAIN)
+        self.gain = gain.to(pairs.device, pairs.dtype)[:, None, None]
+        self.offset = (aim - gain * mean).to(pairs.device, pairs.dtype)[:, None, None]
 
-    def __call__(self, large: Tensor, low: Tensor, wanted: Tensor) -> Tensor:
+    def __call__(self, large: Tensor, low: Tensor, target: Tensor) -> Tensor:
         from kornia.color import lab_to_rgb
 
-        seen, aim = _to_lab(low), _to_lab(wanted)
+        seen, aim = _to_lab(low), _to_lab(target)
         lightness = _slow(aim[:, :1] - seen[:, :1])
         tint = self.offset + (self.gain - 1) * _slow(seen[:, 1:])
         before = _to_lab(large)
-        after = before + resize(torch.cat([lightness, tint], dim=1), tuple(large.shape[-2:]))
-        # Of two conversions back, so that the rounding of a round trip is not seen.
+        after = before + _resize_like(torch.cat([lightness, tint], dim=1), large)
+        # The difference of two conversions, so that the rounding of a round trip cancels.
         return lab_to_rgb(after) - lab_to_rgb(before)
 
 
 def _chroma(frames: Tensor) -> Tensor:
     """Mean and mean square of the slow part of a and b over some frames: [2, 2], fp64, CPU."""
     slow = _slow(_to_lab(frames)[:, 1:])
-    spread, mean = torch.var_mean(slow, dim=(0, 2, 3), correction=0)
-    spread, mean = spread.cpu().double(), mean.cpu().double()
-    return torch.stack([mean, spread + mean.square()])
+    variance, mean = torch.var_mean(slow, dim=(0, 2, 3), correction=0)
+    variance, mean = variance.cpu().double(), mean.cpu().double()
+    return torch.stack([mean, variance + mean.square()])
+
+
+def _resize_like(x: Tensor, other: Tensor) -> Tensor:
+    """Resize x to the rows and columns of `other`."""
+    return resize(x, (other.shape[-2], other.shape[-1]))
 
 
 def _to_lab(frames: Tensor) -> Tensor:
@@ -153,13 +159,13 @@ def _to_lab(frames: Tensor) -> Tensor:
 
 
 def slow_levels(size: tuple[int, int]) -> int:
-    """How many wavelet levels reach 1 / SLOW_SHARE of the shorter side: 5 at 240 pixels."""
+    """Count the wavelet levels that reach 1 / SLOW_SHARE of the shorter side: 5 at 240 pixels."""
     return max(1, round(log2(max(min(size), 1) / SLOW_SHARE)))
 
 
 def _slow(change: Tensor) -> Tensor:
-    """The slow part of a change [..., h, w]."""
-    levels = slow_levels(tuple(change.shape[-2:]))
+    """Low-pass a change [..., h, w]: what varies over more than 1 / SLOW_SHARE of a side."""
+    levels = slow_levels((change.shape[-2], change.shape[-1]))
     return wavelet_match(torch.zeros_like(change), change, levels)
 
 

@@ -1,8 +1,8 @@
 """Price a plan before it runs: tokens, floating point operations, bytes.
 
-Counted are the matrix products of the blocks, two operations per multiply-add; norms, softmax,
-embeddings, head, text encoder and VAE are not (about 1 % of a 720p Wan forward, but the VAE).
-Bytes are those of `surf_core.refiner`, weights and activations; the VAE needs more of its own.
+Operations are those of the matrix products in the blocks, two per multiply-add. Norms, softmax,
+embeddings and head are left out (about 1 % of a 720p Wan forward), and so are text encoder and VAE.
+Bytes are the weights and activations of `surf_core.refiner`.
 
 Dims: N video tokens, L text tokens, D width, T latent frames.
 """
@@ -10,13 +10,14 @@ Dims: N video tokens, L text tokens, D width, T latent frames.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from math import ceil, prod
+from typing import Any
 
 from .window import segments, token_bounds
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelShape:
-    """What of a video DiT decides its cost."""
+    """The sizes of a video DiT that its cost depends on."""
 
     name: str
     """As people call it."""
@@ -48,8 +49,10 @@ class ModelShape:
     """The block, see `surf_core.refiner.RefinerConfig`; the operations do not depend on it."""
 
     @classmethod
-    def of(cls, config, name: str = "refiner", text_tokens: int = 512, **more) -> "ModelShape":
-        """The shape of a `RefinerConfig`; `more` says what the config does not know (cells)."""
+    def of(
+        cls, config: object, name: str = "refiner", text_tokens: int = 512, **more: Any
+    ) -> "ModelShape":
+        """Read the shape of a `RefinerConfig`; `more` has fields that a config lacks (cells)."""
         shared = [field.name for field in fields(cls) if hasattr(config, field.name)]
         known = {field: getattr(config, field) for field in shared}
         return cls(name=name, text_tokens=text_tokens, **known | more)
@@ -85,22 +88,22 @@ SHAPES = (WAN_14B, WAN_1_3B, WAN_5B, HUNYUAN_VIDEO, SURF_1B, TINY)
 
 
 def latent_frames(shape: ModelShape, frames: int) -> int:
-    """Latent frames of a clip of `frames` pixel frames: 81 are 21 for Wan."""
+    """Count the latent frames of `frames` pixel frames: 81 are 21 for Wan."""
     if frames < 1:
         raise ValueError(f"expected at least one frame, got {frames=}; use 81 for five seconds.")
     return 1 + ceil((frames - 1) / shape.cell_frames)
 
 
 def _grid(shape: ModelShape, frames: int, height: int, width: int) -> tuple[int, int]:
-    """Tokens along time, and tokens of one such step; partial tokens count, models pad them."""
+    """Count tokens along time, and tokens of one token frame; partial ones count, models pad."""
     if height < 1 or width < 1:
         raise ValueError(f"expected a size in pixels, got {height=}, {width=}; use 720 and 1280.")
-    steps = ceil(latent_frames(shape, frames) / shape.patch[0])
+    depth = ceil(latent_frames(shape, frames) / shape.patch[0])
     rows, columns = (
         ceil(side / (shape.cell_pixels * patch))
         for side, patch in zip((height, width), shape.patch[1:], strict=True)
     )
-    return steps, rows * columns
+    return depth, rows * columns
 
 
 def tokens(shape: ModelShape, frames: int, height: int, width: int) -> int:
@@ -110,8 +113,8 @@ def tokens(shape: ModelShape, frames: int, height: int, width: int) -> int:
         frames: pixel frames.
         height, width: pixels.
     """
-    steps, per_step = _grid(shape, frames, height, width)
-    return steps * per_step
+    depth, per_frame = _grid(shape, frames, height, width)
+    return depth * per_frame
 
 
 def forward_flops(
@@ -132,8 +135,8 @@ def forward_flops(
         frames: pixel frames.
         height, width: pixels.
         window: latent frames of a self-attention window; 0 is full attention.
-        kept: tokens that are computed, for each step of tokens along time (`skip.Packing.counts`);
-            None for all. Windows then hold what their frames keep.
+        kept: tokens that are computed in each token frame (`skip.Packing.counts`); None for all.
+            A window then attends to the kept tokens of its frames.
 
     Returns:
         Floating point operations.
@@ -149,8 +152,8 @@ def forward_flops(
             f"windows are for models with cross-attention, got {window=} for {shape.name}; "
             "use window 0."
         )
-    steps, per_step = _grid(shape, frames, height, width)
-    counts = [per_step] * steps if kept is None else _checked(kept, steps, per_step)
+    depth, per_frame = _grid(shape, frames, height, width)
+    counts = _counts(kept, depth, per_frame)
     video, text, dim = sum(counts), shape.text_tokens, shape.dim
     stream = video + text if shape.joint_text else video
     linear = stream * (4 * dim**2 + 2 * dim * shape.ffn_dim)
@@ -158,17 +161,19 @@ def forward_flops(
         linear += 2 * video * dim**2 + 2 * text * dim**2 + 2 * video * text * dim
     total = shape.layers * linear
     for shifted in (False, True):
-        runs = token_bounds(counts, segments(steps, window, shifted))
-        pairs = sum((stop - start) ** 2 for start, stop in runs) if window else stream**2
+        bounds = token_bounds(counts, segments(depth, window, shifted))
+        pairs = sum((stop - start) ** 2 for start, stop in bounds) if window else stream**2
         total += (shape.layers + (not shifted)) // 2 * 2 * pairs * dim
     return 2 * total
 
 
-def _checked(kept: Sequence[int], steps: int, per_step: int) -> list[int]:
-    """Kept tokens of every step, if they are of this clip."""
-    if len(kept) != steps or not all(0 <= count <= per_step for count in kept):
+def _counts(kept: Sequence[int] | None, depth: int, per_frame: int) -> list[int]:
+    """Return the computed tokens of every token frame; raise for counts of another clip."""
+    if kept is None:
+        return [per_frame] * depth
+    if len(kept) != depth or not all(0 <= count <= per_frame for count in kept):
         raise ValueError(
-            f"expected {steps} counts of kept tokens, 0 to {per_step} each, got {list(kept)}; "
+            f"expected {depth} counts of kept tokens, 0 to {per_frame} each, got {list(kept)}; "
             "make the mask at the size of this clip."
         )
     return list(kept)
@@ -194,10 +199,9 @@ def activation_bytes(
 ) -> int:
     """Estimate the peak memory of one forward of `surf_core.refiner` without gradients.
 
-    That is the token stream, and what the widest moment of a layer holds beside it: queries, keys,
-    values and their source or result, of one segment; or some thousand rows in the feed-forward
-    network, in float32 between norm and rotation, or before the head; and the rotary table of one
-    segment.
+    It is the token stream, the rotary table of one segment, and the largest set of temporaries in a
+    layer: queries, keys, values and their input or output, of one segment; or some thousand rows in
+    the feed-forward network, in float32 between norm and rotation, or before the head.
 
     Args:
         frames: pixel frames.
@@ -206,12 +210,12 @@ def activation_bytes(
         itemsize: bytes of a value: 2 for half precision, 4 for fp32.
         segmentwise: as `SurfRefinerDiT.segmentwise`.
         batch: samples of the forward, 2 for guidance at once.
-        kept: as in `forward_flops`; their positions, and the rows of the rotary table that a
-            segment gathers, are counted in.
+        kept: as in `forward_flops`; includes their positions, and the rows of the rotary table
+            that a segment gathers.
 
     Returns:
-        Bytes beyond weights, input latent and text; without what a kernel needs inside one
-        operation, and what the allocator loses between them.
+        Bytes beyond weights, input latent and text; without workspaces inside kernels and the
+        allocator's fragmentation.
 
     Raises:
         ValueError: as `forward_flops`, or a model with joint text.
@@ -219,27 +223,29 @@ def activation_bytes(
     Source: ours; benchmarks/cost/block_memory.py measures it.
     """
     _check_ours(shape)
-    steps, per_step = _grid(shape, frames, height, width)
-    counts = [per_step] * steps if kept is None else _checked(kept, steps, per_step)
-    cuts = [segments(steps, window, shifted) for shifted in (False, True)]
+    depth, per_frame = _grid(shape, frames, height, width)
+    counts = _counts(kept, depth, per_frame)
+    cuts = [segments(depth, window, shifted) for shifted in (False, True)]
     frames_in = max(stop - start for cut in cuts for start, stop in cut)
     longest = max(stop - start for cut in cuts for start, stop in token_bounds(counts, cut))
     stream = sum(counts)
-    held = longest if segmentwise else stream
-    tensors = 4 if held == longest else 5
+    at_once = longest if segmentwise else stream
+    tensors = 4 if at_once == longest else 5
     value = shape.dim * itemsize
     row = 2 * (shape.dim // shape.heads) * (8 if itemsize == 8 else 4)
-    turns = 0 if kept is None else held * row // batch
-    moments = (
-        tensors * held * value + turns,
-        3 * held * value + min(held, NORM_ROWS) * shape.dim * max(14, 3 * itemsize) + turns,
-        min(held, FFN_ROWS) * (shape.dim + 2 * shape.ffn_dim) * itemsize,
+    rotations = 0 if kept is None else at_once * row // batch
+    peaks = (
+        tensors * at_once * value + rotations,
+        3 * at_once * value
+        + min(at_once, NORM_ROWS) * shape.dim * max(14, 3 * itemsize)
+        + rotations,
+        min(at_once, FFN_ROWS) * (shape.dim + 2 * shape.ffn_dim) * itemsize,
         min(stream, FFN_ROWS) * value + min(stream, NORM_ROWS) * shape.dim * 2 * max(4, itemsize),
     )
-    table = frames_in * per_step * row
+    table = frames_in * per_frame * row
     indices = 0 if kept is None else 3 * 8 * stream
     text = 3 * shape.text_tokens * value
-    return batch * (stream * value + max(moments) + text) + table + indices
+    return batch * (stream * value + max(peaks) + text) + table + indices
 
 
 def weight_bytes(shape: ModelShape, itemsize: int = 2) -> int:
@@ -276,7 +282,7 @@ def _check_ours(shape: ModelShape) -> None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Evaluations:
-    """Some evaluations of one model at one size."""
+    """A number of evaluations of one model at one size."""
 
     shape: ModelShape
     """The model."""
@@ -293,17 +299,19 @@ class Evaluations:
     guided: bool = True
     """True: every evaluation runs the model twice, with and without the prompt (cfg above 1)."""
     kept: tuple[int, ...] | None = None
-    """Tokens that a mask keeps, for each step of tokens along time; None for all."""
+    """Tokens that a mask keeps in each token frame; None for all."""
 
     @property
     def forwards(self) -> int:
+        """Runs of the network."""
         return 2 * self.steps if self.guided else self.steps
 
     @property
     def tokens(self) -> int:
         """Tokens that go through the model, over all forwards."""
-        whole = tokens(self.shape, self.frames, self.height, self.width)
-        return self.forwards * (whole if self.kept is None else sum(self.kept))
+        if self.kept is not None:
+            return self.forwards * sum(self.kept)
+        return self.forwards * tokens(self.shape, self.frames, self.height, self.width)
 
     @property
     def flops(self) -> int:
@@ -312,6 +320,6 @@ class Evaluations:
         return self.forwards * forward_flops(self.shape, *clip, self.window, self.kept)
 
 
-def plan_flops(stages: Iterable[Evaluations]) -> int:
+def plan_flops(legs: Iterable[Evaluations]) -> int:
     """Add up the operations of a plan, for one video."""
-    return sum(stage.flops for stage in stages)
+    return sum(leg.flops for leg in legs)

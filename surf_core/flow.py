@@ -1,4 +1,4 @@
-"""Straight paths between two latents, and the Euler steps that follow them.
+"""Straight paths between two latents: interpolation, Euler sampling, refining.
 
 A velocity is the far end minus the clean end: noise - x0 for a flow model, z_lr - z_hr for the
 flow map. Sigma and t run from 1 (noise, blurred) to 0 (clean, sharp).
@@ -8,6 +8,7 @@ Dims: B batch, C channels, T latent frames, H, W latent cells.
 
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -16,21 +17,44 @@ from .checks import check_choice, check_latent, check_range
 from .schedule import check_sigmas, shift_sigma
 
 TIMES = ("sigma", "t")
-"""What a refiner is fed and predicts: the noise level and a flow model's velocity, or the share of
-the flow map and the flow map's own velocity; see `refine`."""
+"""Parametrisations of a refiner: fed the noise level it predicts a flow model's velocity, fed the
+position t along the flow map it predicts the flow map's; see `refine`."""
 
 Velocity = Callable[[Tensor, float], Tensor]
 """(z [B, C, ...], level in 0..1: sigma, or t) -> velocity, shaped like z."""
 OnStep = Callable[[int, Tensor, Tensor], None]
-"""(step from 0, the latent that the model saw, its clean estimate); may raise to cancel."""
+"""(step from 0, the latent that was evaluated, its clean estimate); may raise to cancel."""
 
 
-def interpolate(z_hr: Tensor, z_lr: Tensor, t) -> Tensor:
-    """Walk the share `t` of the way from sharp to blurred: (1 - t) * z_hr + t * z_lr.
+class RefinerTimes(Protocol):
+    """The part of a refiner's config that `refine_with` reads, see `RefinerConfig`."""
+
+    @property
+    def time(self) -> str: ...
+
+    @property
+    def sigma_start(self) -> float | None: ...
+
+    @property
+    def start_range(self) -> tuple[float, float] | None: ...
+
+
+class Refiner(Protocol):
+    """A network (z, timestep [B] in 0..1000, context, ...) -> velocity, with its config."""
+
+    @property
+    def config(self) -> RefinerTimes: ...
+
+    @property
+    def __call__(self) -> Callable[..., Tensor]: ...
+
+
+def interpolate(z_hr: Tensor, z_lr: Tensor, t: float | Tensor) -> Tensor:
+    """Interpolate from sharp (t = 0) to blurred (t = 1): (1 - t) * z_hr + t * z_lr.
 
     Args:
         z_hr, z_lr: one shape.
-        t: a float, or a tensor that broadcasts, e.g. [B, 1, 1, 1, 1]; 0..1.
+        t: 0..1, a float, or a tensor that broadcasts, e.g. [B, 1, 1, 1, 1].
 
     Source: SURF B.2.
     """
@@ -38,15 +62,15 @@ def interpolate(z_hr: Tensor, z_lr: Tensor, t) -> Tensor:
 
 
 def velocity_target(z_hr: Tensor, z_lr: Tensor) -> Tensor:
-    """What the refiner learns at every t: z_lr - z_hr. Source: SURF B.2."""
+    """Return the refiner's training target, the same at every t: z_lr - z_hr. Source: SURF B.2."""
     return z_lr - z_hr
 
 
 def euler(velocity: Velocity, z: Tensor, sigmas: Tensor, on_step: OnStep | None = None) -> Tensor:
-    """Follow dz = velocity dsigma down the schedule, one evaluation per interval.
+    """Integrate dz = velocity dsigma down the schedule with Euler's method.
 
-    Exact for a velocity that does not change along the way. A schedule that ends in 0 ends in the
-    clean estimate of its last evaluation.
+    One evaluation per interval; exact for a constant velocity. A schedule that ends in 0 ends in
+    the clean estimate of its last evaluation.
 
     Args:
         velocity: called with z and sigma as a float.
@@ -116,13 +140,13 @@ def refine(
     time: str = "sigma",
     shift: float = 1.0,
 ) -> Tensor:
-    """Sharpen an upsampled preview: noise it part of the way, s, then follow the velocity down.
+    """Sharpen an upsampled preview: noise it to s = sigma_start, then integrate down to clean.
 
     From z_lr = (1 - s) * start + s * noise to z_hr, in either of two times. In `t`, the paper's,
     the level goes from 1 to 0 and the velocity is z_lr - z_hr. In `sigma` the level is s * t, from
     s to 0, and the velocity (z_lr - z_hr) / s: without blur that is noise - z_hr, what any flow
     model predicts at sigma = s * t. So an untrained text-to-video model refines at any s, and one
-    that was trained for s only has to learn that its start is blurred.
+    that is trained for s only has to learn that `start` is blurred.
 
     Args:
         velocity: called with z and the level.
@@ -143,21 +167,26 @@ def refine(
     """
     check_choice(time, "time", TIMES)
     check_range(sigma_start, "sigma_start", 1e-4 if time == "sigma" else 0.0, 1.0, "use 0.65")
-    if sigma_start and (noise is None or noise.shape != start.shape):
-        got = "none" if noise is None else tuple(noise.shape)
-        raise ValueError(
-            f"noise must be shaped like the latent, got {got} for {tuple(start.shape)}; "
-            "draw it at the target size."
-        )
-    z_lr = interpolate(start, noise, sigma_start) if sigma_start else start
+    z_lr = start
+    if sigma_start:
+        if noise is None or noise.shape != start.shape:
+            got = "none" if noise is None else tuple(noise.shape)
+            raise ValueError(
+                f"noise must be shaped like the latent, got {got} for {tuple(start.shape)}; "
+                "draw it at the target size."
+            )
+        z_lr = interpolate(start, noise, sigma_start)
     top = sigma_start if time == "sigma" else 1.0
     return flow_map(velocity, z_lr, steps, shift, on_step, top=top)
 
 
 def model_velocity(
-    model, context: Tensor, negative: Tensor | None = None, cfg: float = 1.0
+    model: Callable[..., Tensor],
+    context: Tensor,
+    negative: Tensor | None = None,
+    cfg: float = 1.0,
 ) -> Velocity:
-    """Bind a text to a model: its velocity at a level, for one run.
+    """Bind a text and guidance to a model: its velocity as a function of latent and level.
 
     Args:
         model: (z, timestep [B] in 0..1000, context) -> velocity, such as SurfRefinerDiT.
@@ -179,7 +208,7 @@ def model_velocity(
 
 
 def refine_with(
-    model,
+    model: Refiner,
     start: Tensor,
     context: Tensor,
     *,
@@ -191,14 +220,14 @@ def refine_with(
     shift: float = 1.0,
     on_step: OnStep | None = None,
 ) -> Tensor:
-    """Run a refiner the way its config says, trained or not, in either time; see `refine`.
+    """Refine with the time and sigma_start of a model's config, trained or not; see `refine`.
 
     Args:
         model: as for `model_velocity`, with `config.time` and `config.sigma_start`.
-        sigma_start: instead of the one it was trained for; needed where it has none.
+        sigma_start: overrides that of the config; needed where the config has none.
 
     Raises:
-        ValueError: a model without sigma_start, and none given, or one outside its start_range.
+        ValueError: no sigma_start in config or arguments, or one outside the config's start_range.
     """
     config = model.config
     s = config.sigma_start if sigma_start is None else sigma_start
@@ -206,13 +235,14 @@ def refine_with(
         raise ValueError(
             "the model was not trained for a start, expected sigma_start, got None; use 0.65."
         )
-    told = with_sigma_start(model, s) if config.start_range is not None else model
-    velocity = model_velocity(told, context, negative, cfg)
+    velocity = model_velocity(with_sigma_start(model, s), context, negative, cfg)
     return refine(velocity, start, s, steps, noise, on_step, time=config.time, shift=shift)
 
 
-def with_sigma_start(model, s: float):
-    """Bind the noise of the start to a model that wants to know it."""
+def with_sigma_start(model: Refiner, s: float) -> Callable[..., Tensor]:
+    """Condition a model on sigma_start where it takes one; others are returned as they are."""
+    if model.config.start_range is None:
+        return model
     least, greatest = model.config.start_range
     check_range(s, "sigma_start", least, greatest, "this refiner was trained for these only")
     return lambda z, t, context: model(z, t, context, torch.full_like(t, s))

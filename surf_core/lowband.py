@@ -1,4 +1,4 @@
-"""Keep the coarse part of the preview while the fine part is made anew.
+"""Lock the low band of a latent to the preview's: hard by cosines, or softly by wavelets.
 
 All of it is ours except where a source is named; space only, frame by frame.
 
@@ -15,7 +15,7 @@ from .checks import check_range
 
 
 def low_band(x: Tensor, factor: float) -> Tensor:
-    """Keep what a picture `factor` times smaller per side could hold.
+    """Low-pass a picture to what one `factor` times smaller per side can hold.
 
     The first H / factor and W / factor coefficients of a cosine transform survive. It is a
     projection: a second pass changes nothing, and factor 1 keeps everything.
@@ -38,9 +38,9 @@ def low_band(x: Tensor, factor: float) -> Tensor:
 
 def _projection(count: int, factor: float, like: Tensor) -> Tensor:
     """Project onto the low cosines (DCT-II): [count, count], symmetric, on the device of `like`."""
-    kept = max(1, round(count / factor))
+    frequency = torch.arange(max(1, round(count / factor)), dtype=torch.float64)
     cell = torch.arange(count, dtype=torch.float64)
-    wave = torch.cos(torch.arange(kept, dtype=torch.float64)[:, None] * (cell + 0.5) * pi / count)
+    wave = torch.cos(frequency[:, None] * (cell + 0.5) * pi / count)
     wave = wave / wave.norm(dim=1, keepdim=True)
     return (wave.T @ wave).to(like)
 

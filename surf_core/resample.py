@@ -73,7 +73,7 @@ def resize(x: Tensor, size: tuple[int, int], method: str = "auto") -> Tensor:
 def resize_part(
     x: Tensor, size: tuple[int, int], box: tuple[slice, slice], method: str = "bicubic"
 ) -> Tensor:
-    """Make one part of what `resize` would, from the cells that it needs alone.
+    """Compute one box of what `resize` would return, from the cells that it depends on alone.
 
     Args:
         x: [..., H, W], floating; half precision is computed in fp32.
@@ -105,7 +105,7 @@ def resize_part(
 def _weights(
     length: int, new: int, part: slice, method: str, dtype: torch.dtype
 ) -> tuple[slice, Tensor]:
-    """Resize one axis as a matrix [part, cells]: which cells a part needs, and how much of each."""
+    """Return which cells of an axis `part` depends on, and their weights [part, cells]."""
     unit = torch.eye(length, dtype=dtype)[None, None]
     matrix = _interpolate(unit, (new, length), method)[0, 0, part]
     used = matrix.any(dim=0).nonzero()
@@ -127,7 +127,7 @@ def _interpolate(planes: Tensor, size: tuple[int, int], method: str) -> Tensor:
 
 
 def cell_pixels(channels: int) -> int:
-    """Pixels along a side of a latent cell, told by the latent's channels.
+    """Return the pixels along a side of a latent cell, by the latent's channels.
 
     16 is Wan 2.1, HunyuanVideo and most others: 8. 48 is Wan 2.2 5B and 32 HunyuanVideo 1.5: 16.
     Unknown counts: 8.
@@ -151,7 +151,9 @@ def target_size(
     multiple: int = 16,
     exact: bool = False,
 ) -> tuple[int, int]:
-    """Turn a wish into a size that fits; the picture is stretched by a snap, never cropped.
+    """Return the size in pixels that a resolution, a scale or a width and height stand for.
+
+    Rounding to multiples stretches the picture a little; nothing is cropped.
 
     Args:
         source: (height, width) in pixels.
@@ -161,7 +163,8 @@ def target_size(
         scale: factor per side, > 0.
         width, height: pixels, for "by size".
         multiple: pixels that height and width must be multiples of: 16, or 32 for Wan 2.2 5B.
-        exact: leave a bucket in its own shapes as it is (1080 stays 1080), for who pads and crops.
+        exact: do not round a bucket in its own shapes (1080 stays 1080), for callers that pad and
+            crop.
 
     Returns:
         (height, width) in pixels, multiples of `multiple` but for `exact`.
@@ -186,17 +189,16 @@ def target_size(
         if not isfinite(scale) or scale <= 0:
             raise ValueError(f"scale must be above 0, got {scale=}; use 0.5 for half of each side.")
         return snap((source[0] * scale, source[1] * scale), multiple)
-    size, own = _bucket(source, resolution)
-    return size if exact and own else snap(size, multiple)
-
-
-def _bucket(source: tuple[int, int], resolution: str) -> tuple[tuple[float, float], bool]:
-    """A bucket in the shape of the source, and whether that is a shape of its own."""
-    square, landscape = BUCKETS[resolution]
     aspect = source[1] / source[0]
-    shapes = (square, landscape, landscape[::-1])
-    nearest = min(shapes, key=lambda shape: abs(log(aspect * shape[0] / shape[1])))
-    if abs(aspect * nearest[0] / nearest[1] - 1) <= _SAME_ASPECT:
-        return nearest, True
-    area = nearest[0] * nearest[1]
-    return (sqrt(area / aspect), sqrt(area * aspect)), False
+    bucket = _nearest_shape(aspect, resolution)
+    if abs(aspect * bucket[0] / bucket[1] - 1) <= _SAME_ASPECT:
+        return bucket if exact else snap(bucket, multiple)
+    area = bucket[0] * bucket[1]
+    return snap((sqrt(area / aspect), sqrt(area * aspect)), multiple)
+
+
+def _nearest_shape(aspect: float, resolution: str) -> tuple[int, int]:
+    """Return (height, width) of the bucket's shape that is nearest to width / height = aspect."""
+    square, (height, width) = BUCKETS[resolution]
+    shapes = (square, (height, width), (width, height))
+    return min(shapes, key=lambda shape: abs(log(aspect * shape[0] / shape[1])))

@@ -1,4 +1,4 @@
-"""Change resolution mid-denoising: estimate the clean latent, resize it, noise it anew.
+"""Change resolution mid-denoising: estimate the clean latent, resize it, renoise it.
 
 A noisy latent is never resized: averaging takes variance out of its noise.
 
@@ -24,7 +24,7 @@ DEFAULT_SIGMA = "snr_equal"
 
 
 def renoise(x0: Tensor, sigma: float, noise: Tensor) -> Tensor:
-    """Bring a clean latent to a noise level: (1 - sigma) * x0 + sigma * noise.
+    """Noise a clean latent to sigma: (1 - sigma) * x0 + sigma * noise.
 
     Source: SURF eq. 2 in the form that flow models are trained on.
     """
@@ -45,11 +45,11 @@ def implied_noise(z: Tensor, x0: Tensor, sigma: float) -> Tensor:
 
 
 def inherit_noise(noise: Tensor, size: tuple[int, int]) -> Tensor:
-    """Shrink noise so that it stays noise: white stays white, with unit variance.
+    """Average noise down to a smaller grid, scaled so that it stays white with unit variance.
 
-    Rows and columns are dealt out to the cells of the new grid, each to one only, so that
-    neighbours stay independent at ratios that are not whole. The mean of n values times sqrt(n)
-    has their variance; what is left is measured per sample and divided out.
+    Every row and column belongs to one cell of the new grid only, so that neighbours stay
+    independent at ratios that are not whole. The mean of n values times sqrt(n) has their
+    variance; the deviation that remains is measured per sample and divided out.
 
     Args:
         noise: [B, C, H, W] or [B, C, T, H, W], about standard normal.
@@ -78,7 +78,7 @@ def inherit_noise(noise: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _shares(count: int, parts: int, like: Tensor) -> Tensor:
-    """Deal `count` cells to `parts`, in order: [parts, count], every row of norm 1."""
+    """Partition `count` cells into `parts` runs, in order: [parts, count], rows of norm 1."""
     owner = torch.arange(count, device=like.device) * parts // count
     matrix = torch.nn.functional.one_hot(owner, parts).T.to(like)
     return matrix / matrix.sum(dim=1, keepdim=True).sqrt()
@@ -87,11 +87,11 @@ def _shares(count: int, parts: int, like: Tensor) -> Tensor:
 def reshift(
     x0: Tensor, sigma: float, size: tuple[int, int], noise: Tensor, method: str = "auto"
 ) -> Tensor:
-    """Resize a clean estimate and noise it to where denoising goes on.
+    """Resize a clean estimate and renoise it to the first sigma of the low-resolution leg.
 
     Args:
         x0: [B, C, H, W] or [B, C, T, H, W], clean estimate; not changed.
-        sigma: 0..1, where the low-resolution steps start.
+        sigma: 0..1, the first of the low-resolution leg.
         size: (h, w).
         noise: [B, C, (T,) h, w].
         method: see `surf_core.resample.resize`.
@@ -127,7 +127,7 @@ def preview(
     noise_policy: str = DEFAULT_NOISE,
     handover: str = "reuse",
 ) -> Tensor:
-    """Make a preview: the first steps at the resolution of z, the rest at `size`.
+    """Sample a preview: the first steps at the resolution of z, the rest at `size`.
 
     Args:
         velocity: noise - x0, called with (z, sigma).
@@ -160,14 +160,14 @@ def preview(
                 f"a latent at sigma {cut.sigma} cannot be resized, got {step=}; start from "
                 "noise or take at least one step before the switch."
             )
-        start = inherit_noise(z, size) if noise_policy == "inherited" else _draw(noise, z, size)
-        return euler(velocity_low or velocity, start, cut.low)
-    last = {}
-    x0 = euler(velocity, z, cut.high, lambda _, seen, clean: last.update(z=seen))
+        z_low = inherit_noise(z, size) if noise_policy == "inherited" else _draw(noise, z, size)
+        return euler(velocity_low or velocity, z_low, cut.low)
+    evaluated: list[Tensor] = []
+    x0 = euler(velocity, z, cut.high, lambda _, latent, clean: evaluated.append(latent))
     if noise_policy == "inherited":
-        noise = inherit_noise(implied_noise(last["z"], x0, cut.high[-2].item()), size)
-    start = reshift(x0, cut.sigma, size, _draw(noise, x0, size))
-    return euler(velocity_low or velocity, start, cut.low)
+        noise = inherit_noise(implied_noise(evaluated[-1], x0, cut.high[-2].item()), size)
+    z_low = reshift(x0, cut.sigma, size, _draw(noise, x0, size))
+    return euler(velocity_low or velocity, z_low, cut.low)
 
 
 def _draw(noise: Tensor | Generator | None, like: Tensor, size: tuple[int, int]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Noise levels: the schedule, its shift, and where it is cut when the resolution changes.
+"""Noise schedules: flow sigmas, their shift, and the cut where the resolution changes.
 
 Sigma runs from 1 (noise) to 0 (clean); z = (1 - sigma) * x0 + sigma * noise.
 
@@ -6,6 +6,7 @@ Dims: N steps; a schedule holds N + 1 sigmas.
 """
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -13,17 +14,19 @@ from torch import Tensor
 from .checks import check_choice, check_range
 
 SIGMA_POLICIES = ("same", "snr_equal")
-"""Where the low resolution starts: at the sigma of the switch (SURF), or where a patch of the
-picture has the same signal to noise ratio as before (ours)."""
+"""First sigma of the low-resolution leg: that of the switch (SURF), or the one at which a block of
+cells has the same signal to noise ratio as before (ours)."""
 HANDOVERS = ("reuse", "evaluate")
-"""Which clean estimate crosses the switch: that of the last high-resolution step, or one more
-evaluation at the sigma of the switch."""
+"""Which clean estimate is handed to the low-resolution leg: that of the last high-resolution step,
+or of one more evaluation at the sigma of the switch."""
+Level = TypeVar("Level", float, Tensor)
+"""A noise level, or a tensor of them."""
 
 
-def shift_sigma(sigma, shift: float):
-    """Move noise levels up: shift * sigma / (1 + (shift - 1) * sigma), for floats or tensors.
+def shift_sigma(sigma: Level, shift: float) -> Level:
+    """Shift noise levels: shift * sigma / (1 + (shift - 1) * sigma), for a float or a tensor.
 
-    0 and 1 stay, 1.0 changes nothing, and shift a after shift b is shift a * b.
+    0 and 1 are fixed points, shift 1.0 is the identity, and shift a after shift b is shift a * b.
 
     Source: timestep shift of SD3 and Wan; SURF Tab. R6 uses 3 for the preview, 1 for the refiner.
     """
@@ -32,7 +35,7 @@ def shift_sigma(sigma, shift: float):
 
 
 def flow_sigmas(steps: int, shift: float) -> Tensor:
-    """Cut 1 to 0 in `steps` equal parts, then shift: [N + 1] fp32.
+    """Make a flow model's schedule: 1 to 0 in `steps` equal parts, shifted; [N + 1] fp32.
 
     Raises:
         ValueError: steps < 1, or a shift that is not positive.
@@ -43,7 +46,7 @@ def flow_sigmas(steps: int, shift: float) -> Tensor:
 
 
 def snr_equal_sigma(sigma: float, ratio: float) -> float:
-    """Find the sigma at which a smaller picture is as noisy as the larger one was.
+    """Return the sigma at which a smaller picture has the signal to noise ratio of the larger one.
 
     Averaging `ratio` x `ratio` cells divides the deviation of the noise by `ratio` and keeps the
     picture, so (1 - sigma) / sigma must grow by `ratio` when a block becomes one fresh cell.
@@ -63,7 +66,7 @@ def snr_equal_sigma(sigma: float, ratio: float) -> float:
 
 
 def check_sigmas(sigmas: Tensor) -> None:
-    """Refuse what is no flow schedule.
+    """Raise for what is no flow schedule.
 
     Raises:
         ValueError: not one dimension of floats, fewer than two values, NaN, a rise, or a value
@@ -92,23 +95,23 @@ def check_sigmas(sigmas: Tensor) -> None:
         )
 
 
-def respace(sigmas: Tensor, start: float, steps: int) -> Tensor:
-    """Spend `steps` steps from `start` down to the last sigma, in the rhythm of `sigmas`.
+def respace(sigmas: Tensor, highest: float, steps: int) -> Tensor:
+    """Resample a schedule to `steps` steps from `highest` down to its last sigma.
 
-    The schedule is read as a piecewise linear function of the step; what lies below `start` is
-    cut in equal parts of a step. A `start` above the first sigma stretches the whole schedule.
+    The schedule is a piecewise linear function of the step number, and its part below `highest`
+    is sampled at equal distances. A `highest` above the first sigma stretches the schedule.
 
     Args:
         sigmas: [N + 1], non-increasing.
-        start: first sigma of the result, not below the last of `sigmas`, at most 1.
+        highest: first sigma of the result, not below the last of `sigmas`, at most 1.
         steps: >= 1.
 
     Returns:
         [steps + 1], dtype and device of `sigmas`, a new tensor; bit-equal to
-        sigmas[-steps - 1:] when `start` is its first value.
+        sigmas[-steps - 1:] when `highest` is its first value.
 
     Raises:
-        ValueError: a bad schedule, `steps` < 1, or `start` out of range.
+        ValueError: a bad schedule, `steps` < 1, or `highest` out of range.
 
     Source: ours.
     """
@@ -116,35 +119,35 @@ def respace(sigmas: Tensor, start: float, steps: int) -> Tensor:
     if steps < 1:
         raise ValueError(f"expected at least one step, got {steps=}; switch earlier.")
     first, last = sigmas[0].item(), sigmas[-1].item()
-    check_range(start, "the first sigma", last, max(first, 1.0), "switch earlier or denoise more")
-    if steps < len(sigmas) and sigmas[-steps - 1].item() == start:
+    check_range(highest, "the first sigma", last, max(first, 1.0), "switch earlier or denoise more")
+    if steps < len(sigmas) and sigmas[-steps - 1].item() == highest:
         return sigmas[-steps - 1 :].clone()
     values = sigmas.double().cpu()
-    if start > first:
-        share = (start - last) / (first - last) if first > last else 0.0
+    if highest > first:
+        share = (highest - last) / (first - last) if first > last else 0.0
         values = last + (values - last) * share
-        values[0] = start
-    # The last step at or above start, then the fraction of a step that is still to go down.
-    index = min(int((values >= start).sum()) - 1, len(values) - 2)
+        values[0] = highest
+    # The last step at or above `highest`, then the fraction of a step that is left below it.
+    index = min(int((values >= highest).sum()) - 1, len(values) - 2)
     drop = (values[index] - values[index + 1]).item()
-    position = index + ((values[index].item() - start) / drop if drop else 1.0)
+    position = index + ((values[index].item() - highest) / drop if drop else 1.0)
     at = torch.linspace(position, len(values) - 1, steps + 1, dtype=torch.float64)
     below = at.long().clamp(max=len(values) - 2)
     result = torch.lerp(values[below], values[below + 1], at - below)
-    result[0], result[-1] = start, last
+    result[0], result[-1] = highest, last
     return result.to(sigmas)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SwitchedSchedule:
-    """One schedule, cut where the resolution changes."""
+    """A schedule, cut in two where the resolution changes."""
 
     high: Tensor
     """Sigmas of the high-resolution leg, ends in 0; empty when all steps are low."""
     low: Tensor
     """Sigmas of the low-resolution leg; empty when all steps are high."""
     sigma: float
-    """Where the low-resolution leg starts; the last sigma when there is none."""
+    """First sigma of the low-resolution leg; the last of the schedule where there is none."""
 
 
 def switch(
@@ -195,8 +198,8 @@ def switch(
             high=sigmas.clone(), low=sigmas[:0].clone(), sigma=sigmas[-1].item()
         )
     high = torch.cat([sigmas[: step + (handover == "evaluate")], sigmas.new_zeros(1)])
-    start = sigmas[step].item()
+    sigma = sigmas[step].item()
     if sigma_policy == "snr_equal":
-        start = snr_equal_sigma(min(start, 1.0), ratio)
-    low = respace(below, start, total - step)
-    return SwitchedSchedule(high=high, low=low, sigma=start)
+        sigma = snr_equal_sigma(min(sigma, 1.0), ratio)
+    low = respace(below, sigma, total - step)
+    return SwitchedSchedule(high=high, low=low, sigma=sigma)

@@ -1,4 +1,4 @@
-"""Overlapping tiles of a picture, and the blend that puts them together without a seam.
+"""Cut a picture into overlapping tiles, and blend results without a seam.
 
 Dims: H, W rows and columns, in latent cells unless the caller says pixels; any axes before them.
 """
@@ -73,7 +73,7 @@ def boxes(
 
 
 def weights(axis: list[Span]) -> list[Tensor]:
-    """How much of a cell comes from each tile: half a cosine wave over what neighbours share.
+    """Return each tile's blending weight along an axis: raised cosines over the overlaps.
 
     Args:
         axis: as `spans` returns them.
@@ -103,7 +103,7 @@ def blend(
     overlap: int,
     multiple: int = 1,
 ) -> Tensor:
-    """Make a picture tile by tile; no more than one tile exists beside the picture.
+    """Compute a picture tile by tile and blend; one tile exists at a time beside the picture.
 
     Args:
         function: makes the cells of a box: [..., rows, columns], any axes before them.
@@ -120,19 +120,21 @@ def blend(
     """
     axes = [spans(*pair, overlap, multiple) for pair in zip(size, tile, strict=True)]
     down, across = (list(zip(axis, weights(axis), strict=True)) for axis in axes)
-    out = None
+    if len(down) == len(across) == 1:
+        part = function((slice(*down[0][0]), slice(*across[0][0])))
+        _check_part(part, down[0][0], across[0][0])
+        return part
+    out = torch.empty(0)
     for rows, row_weight in down:
         for columns, column_weight in across:
-            box = (slice(*rows), slice(*columns))
+            y, x = box = slice(*rows), slice(*columns)
             part = function(box)
             _check_part(part, rows, columns)
-            if len(down) == len(across) == 1:
-                return part
-            if out is None:
+            if not out.numel():
                 exact = torch.promote_types(part.dtype, torch.float32)
                 out = torch.zeros(*part.shape[:-2], *size, dtype=exact, device=part.device)
             share = (row_weight[:, None] * column_weight).to(out)
-            out[(..., *box)].addcmul_(part.to(out.dtype), share)
+            out[..., y, x].addcmul_(part.to(out.dtype), share)
     return out.to(part.dtype)
 
 
@@ -153,7 +155,13 @@ def in_tiles(
     Returns:
         [..., H, W], see `blend`.
     """
-    return blend(lambda box: function(x[(..., *box)], box), x.shape[-2:], tile, overlap, multiple)
+
+    def apply(box: Box) -> Tensor:
+        rows, columns = box
+        return function(x[..., rows, columns], box)
+
+    height, width = x.shape[-2:]
+    return blend(apply, (height, width), tile, overlap, multiple)
 
 
 def _check_part(part: Tensor, rows: Span, columns: Span) -> None:

@@ -1,4 +1,4 @@
-"""Refine only the tokens that need it: which those are, gathered, put back, composed."""
+"""Refine only the tokens that need it: score them, choose a mask, pack, compose."""
 
 from .compose import Skipping, compose, refine_skipping, weight
 from .detail import detail

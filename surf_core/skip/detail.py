@@ -18,7 +18,7 @@ ranks best, and all of the detail over time mistakes motion of flat parts for te
 def detail(
     start: Tensor, patch: tuple[int, int, int] = PATCH, temporal: float = TEMPORAL
 ) -> Tensor:
-    """Score tokens without weights: the energy that a local mean takes away.
+    """Score tokens by the energy that a local mean removes.
 
     Squared differences of every latent cell to the mean of the 3x3 cells around it, plus `temporal`
     times those to the mean of the three frames around it; averaged over a token, square root.
@@ -40,20 +40,20 @@ def detail(
     check_latent(start, "the start latent")
     check_range(temporal, "temporal", 0.0, 1.0, "use 0.03")
     if start.ndim != 5 or any(
-        size % step for size, step in zip(start.shape[2:], patch, strict=True)
+        size % cells for size, cells in zip(start.shape[2:], patch, strict=True)
     ):
         raise ValueError(
             f"expected a latent [B, C, T, H, W] of whole tokens of {patch}, got "
             f"{tuple(start.shape)}; choose a size that fits."
         )
     x = start.to(torch.promote_types(start.dtype, torch.float32))
-    energy = (x - _around(x, (1, 3, 3))).square()
+    energy = (x - _local_mean(x, (1, 3, 3))).square()
     if temporal:
-        energy = energy + temporal * (x - _around(x, (3, 1, 1))).square()
+        energy = energy + temporal * (x - _local_mean(x, (3, 1, 1))).square()
     return UNIT * F.avg_pool3d(energy.mean(dim=1), patch).sqrt()
 
 
-def _around(x: Tensor, size: tuple[int, int, int]) -> Tensor:
-    """Mean over the places around each of x [B, C, T, H, W]; edges repeat."""
+def _local_mean(x: Tensor, size: tuple[int, int, int]) -> Tensor:
+    """Average x [B, C, T, H, W] over the neighbourhood of each cell; edges repeat."""
     reach = [side // 2 for side in reversed(size) for _ in range(2)]
     return F.avg_pool3d(F.pad(x, reach, mode="replicate"), size, 1)

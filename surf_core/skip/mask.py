@@ -1,4 +1,4 @@
-"""Which tokens are refined: one frozen record, and the choice of them by score.
+"""The mask of the tokens that are refined, and how it is chosen by score.
 
 Dims: B batch, T, h, w tokens of a clip along time, rows and columns.
 """
@@ -17,23 +17,23 @@ SOURCES = ("oracle", "predictor", "detail")
 HYSTERESIS = 0.7
 """A refined token stays refined in the next latent frame down to this share of tau."""
 GREATEST = 255.0
-"""No tau is above the range of a pixel."""
+"""Largest tau: the range of a pixel."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Mask:
-    """The tokens of a clip that are refined; all samples of a batch share it."""
+    """The tokens of a clip that are refined, in all samples of a batch."""
 
     tokens: Tensor
-    """[T, h, w] bool, on the CPU: True is refined, False takes the start as it is."""
+    """[T, h, w] bool, on the CPU: True is refined, False keeps the upsampled preview."""
     scores: Tensor
-    """[T, h, w] fp32, on the CPU: what decided."""
+    """[T, h, w] fp32, on the CPU: the scores that it was chosen by."""
     source: str
     """Where the scores come from; one of SOURCES, or another word for a mask made elsewhere."""
     tau: float
-    """Score from which on a token is refined."""
+    """Least score of a token that is refined."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.tokens.ndim != 3 or self.tokens.dtype != torch.bool or not self.tokens.numel():
             raise ValueError(
                 f"expected a mask [T, h, w] of bool, got {tuple(self.tokens.shape)} of "
@@ -50,7 +50,8 @@ class Mask:
     @property
     def grid(self) -> tuple[int, int, int]:
         """Tokens along time, rows and columns."""
-        return tuple(self.tokens.shape)
+        depth, rows, columns = self.tokens.shape
+        return depth, rows, columns
 
     @property
     def keep_ratio(self) -> float:
@@ -59,14 +60,14 @@ class Mask:
 
     @property
     def flip_rate(self) -> float:
-        """Share of the tokens whose fate changes from one latent frame to the next."""
+        """Share of the tokens that change between kept and skipped from a frame to the next."""
         if len(self.tokens) == 1:
             return 0.0
         return (self.tokens[1:] != self.tokens[:-1]).float().mean().item()
 
 
 def check_scores(scores: Tensor) -> None:
-    """Refuse scores that are not finite, or negative."""
+    """Raise for scores that are not finite, or negative."""
     if not torch.isfinite(scores).all() or scores.min() < 0:
         raise ValueError(
             "expected finite scores from 0, got NaN, infinity or a negative one; look at the "
@@ -75,12 +76,12 @@ def check_scores(scores: Tensor) -> None:
 
 
 def check_tau(tau: float) -> None:
-    """Refuse a threshold that no score has."""
+    """Raise for a threshold outside the range of scores."""
     check_range(tau, "tau", 0.0, GREATEST, "use 3, or 0 to refine everything")
 
 
 def check_keep(keep: Tensor, grid: tuple[int, int, int]) -> None:
-    """Refuse a mask that was not made for a clip of this grid, or leaves nothing to do.
+    """Raise for a mask that does not fit a clip of this grid, or keeps no token.
 
     Args:
         keep: [T, h, w] bool.
@@ -120,17 +121,17 @@ def choose(
     hysteresis: float = HYSTERESIS,
     dilate: int = 0,
 ) -> Mask:
-    """Choose tokens by score.
+    """Choose the tokens to refine by score.
 
-    A token is refined from tau on (so tau 0 refines all) and, having been refined in the latent
-    frame before, down to hysteresis * tau.
+    A token is refined if its score is at least tau (so tau 0 refines all), or at least
+    hysteresis * tau where it was refined in the latent frame before.
 
     Args:
         scores: [T, h, w], or [B, T, h, w], of which the maximum over the batch counts.
         source: see `Mask`.
         tau: 0..255, see `surf_core.skip.oracle` for the unit; this or keep.
-        keep: wanted share of refined tokens, above 0 to 1: the largest tau that keeps as many, with
-            all that follows counted in; equal scores are kept together.
+        keep: least share of refined tokens, above 0 to 1: takes the largest tau that reaches it,
+            after hysteresis and dilation; equal scores are kept together.
         hysteresis: 0..1, share of tau down to which a refined token stays refined in the next
             frame; 1 for a plain threshold.
         dilate: tokens to every side of a refined one that are refined too.
@@ -157,6 +158,7 @@ def choose(
         return _dilated(_threshold(scores, tau, hysteresis), dilate)
 
     if tau is None:
+        assert keep is not None
         check_range(keep, "keep", 1e-6, 1.0, "use 0.5 for half of the tokens")
         tau = _tau_for(keep, tokens, scores, hysteresis)
     check_tau(tau)

@@ -1,12 +1,14 @@
-"""What refining would add to each token, known where the sharp clip is known.
+"""Score tokens by what refining would add to them, computed from the sharp clip.
 
 A score is the root mean square of the sharp clip minus its own down-then-up version, over the
-places of a token and their channels, times `UNIT`. Of pixels in -1..1 that is 1/255 of their
-range; a latent of unit variance takes the same factor.
+cells and channels of a token, times `UNIT`: for pixels in -1..1 that is 1/255 of their range; a
+latent of unit variance takes the same factor.
 
 Dims: B batch, C channels, F pixel frames, T latent frames, H, W rows and columns (pixels or
 latent cells); T, h, w tokens of a score.
 """
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +27,7 @@ LATENT = (1, 1)
 
 
 def down_up(hr: Tensor, ratio: float = 4.0) -> Tensor:
-    """Make a clip `ratio` times smaller per side, and as large as before again.
+    """Downscale a clip `ratio` times per side and upscale it to its size again.
 
     Args:
         hr: [B, C, T, H, W].
@@ -47,7 +49,7 @@ def scores(
     patch: tuple[int, int, int] = PATCH,
     cell: tuple[int, int] = LATENT,
 ) -> Tensor:
-    """Measure what `low` lacks of `hr`, token by token; the worst pixel frame of each counts.
+    """Measure the difference of two clips token by token, by the pixel frame where it is largest.
 
     Args:
         hr, low: [B, C, T, H, W], pixels in -1..1 or latents; one shape, not changed.
@@ -72,8 +74,8 @@ def scores(
         )
     frames, side = cell
     sides = patch[1] * side, patch[2] * side
-    steps, rest = divmod(hr.shape[2] - 1, frames)
-    if rest or (steps + 1) % patch[0] or hr.shape[3] % sides[0] or hr.shape[4] % sides[1]:
+    later, rest = divmod(hr.shape[2] - 1, frames)
+    if rest or (later + 1) % patch[0] or hr.shape[3] % sides[0] or hr.shape[4] % sides[1]:
         raise ValueError(
             f"expected frames, rows and columns of whole tokens for {patch=}, {cell=}, got "
             f"{tuple(hr.shape[2:])}; crop the clip."
@@ -81,7 +83,7 @@ def scores(
     wide = torch.promote_types(hr.dtype, torch.float32)
     error = (hr.to(wide) - low.to(wide)).square().mean(dim=1)
     error = UNIT * F.avg_pool2d(error, sides).sqrt()
-    # The first latent frame holds one pixel frame; repeated, it is as long as the others.
+    # The first latent frame has one pixel frame; repeated, it is as long as the others.
     error = torch.cat([error[:, :1].expand(-1, frames - 1, -1, -1), error], dim=1)
     return error.unflatten(1, (-1, frames * patch[0])).amax(dim=2)
 
@@ -94,9 +96,9 @@ def oracle_mask(
     ratio: float = 4.0,
     patch: tuple[int, int, int] = PATCH,
     cell: tuple[int, int] = LATENT,
-    **options,
+    **options: Any,
 ) -> Mask:
-    """Choose the tokens of a known sharp clip that refining would change by tau or more.
+    """Choose the tokens that refining would change by tau or more, from the sharp clip.
 
     Args:
         hr: [B, C, T, H, W], see `scores`; samples of a batch share the mask of their maximum.
@@ -107,5 +109,5 @@ def oracle_mask(
     Raises:
         ValueError: as `scores` and `choose`.
     """
-    found = scores(hr, down_up(hr, ratio), patch=patch, cell=cell)
-    return choose(found, source="oracle", tau=tau, keep=keep, **options)
+    gains = scores(hr, down_up(hr, ratio), patch=patch, cell=cell)
+    return choose(gains, source="oracle", tau=tau, keep=keep, **options)

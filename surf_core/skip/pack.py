@@ -1,6 +1,6 @@
-"""Gather the kept tokens of a clip, and put them back.
+"""Pack the kept tokens of a clip, and unpack them.
 
-Tokens keep their order (time, row, column) and their original positions; the windows of a layer
+Tokens keep their order (time, row, column) and their positions in the clip; the windows of a layer
 become ranges of unequal length.
 
 Dims: B batch, N tokens of the clip, K kept ones; T, h, w tokens along time, rows and columns.
@@ -17,12 +17,12 @@ from ..window import Bounds, segments, token_bounds
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Packing:
-    """Where the kept tokens of a clip come from."""
+    """Indices of the kept tokens of a clip."""
 
     grid: tuple[int, int, int]
     """Tokens of the clip along time, rows and columns."""
     indices: Tensor
-    """[K] int64, ascending: the place of every kept token among the N of the clip."""
+    """[K] int64, ascending: the index of every kept token among the N of the clip."""
 
     @cached_property
     def counts(self) -> tuple[int, ...]:
@@ -31,12 +31,12 @@ class Packing:
         return tuple((self.indices // frame).bincount(minlength=self.grid[0]).tolist())
 
     def bounds(self, window: int, shifted: bool) -> Bounds:
-        """Ranges of kept tokens that attend among themselves, see `segments`; no empty ones."""
+        """Return the ranges of kept tokens that attend among themselves; no empty ones."""
         ranges = token_bounds(self.counts, segments(self.grid[0], window, shifted))
         return tuple((start, stop) for start, stop in ranges if stop > start)
 
     def positions(self, window: int, shifted: bool) -> Tensor:
-        """The place of every kept token in its own window: [K] int64, rows of a rotary table."""
+        """Return the index of every kept token in its window: [K] int64, rows of a rotary table."""
         frame = self.grid[1] * self.grid[2]
         first = torch.tensor(
             [
@@ -49,22 +49,23 @@ class Packing:
         return self.indices - first[self.indices // frame]
 
     def within(self, start: int, stop: int) -> "Packing":
-        """The same for latent frames start to stop alone, counted from the first of them."""
+        """Restrict to latent frames start to stop, with indices counted from the first of them."""
         frame = self.grid[1] * self.grid[2]
         first = sum(self.counts[:start])
         indices = self.indices.narrow(0, first, sum(self.counts[start:stop])) - start * frame
         return Packing(grid=(stop - start, *self.grid[1:]), indices=indices)
 
     def to(self, device: torch.device) -> "Packing":
-        """The same on a device, with the counts that are known already."""
+        """Move to a device; the counts are not computed again."""
         moved = replace(self, indices=self.indices.to(device))
         moved.__dict__["counts"] = self.counts
         return moved
 
 
 def packing(keep: Tensor) -> Packing:
-    """Number the kept tokens of a mask [T, h, w] of bool; all or none of them will do."""
-    return Packing(grid=tuple(keep.shape), indices=keep.flatten().nonzero().flatten())
+    """Index the kept tokens of a mask [T, h, w] of bool, which may be all or none."""
+    depth, rows, columns = keep.shape
+    return Packing(grid=(depth, rows, columns), indices=keep.flatten().nonzero().flatten())
 
 
 def pack(x: Tensor, packed: Packing) -> Tensor:
@@ -83,10 +84,10 @@ def pack(x: Tensor, packed: Packing) -> Tensor:
 
 
 def unpack(x: Tensor, packed: Packing, base: Tensor | None = None) -> Tensor:
-    """Put kept tokens back: [B, K, ...] -> [B, N, ...], a new tensor.
+    """Scatter kept tokens: [B, K, ...] -> [B, N, ...], a new tensor.
 
     Args:
-        base: [B, N, ...], what the other tokens are; None for zeros.
+        base: [B, N, ...], values of the other tokens; None for zeros.
 
     Raises:
         ValueError: another number of tokens than were kept.

@@ -1,7 +1,9 @@
-"""Which tokens need refining, told from the enlarged preview: by a network, or by its detail.
+"""Choose the tokens to refine from the upsampled preview, by a network or by its detail.
 
 Dims: B batch, C latent channels, T latent frames, H, W latent cells; T, h, w tokens.
 """
+
+from typing import Any
 
 from torch import Tensor
 
@@ -19,16 +21,16 @@ def predict_mask(
     tau: float | None = None,
     keep: float | None = None,
     patch: tuple[int, int, int] = PATCH,
-    **options,
+    **options: Any,
 ) -> Mask:
-    """Choose the tokens to refine, before anything is refined.
+    """Choose the tokens to refine.
 
     Args:
-        start: [B, C, T, H, W], the enlarged preview, clean, at the target size; samples of a batch
-            share the mask of their maximum.
+        start: [B, C, T, H, W], the upsampled preview, clean, at the target size; samples of a
+            batch share the mask of their maximum.
         predictor: a trained network; None scores by `detail`.
         tau: in the oracle's unit for a predictor, in its own for `detail`; this or keep.
-        keep: wanted share of refined tokens.
+        keep: share of tokens to refine.
         patch: latent cells of a token of the refiner.
         options: of `choose`.
 
@@ -36,7 +38,7 @@ def predict_mask(
         ValueError: a bad latent, a predictor of other tokens, or as `choose`.
     """
     if predictor is None:
-        found, source = detail(start, patch), "detail"
+        scores, source = detail(start, patch), "detail"
     else:
         check_latent(start, "the start latent", channels=predictor.config.latent_channels)
         if tuple(predictor.config.patch) != tuple(patch):
@@ -44,5 +46,5 @@ def predict_mask(
                 f"expected a predictor of tokens of {patch}, got {predictor.config.patch}; use "
                 "the one that was trained for this refiner."
             )
-        found, source = predictor.scores(start), "predictor"
-    return choose(found, source=source, tau=tau, keep=keep, **options)
+        scores, source = predictor.scores(start), "predictor"
+    return choose(scores, source=source, tau=tau, keep=keep, **options)

@@ -1,4 +1,4 @@
-"""A small network that tells, from the enlarged preview, what refining would add to each token.
+"""A small network that predicts, from the upsampled preview, what refining adds to each token.
 
 It regresses the logarithm of the oracle's score, so the threshold stays a choice of each run.
 75 thousand parameters; it works frame by frame, but for one convolution over time.
@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -35,15 +36,15 @@ FORMAT = 1
 LEAST_CALIBRATION = 1e-6
 """Of a file; its inverse is the greatest."""
 FLOOR = 0.3
-"""Added to scores before the logarithm, so that flat tokens are not told apart."""
+"""Added to scores before the logarithm, so that differences between flat tokens do not count."""
 
-EDGE = "replicate"
-"""What lies beyond the picture: its edge, for zeros would be detail that is not there."""
+EDGE: Literal["replicate"] = "replicate"
+"""Padding of the convolutions; zeros would add detail at the edges of the picture."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PredictorConfig:
-    """What a predictor is; what its file says in the metadata."""
+    """Sizes of a predictor, as stored in the metadata of its file."""
 
     latent_channels: int = 16
     """Channels of the latent."""
@@ -56,7 +57,7 @@ class PredictorConfig:
     patch: tuple[int, int, int] = PATCH
     """Latent cells in a token; one frame."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         numbers = (self.latent_channels, self.width, self.groups, self.depth, *self.patch)
         whole = all(type(number) is int for number in numbers)
         least = min((*numbers[:3], self.depth + 1, *self.patch)) if whole else 0
@@ -82,10 +83,10 @@ class Residual(nn.Module):
 
 
 class MaskPredictor(nn.Module):
-    """Regress log(score + FLOOR) of every token from the start latent.
+    """Regress log(score + FLOOR) of every token from the upsampled preview.
 
-    The first convolution strides from token to token and sees one cell beyond each; so all else
-    runs on tokens, a quarter of the cells.
+    The first convolution has a stride of one token and reaches one cell beyond it; all others run
+    on tokens, a quarter of the cells.
     """
 
     def __init__(self, config: PredictorConfig, calibration: float = 1.0):
@@ -106,12 +107,12 @@ class MaskPredictor(nn.Module):
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:
-        """Draw fresh weights; blocks and time begin as the identity, the head at zero."""
+        """Draw fresh weights; the convolution over time and the head are zero."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Conv3d):
                 fan = module.weight[0].numel()
                 module.weight.normal_(std=(2 / fan) ** 0.5, generator=generator)
-                module.bias.zero_()
+                module.get_parameter("bias").zero_()
         for module in (self.time, self.head):
             module.weight.zero_()
 
@@ -144,10 +145,9 @@ class MaskPredictor(nn.Module):
 
     @torch.no_grad()
     def scores(self, start: Tensor) -> Tensor:
-        """Scores [B, T, h, w] in the oracle's unit, divided by the calibration.
+        """Predict scores [B, T, h, w] in the oracle's unit, divided by the calibration.
 
-        Calibrated, a threshold of tau finds what it was calibrated to find, see
-        `training.mask`.
+        The calibration makes a threshold of tau reach its recall, see `training.mask`.
         """
         weight = self.head.weight
         raw = self(start.to(weight.device, weight.dtype))
@@ -163,7 +163,7 @@ def save(
 ) -> None:
     """Write weights in fp32, with config, calibration and JSON-able notes.
 
-    The keys of the metadata are not those of a refiner, so that no file is taken for the other.
+    The metadata keys differ from those of a refiner, so that neither file is taken for the other.
 
     Raises:
         ValueError: a weight is not finite.

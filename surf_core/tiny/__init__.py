@@ -1,1 +1,1 @@
-"""The embedded default: a tiny text-to-video model, its codec and its prompts."""
+"""The embedded models: a tiny text-to-video model, its codec, prompts, refiner and mask."""

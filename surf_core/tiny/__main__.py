@@ -20,19 +20,19 @@ def main() -> None:
     args = parser.parse_args()
     prompts = args.prompt or list(PROMPTS)
     settings = Settings(seed=args.seed, switch_step=args.switch_step)
-    run = Demo(prompts, settings, args.weights, args.refiner)
-    run()
+    demo = Demo(prompts, settings, args.weights, args.refiner)
+    demo()
     args.out.mkdir(parents=True, exist_ok=True)
-    for name, videos in run.videos.items():
+    for name, videos in demo.videos.items():
         for index, video in enumerate(videos):
             write_mp4(
                 args.out / f"{index + 1}-{name.lower().replace(',', '').replace(' ', '-')}.mp4",
                 video,
             )
-    contact_sheet(args.out / "contact_sheet.png", prompts, run.videos)
-    (args.out / "report.json").write_text(json.dumps(run.report(), indent=2) + "\n")
-    print(table(run.rows))
-    print(f"\n{len(run.videos) * len(prompts)} videos, a contact sheet, a report: {args.out}/")
+    contact_sheet(args.out / "contact_sheet.png", prompts, demo.videos)
+    (args.out / "report.json").write_text(json.dumps(demo.report(), indent=2) + "\n")
+    print(table(demo.rows))
+    print(f"\n{len(demo.videos) * len(prompts)} videos, a contact sheet, a report: {args.out}/")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Run the main job on the embedded models: baseline, direct low resolution, preview, refined.
+"""Run the method on the embedded models: baseline, direct low resolution, preview, refined.
 
 Dims: B batch, T frames.
 """
@@ -31,7 +31,7 @@ PROMPTS = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Settings:
-    """What the demo runs; the defaults are those of the nodes where the tiny model allows."""
+    """Settings of the demo; the defaults are those of the nodes where the tiny model allows."""
 
     steps: int = 40
     """Evaluations of the baseline, and of the preview."""
@@ -44,17 +44,17 @@ class Settings:
     cfg_low: float = 3.0
     """Guidance at low resolution."""
     sigma_policy: str = DEFAULT_SIGMA
-    """Where the low-resolution schedule starts, see `surf_core.schedule.switch`."""
+    """First sigma of the low-resolution leg, see `surf_core.schedule.switch`."""
     noise_policy: str = DEFAULT_NOISE
-    """What noise the low-resolution latent gets, see `surf_core.reshift`."""
+    """Noise of the low-resolution leg, see `surf_core.reshift`."""
     refine_steps: int = 10
     """Evaluations of the refiner, trained or not."""
     refine_cfg: float = 1.0
     """Guidance of the trained refiner; the training-free one has `cfg`."""
     sigma_start: float = 0.65
-    """Where the training-free refiner starts; the trained one starts where its file says."""
+    """Noise on the upsampled preview for the training-free refiner; the trained one has its own."""
     window: int = 2
-    """Latent frames that self-attention of either refiner sees at once."""
+    """Latent frames of a self-attention window, in both refiners."""
     seed: int = 1
     """Seed of the first video; the others follow."""
 
@@ -96,9 +96,9 @@ class Demo:
 
     Args:
         prompts: see `encode_prompt`.
-        settings: what to run.
-        weights: of the text-to-video model, which is the training-free refiner, too.
-        refiner: of the trained one.
+        settings: steps, guidance and policies.
+        weights: file of the text-to-video model, which is also the training-free refiner.
+        refiner: file of the trained refiner.
     """
 
     def __init__(
@@ -129,8 +129,8 @@ class Demo:
         before, began = model.evaluations, time.perf_counter()
         latent = make()
         seconds = (time.perf_counter() - began) / len(latent)
-        ran = model.evaluations - before
-        assert ran == sum(leg.steps for leg in legs), f"{name} ran {ran}, planned {legs}"
+        count = model.evaluations - before
+        assert count == sum(leg.steps for leg in legs), f"{name} ran {count}, planned {legs}"
         video = to_pixels(latent)
         self.videos[name] = video
         signature = compare(video, resized(self.videos["baseline"], video.shape[-1]))
@@ -138,7 +138,7 @@ class Demo:
             DemoRow(
                 name=name,
                 pixels=video.shape[-1],
-                evaluations=ran + (after.evaluations if after else 0),
+                evaluations=count + (after.evaluations if after else 0),
                 tokens=sum(leg.tokens for leg in legs) + (after.tokens if after else 0),
                 gflops=round(plan_flops(legs) / 1e9 + (after.gflops if after else 0), 1),
                 seconds=round(seconds + (after.seconds if after else 0), 3),
@@ -161,7 +161,7 @@ class Demo:
             "direct low resolution", tiny, [leg(s.steps, low)],
             lambda: euler(tiny.velocity(s.cfg_low), inherit_noise(full, (low, low)), self.sigmas),
         )  # fmt: skip
-        shown = self.measure(
+        low_latent = self.measure(
             "SURF preview", tiny,
             [leg(s.switch_step, CELLS), leg(s.steps - s.switch_step, low)],
             lambda: preview(
@@ -170,19 +170,19 @@ class Demo:
                 sigma_policy=s.sigma_policy, noise_policy=s.noise_policy,
             ),
         )  # fmt: skip
-        self._refine(shown, self.rows[-1])
+        self._refine(low_latent, self.rows[-1])
 
-    def _refine(self, shown: Tensor, after: DemoRow) -> None:
+    def _refine(self, low_latent: Tensor, after: DemoRow) -> None:
         """Refine a preview with the trained refiner, and with the untrained model.
 
-        That one stays at the size of its training: beyond it, it falls apart into patches.
+        The untrained one refines to the size of its training: above it, its videos fall apart.
         """
         s, seeds = self.settings, [seed + 20_000 for seed in self.seeds]
         self.measure(
             "SURF refined", self.refiner,
             [leg(s.refine_steps, LARGE, s.window, s.refine_cfg != 1)],
             lambda: self.refiner(
-                shown, seeds, steps=s.refine_steps, cfg=s.refine_cfg, window=s.window
+                low_latent, seeds, steps=s.refine_steps, cfg=s.refine_cfg, window=s.window
             ),
             after,
         )  # fmt: skip
@@ -190,14 +190,14 @@ class Demo:
             "SURF refined, training-free", self.untrained,
             [leg(s.refine_steps, CELLS, s.window)],
             lambda: self.untrained(
-                shown, seeds, cells=CELLS, steps=s.refine_steps, cfg=s.cfg, window=s.window,
+                low_latent, seeds, cells=CELLS, steps=s.refine_steps, cfg=s.cfg, window=s.window,
                 sigma_start=s.sigma_start,
             ),
             after,
         )  # fmt: skip
 
     def report(self) -> dict:
-        """Everything that `report.json` holds."""
+        """Collect the contents of `report.json`."""
         return {
             "settings": asdict(self.settings),
             "torch": torch.__version__,
@@ -208,7 +208,7 @@ class Demo:
 
 
 def leg(steps: int, cells: int, window: int = 0, guided: bool = True) -> Evaluations:
-    """So many evaluations of a tiny model at a size in latent cells."""
+    """Price evaluations of a tiny model at a size in latent cells."""
     side = cells * codec.CELL
     return Evaluations(
         shape=TINY, steps=steps, frames=FRAMES, height=side, width=side, window=window,
@@ -217,7 +217,7 @@ def leg(steps: int, cells: int, window: int = 0, guided: bool = True) -> Evaluat
 
 
 def table(rows: list[DemoRow]) -> str:
-    """Lay the rows out as a Markdown table."""
+    """Format the rows as a Markdown table."""
     names = list(DemoRow.__dataclass_fields__)
     lines = [" | ".join(names), " | ".join("---" for _ in names)]
     lines += [" | ".join(str(getattr(row, name)) for name in names) for row in rows]

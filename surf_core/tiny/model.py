@@ -15,9 +15,9 @@ from .prompt import encode_prompt
 
 WEIGHTS = Path(__file__).parent / "weights" / "tiny_t2v.safetensors"
 REFINER = WEIGHTS.with_name("tiny_refiner.safetensors")
-"""The refiner that belongs to it: previews of half its size, four times enlarged."""
+"""Its refiner, for previews of half its size, enlarged four times."""
 MASK = WEIGHTS.with_name("tiny_mask.safetensors")
-"""The predictor of the tokens that this refiner should refine."""
+"""The mask predictor of this refiner."""
 FRAMES = 4
 """Latent frames the model was trained on."""
 CELLS = 16
@@ -28,7 +28,7 @@ Velocity = Callable[[Tensor, float], Tensor]
 
 
 class Prompted:
-    """A trained model together with the prompts it is to follow.
+    """A trained model with the prompts of a batch, which counts its evaluations.
 
     Args:
         prompts: one per video of the batch, see `encode_prompt`.
@@ -55,11 +55,11 @@ class TinyT2V(Prompted):
         super().__init__(prompts, weights)
 
     def velocity(self, cfg: float, window: int = 0) -> Velocity:
-        """Bind guidance to a velocity function, for one run.
+        """Return the guided velocity as a function of latent and sigma.
 
         Args:
-            cfg: its strength.
-            window: latent frames, 0 = full.
+            cfg: guidance scale.
+            window: latent frames of a self-attention window, 0 for all.
         """
         both = torch.cat([self.context, torch.zeros_like(self.context)])
 

@@ -1,4 +1,4 @@
-"""Show videos: an mp4 for each, and one sheet to compare them on.
+"""Write videos as mp4, and a contact sheet to compare them.
 
 Dims: B batch, T frames.
 """
@@ -37,10 +37,10 @@ def write_mp4(path: Path, video: Tensor, size: int = 256, fps: int = 4) -> None:
 def contact_sheet(
     path: Path, prompts: list[str], columns: dict[str, Tensor], size: int = 128
 ) -> None:
-    """Write a PNG: a row for each prompt, a column for each method, its first and last frame.
+    """Write a PNG with a row per prompt and a column per method: its first and last frame.
 
     Args:
-        path: where to.
+        path: the file.
         prompts: B titles.
         columns: method -> videos [B, 3, T, H, W] in 0..1; sizes may differ between methods.
         size: pixels of a shown frame.

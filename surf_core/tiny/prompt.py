@@ -1,4 +1,4 @@
-"""Turn a tiny prompt into text tokens: one token per phrase, the sum of its words' vectors.
+"""Encode a prompt of the tiny models: one token per phrase, the sum of its words' vectors.
 
 Dims: B batch, L phrases.
 """

@@ -1,8 +1,10 @@
-"""The embedded refiner: a preview of 32 pixels a side becomes a video of 128.
+"""The embedded refiner: refines a preview of 32 pixels a side to a video of 128.
 
 Dims: B batch, T frames, H, W latent cells; T, h, w tokens.
 """
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,7 +17,7 @@ from . import codec
 from .model import CELLS, REFINER, Prompted
 
 LARGE = 2 * CELLS
-"""Latent cells along a side of what the refiner was trained to make: 128 pixels."""
+"""Latent cells along a side of the refiner's training videos: 128 pixels."""
 
 
 def enlarge(latent: Tensor, cells: int = LARGE) -> Tensor:
@@ -33,7 +35,7 @@ class TinyRefiner(Prompted):
     @torch.inference_mode()
     def __call__(
         self,
-        shown: Tensor,
+        latent: Tensor,
         seeds: list[int],
         *,
         cells: int = LARGE,
@@ -47,13 +49,13 @@ class TinyRefiner(Prompted):
         """Enlarge a preview and refine it.
 
         Args:
-            shown: [B, 16, T, H, W], clean, one for each prompt.
-            seeds: one per video, of the noise on the start.
+            latent: [B, 16, T, H, W], clean previews, one for each prompt.
+            seeds: one per video, for the noise.
             cells: H and W of the result.
             steps: evaluations.
-            sigma_start: noise of the start; None for the file's.
-            cfg: guidance; 1 runs the model once a step, without a negative prompt.
-            window: latent frames that self-attention sees at once, 0 for all; None for the file's.
+            sigma_start: noise on the upsampled preview; None for the file's.
+            cfg: guidance scale; 1 runs the model once per step, without a negative prompt.
+            window: latent frames of a self-attention window, 0 for all; None for the file's.
             mask: tokens to refine, one for all videos; the others are the enlarged preview.
             seam: see `surf_core.skip.refine_skipping`.
 
@@ -63,15 +65,16 @@ class TinyRefiner(Prompted):
         Raises:
             ValueError: a noise that the file was not trained for, or a mask of another clip.
         """
-        start = enlarge(shown, cells)
+        start = enlarge(latent, cells)
         self.model.window = self.model.config.window if window is None else window
-        options = dict(
-            steps=steps, noise=self.noise(seeds, cells), sigma_start=sigma_start,
-            negative=torch.zeros_like(self.context), cfg=cfg, on_step=self._count,
+        run: Callable[..., Tensor] = refine_with
+        if mask is not None:
+            run = partial(refine_skipping, mask=mask, seam=seam)
+        return run(
+            self.model, start, self.context, steps=steps, noise=self.noise(seeds, cells),
+            sigma_start=sigma_start, negative=torch.zeros_like(self.context), cfg=cfg,
+            on_step=self._count,
         )  # fmt: skip
-        if mask is None:
-            return refine_with(self.model, start, self.context, **options)
-        return refine_skipping(self.model, start, self.context, mask, seam=seam, **options)
 
-    def _count(self, step: int, seen: Tensor, clean: Tensor) -> None:
+    def _count(self, step: int, latent: Tensor, clean: Tensor) -> None:
         self.evaluations += 1

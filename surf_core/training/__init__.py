@@ -1,1 +1,1 @@
-"""How the shipped weights were made; never imported by inference."""
+"""Train refiners, mask predictors and the embedded models; never imported by inference."""

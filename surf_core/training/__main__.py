@@ -7,36 +7,41 @@ import argparse
 import logging
 from pathlib import Path
 
+from .clip_source import PreparedClip
 from .data import Shards
 from .logs import TRACKERS
 from .loop import run
 from .recipes import RECIPES
 
 
-class _NoClips:
-    """What a dry run learns from."""
+class NoClips:
+    """An empty source of clips, for a dry run."""
 
     held_out: tuple[str, ...] = ()
 
     def buckets(self) -> dict[str, str]:
         return {}
 
+    def load(self, key: str) -> PreparedClip:
+        raise KeyError(key)
+
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    made = argparse.ArgumentParser(description=__doc__)
-    made.add_argument("recipe", choices=RECIPES, help="see surf_core/training/recipes.py")
-    made.add_argument("--data", type=Path, help="folder that surf-prepare wrote")
-    made.add_argument("--out", type=Path, help="folder of the run")
-    made.add_argument("--weights", type=Path, help="file to begin with")
-    made.add_argument("--seed", type=int, default=0)
-    made.add_argument("--max-minutes", type=float, help="stop, resumable, after so long")
-    made.add_argument("--compile", action="store_true", help="use torch.compile")
-    made.add_argument("--shards", type=int, help="processes that share one copy of the state")
-    made.add_argument("--tracker", action="append", choices=TRACKERS, default=[])
-    made.add_argument("--dry-run", action="store_true", help="print what a step costs, and stop")
-    made.add_argument("--gpus", type=int, default=1, help="of the dry run")
-    return made
+    """Build the parser of the command line."""
+    command = argparse.ArgumentParser(description=__doc__)
+    add = command.add_argument
+    add("recipe", choices=RECIPES, help="see surf_core/training/recipes.py")
+    add("--data", type=Path, help="folder that surf-prepare wrote")
+    add("--out", type=Path, help="folder of the run")
+    add("--weights", type=Path, help="file to begin with")
+    add("--seed", type=int, default=0)
+    add("--max-minutes", type=float, help="stop, resumable, after so long")
+    add("--compile", action="store_true", help="use torch.compile")
+    add("--shards", type=int, help="processes that share one copy of the state")
+    add("--tracker", action="append", choices=TRACKERS, default=[])
+    add("--dry-run", action="store_true", help="print what a step costs, and stop")
+    add("--gpus", type=int, default=1, help="of the dry run")
+    return command
 
 
 def main() -> None:
@@ -44,7 +49,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     make = RECIPES[args.recipe]
     if args.dry_run:
-        job = make(_NoClips(), seed=args.seed)
+        job = make(NoClips(), seed=args.seed)
         print("\n".join(job.dry_run(args.gpus, args.shards).lines(args.gpus)))
         return
     for name in ("data", "out"):

@@ -1,4 +1,4 @@
-"""Read shards: the clips of a prepared folder, by key, without state.
+"""Read the clips of a prepared folder by key, without state.
 
     shards = Shards("shards")
     sampler = BucketSampler(shards.buckets(), batch=24, seed=0)
@@ -45,7 +45,7 @@ class Sample:
 
 
 def _is_held_out(row: Row, share: float) -> bool:
-    """By the video, not the clip: the clips of one look alike."""
+    """Decide by the hash of the video, so that its clips, which look alike, go together."""
     hashed = blake2b(f"held out/{row.content}".encode(), digest_size=8).digest()
     return int.from_bytes(hashed, "big") < share * 2**64
 
@@ -91,7 +91,7 @@ class Shards:
         return {key: row.bucket for key, row in self._rows.items() if key not in out}
 
     def row(self, key: str) -> Row:
-        """What the manifest says of a clip.
+        """Return the manifest's row of a clip.
 
         Raises:
             KeyError: no such clip.
@@ -103,7 +103,7 @@ class Shards:
         return self._rows[key]
 
     def load(self, key: str) -> Sample:
-        """Read a clip; where no start is stored, the degraded latent is enlarged, bilinear.
+        """Read a clip; where no start is stored, enlarge the degraded latent, bilinear.
 
         Raises:
             KeyError: no such clip.
@@ -116,7 +116,7 @@ class Shards:
         if "start" in tensors:
             start = tensors["start"].float()
         else:
-            start = resize(lr[None], tuple(hr.shape[-2:]), "bilinear")[0]
+            start = resize(lr[None], (hr.shape[-2], hr.shape[-1]), "bilinear")[0]
         text = tensors["text"].float() if "text" in tensors else None
         return Sample(key=key, hr=hr, lr=lr, start=start, text=text, caption=row.caption)
 
@@ -138,9 +138,11 @@ class Shards:
             name: torch.stack([getattr(sample, name) for sample in samples])
             for name in ("hr", "lr", "start")
         }
-        if all(sample.text is not None for sample in samples):
-            stacked["text"] = torch.stack([self._filled(sample.text) for sample in samples])
+        texts = [sample.text for sample in samples if sample.text is not None]
+        if len(texts) == len(samples):
+            stacked["text"] = torch.stack([self._pad(text) for text in texts])
         return stacked
 
-    def _filled(self, text: Tensor) -> Tensor:
+    def _pad(self, text: Tensor) -> Tensor:
+        """Fill up [L, D] with zeros to the text length of the options."""
         return F.pad(text, (0, 0, 0, self.options.text_length - len(text)))

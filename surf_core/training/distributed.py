@@ -1,10 +1,10 @@
-"""One process or many: where a run computes, how the model is divided, and what they agree on.
+"""Join the processes of torchrun, shard the model over them, and reduce numbers.
 
     torchrun --nproc-per-node 8 -m ...                                       one machine
     torchrun --nnodes 3 --nproc-per-node 8 --rdzv-backend c10d ... -m ...    three
 
-Within a machine the processes divide weights, gradients and optimizer among themselves; machines
-hold the same. Without torchrun a run is one process, and the model is left as it is.
+Weights, gradients and optimizer states are sharded within a machine and replicated over machines
+(HSDP). Without torchrun a run is one process, and the model is not sharded.
 """
 
 from collections.abc import Iterator
@@ -22,24 +22,24 @@ BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class World:
-    """The processes of a run, seen from one of them."""
+    """The processes of a run, and which of them this one is."""
 
     device: torch.device
-    """Where this process computes."""
+    """Device of this process."""
     rank: int = 0
-    """Its number."""
+    """Rank of this process."""
     size: int = 1
-    """How many there are."""
+    """Number of processes."""
     mesh: DeviceMesh | None = None
     """(replicas, shards) of the processes; None for one process."""
 
     @property
     def first(self) -> bool:
-        """Whether this process is the one that writes."""
+        """Whether this is rank 0, which writes files."""
         return self.rank == 0
 
     def mean(self, *values: float) -> list[float]:
-        """Means over all processes; itself for one."""
+        """Average numbers over all processes."""
         if self.size == 1:
             return list(values)
         total = torch.tensor(values, dtype=torch.float64)
@@ -47,22 +47,22 @@ class World:
         return (total / self.size).tolist()
 
     def gather(self, value: object) -> list:
-        """What every process has, by rank; a place where all of them meet."""
+        """Gather an object of every process, by rank; a barrier."""
         if self.size == 1:
             return [value]
-        found = [None] * self.size
-        dist.all_gather_object(found, value)
-        return found
+        values: list[object] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
 
 
 @contextmanager
 def processes(device: str | None = None, shards: int | None = None) -> Iterator[World]:
-    """Join the processes that torchrun started, or be the only one.
+    """Join the processes that torchrun started, or run as the only one.
 
     Args:
-        device: "cuda" or "cpu"; by default CUDA where there is one.
-        shards: processes that divide one copy of the model; by default those of a machine with
-            GPUs, all of them on CPUs.
+        device: "cuda" or "cpu"; by default CUDA if available.
+        shards: processes that shard one copy of the model; by default the GPUs of a machine, or
+            all processes on CPUs.
 
     Raises:
         ValueError: processes that do not divide into groups of `shards`.
@@ -80,7 +80,7 @@ def processes(device: str | None = None, shards: int | None = None) -> Iterator[
         yield World(device=where)
     else:
         yield World(device=where, rank=dist.get_rank(), size=size, mesh=_mesh(kind, size, shards))
-    # Not after an error: the others may be waiting in a collective, and torchrun ends them.
+    # Not after an error: other processes may wait in a collective, until torchrun ends them.
     if mine:
         dist.destroy_process_group()
 
@@ -96,15 +96,15 @@ def _mesh(kind: str, size: int, shards: int | None) -> DeviceMesh:
 
 
 def shard_model(model: nn.Module, world: World, precision: str) -> nn.Module:
-    """Move the model to its device; of more than one process, each keeps its shard.
+    """Move the model to its device and, with several processes, shard it by FSDP2; in place.
 
     A block's weights are gathered when it runs, in bf16 if that is the precision; gradients are
-    summed in fp32. In place.
+    reduced in fp32.
     """
     if world.mesh is None:
         return model.to(world.device)
     half = torch.bfloat16 if precision == "bf16" else None
-    # Inputs are left alone: timesteps need more than bf16 has, autocast does the rest.
+    # Inputs are not cast: timesteps need more precision than bf16, and autocast casts the rest.
     policy = MixedPrecisionPolicy(
         param_dtype=half, reduce_dtype=torch.float32, cast_forward_inputs=False
     )

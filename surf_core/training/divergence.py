@@ -1,46 +1,47 @@
-"""Notice a run that goes wrong before its checkpoints do, and note which samples it was."""
+"""Stop a run whose loss diverges before it is saved, and report the samples of that step."""
 
 import json
 from collections import deque
+from collections.abc import Iterable
 from math import isfinite
 from pathlib import Path
 from statistics import median
 
 MEMORY = 100
-"""Losses that the running median is of."""
+"""Losses that the running median is taken over."""
 FIRST = 20
-"""Losses before there is a median to speak of."""
+"""Least losses for a median."""
 PATIENCE = 5
 """Exploding losses in a row that stop a run; a single bad batch does not."""
 
 
 class DivergenceGuard:
-    """The last losses, and whether they explode.
+    """Compares each loss with the running median of the last ones.
 
     Args:
-        explode: multiple of the median that counts.
-        losses, streak: as they were, of a run that goes on.
+        explode: multiple of the median from which on a loss explodes.
+        losses, streak: state of a run that is resumed, see `state`.
     """
 
-    def __init__(self, explode: float, losses: list[float] = (), streak: int = 0):
+    def __init__(self, explode: float, losses: Iterable[float] = (), streak: int = 0):
         self.explode, self.streak = explode, streak
         self.losses: deque[float] = deque(losses, maxlen=MEMORY)
 
     @property
     def calm(self) -> bool:
-        """Whether the last loss was no exploding one: weights worth saving."""
+        """Whether the last loss did not explode, so that the weights are worth saving."""
         return self.streak == 0
 
-    def see(self, loss: float, norm: float) -> str:
-        """Take note of a step; what is wrong with it, or nothing.
+    def check(self, loss: float, norm: float) -> str:
+        """Record the loss and gradient norm of a step; return the reason to stop, or "".
 
-        A loss or a gradient norm that is not finite is wrong at once; one above `explode` times the
-        median of the last losses when it is the fifth in a row.
+        The run stops at the first value that is not finite, and at the fifth loss in a row above
+        `explode` times the median.
         """
         if not isfinite(loss) or not isfinite(norm):
             return f"loss is {loss}, gradient norm is {norm}"
         usual = median(self.losses) if len(self.losses) >= FIRST else float("inf")
-        # Exploding losses do not count towards what is usual.
+        # Exploding losses stay out of the median.
         if loss <= self.explode * usual:
             self.losses.append(loss)
             self.streak = 0
@@ -51,7 +52,7 @@ class DivergenceGuard:
         return f"loss is {loss}, for {PATIENCE} steps above {self.explode} times its median {usual}"
 
     def state(self) -> dict:
-        """What a checkpoint keeps of it; JSON-able."""
+        """Return the state for a checkpoint, JSON-able."""
         return {"losses": list(self.losses), "streak": self.streak}
 
 

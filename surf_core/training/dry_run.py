@@ -1,13 +1,16 @@
-"""Price a training run before anybody pays for it: parameters, memory of a GPU, operations.
+"""Price a training run in advance: parameters, memory of a GPU, operations.
 
-Everything runs on the meta device, in bf16, with activations computed again in the backward pass.
+Everything runs on the meta device, in bf16, with activation checkpointing.
 """
 
 from dataclasses import dataclass, replace
-from math import ceil
+from functools import partial
+from math import ceil, prod
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import FunctionCtx
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..cost import ModelShape, latent_frames
@@ -16,37 +19,37 @@ from ..window import segments
 from .live_bytes import LiveBytes
 
 STATE_BYTES = 4 + 4 + 8 + 4
-"""Of a parameter, in fp32: itself, its gradient, AdamW's two moments, its average."""
+"""Bytes per parameter, in fp32: itself, its gradient, AdamW's two moments, its average."""
 BACKWARD = 2.5
-"""Operations of a fused attention's backward pass, in forwards: it scores once more."""
+"""Operations of a fused attention's backward pass, in forwards: it recomputes the scores."""
 FORWARDS = 2
-"""One, and one more before the backward pass."""
+"""Forward passes of a step: one, and one for the recomputation."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Price:
-    """What one step costs."""
+    """Cost of one training step."""
 
     parameters: int
-    """Of the network."""
+    """Parameters of the network."""
     state: int
     """Bytes of weights, gradients, optimizer and average on each GPU."""
     gathered: int
-    """Bytes of two blocks, whole and in bf16: the one at work, and the next under way."""
+    """Bytes of two unsharded blocks in bf16: the running one, and the one being prefetched."""
     activations: int
-    """Bytes of live tensors at the peak of one sample, without what kernels need inside."""
+    """Bytes of live tensors at the peak of one sample, without workspaces inside kernels."""
     flops: int
-    """Operations of one sample, forward, again, and backward."""
+    """Operations of one sample: forward, recomputation and backward."""
     samples: int
     """Samples that each GPU computes in a step, one after the other."""
 
     @property
     def memory(self) -> int:
-        """Bytes of each GPU."""
+        """Bytes on each GPU."""
         return self.state + self.gathered + self.activations
 
     def lines(self, gpus: int) -> list[str]:
-        """Say it, a line each."""
+        """Format the cost as lines of text."""
         gib = 2**30
         return [
             f"parameters          {self.parameters / 1e9:.4f} B",
@@ -58,37 +61,43 @@ class Price:
         ]
 
 
-class _Unbuilt(torch.autograd.Function):
-    """Attention without its work: what a fused kernel keeps beside its inputs is its output."""
+class _EmptyAttention(torch.autograd.Function):
+    """Attention with the memory of a fused kernel, which saves inputs and output, and no work."""
 
     @staticmethod
-    def forward(ctx, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def forward(ctx: FunctionCtx, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         out = torch.empty_like(q)
         ctx.save_for_backward(q, k, v, out)
         return out
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v, _ = ctx.saved_tensors
         return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
 
 
 def _one_sample(config: RefinerConfig, size: tuple[int, int, int], text: int) -> tuple[int, int]:
-    """Peak bytes and operations, attention left out, of forward and backward; frames, cells."""
-    model = outline(config, attention=_Unbuilt.apply).to(torch.bfloat16)
+    """Measure forward and backward without attention: peak bytes, operations.
+
+    Args:
+        size: latent frames, rows and columns.
+        text: text tokens.
+    """
+    model = outline(config, attention=_EmptyAttention.apply).to(torch.bfloat16)
     model.checkpointing = True
-    half = {"device": "meta", "dtype": torch.bfloat16}
-    z = torch.empty(1, config.latent_channels, *size, **half)
-    context = torch.empty(1, text, config.text_dim, **half)
+    half = partial(torch.empty, device="meta", dtype=torch.bfloat16)
+    z = half(1, config.latent_channels, *size)
+    context = half(1, text, config.text_dim)
     inputs = z, torch.empty(1, device="meta"), context
+    grads = []
     for parameter in model.parameters():
         parameter.grad = torch.empty_like(parameter)
-    grads = [parameter.grad for parameter in model.parameters()]
+        grads.append(parameter.grad)
 
     def step() -> None:
         model(*inputs).float().square().mean().backward()
 
-    # One after the other: the counter of operations keeps tensors alive.
+    # Two passes, since the counter of operations keeps tensors alive.
     with LiveBytes(model, *inputs, *grads) as live:
         step()
     with FlopCounterMode(display=False) as flops:
@@ -97,8 +106,8 @@ def _one_sample(config: RefinerConfig, size: tuple[int, int, int], text: int) ->
 
 
 def attention_flops(config: RefinerConfig, size: tuple[int, int, int], text: int) -> int:
-    """Operations of all attention, self and cross, of one forward; mean of both window phases."""
-    frame = prod_of(size[1:], config.patch[1:])
+    """Count the operations of self- and cross-attention in one forward pass."""
+    frame = count_tokens(size[1:], config.patch[1:])
     depth = ceil(size[0] / config.patch[0])
     pairs = [
         sum(
@@ -111,12 +120,9 @@ def attention_flops(config: RefinerConfig, size: tuple[int, int, int], text: int
     return 4 * config.dim * (own + config.layers * depth * frame * text)
 
 
-def prod_of(size: tuple[int, ...], patch: tuple[int, ...]) -> int:
-    """Tokens of latent cells."""
-    count = 1
-    for cells, step in zip(size, patch, strict=True):
-        count *= ceil(cells / step)
-    return count
+def count_tokens(size: tuple[int, ...], patch: tuple[int, ...]) -> int:
+    """Count the tokens of a size in latent cells."""
+    return prod(ceil(cells / side) for cells, side in zip(size, patch, strict=True))
 
 
 def price(
@@ -130,14 +136,14 @@ def price(
     shard: int | None = None,
     text: int = 512,
 ) -> Price:
-    """Price a step.
+    """Price a training step.
 
     Args:
         config: the network.
         frames, height, width: of a clip, in pixels.
-        gpus: processes; divide the batch.
+        gpus: processes; must divide the batch.
         batch: samples of a step.
-        shard: GPUs that share one copy of the state; all by default.
+        shard: GPUs that shard one copy of the state; all by default.
         text: text tokens.
 
     Raises:
@@ -151,17 +157,20 @@ def price(
         )
     shape = ModelShape.of(config)
     cell = shape.cell_pixels
-    grid = latent_frames(shape, frames), ceil(height / cell), ceil(width / cell)
-    grid = tuple(step * ceil(side / step) for side, step in zip(grid, config.patch, strict=True))
-    # Two layers tell what a layer keeps; each of the others keeps as much.
+    sides = latent_frames(shape, frames), ceil(height / cell), ceil(width / cell)
+    depth, rows, columns = (
+        cells * ceil(side / cells) for side, cells in zip(sides, config.patch, strict=True)
+    )
+    size = depth, rows, columns
+    # Every pair of layers adds as much as the second pair.
     (first, work), (second, more) = (
-        _one_sample(replace(config, layers=layers), grid, text) for layers in (2, 4)
+        _one_sample(replace(config, layers=layers), size, text) for layers in (2, 4)
     )
     model = outline(config)
     parameters = sum(weight.numel() for weight in model.parameters())
     block = sum(weight.numel() for weight in model.blocks[0].parameters())
     pairs = (config.layers - 2) // 2
-    attention = attention_flops(config, grid, text)
+    attention = attention_flops(config, size, text)
     return Price(
         parameters=parameters,
         state=STATE_BYTES * ceil(parameters / shard),

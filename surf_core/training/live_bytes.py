@@ -4,9 +4,12 @@
         model(z, t, context)
     live.peak
 
-Counted are the storages that appear under it, from the operation that makes them until the last
-tensor on them dies; what a kernel uses inside one operation is not seen.
+It counts storages that are created inside the `with` block, until their last tensor is freed; it
+does not see workspaces inside a kernel.
 """
+
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
@@ -15,13 +18,13 @@ from torch.utils._pytree import tree_leaves
 
 
 class LiveBytes(TorchDispatchMode):
-    """Peak and current bytes; storages of `known` models and tensors do not count."""
+    """Counts peak and current bytes, without the storages of `known` models and tensors."""
 
     def __init__(self, *known: nn.Module | Tensor):
         super().__init__()
         self.peak = 0
         self._live: dict[int, tuple[StorageWeakRef, int]] = {}
-        self._known = set()
+        self._known: set[int] = set()
         for thing in known:
             tensors = thing.state_dict().values() if isinstance(thing, nn.Module) else [thing]
             self._known |= {StorageWeakRef(tensor.untyped_storage()).cdata for tensor in tensors}
@@ -29,11 +32,17 @@ class LiveBytes(TorchDispatchMode):
     @property
     def now(self) -> int:
         """Bytes alive at this moment."""
-        self._live = {key: held for key, held in self._live.items() if not held[0].expired()}
+        self._live = {key: item for key, item in self._live.items() if not item[0].expired()}
         return sum(count for _, count in self._live.values())
 
-    def __torch_dispatch__(self, call, types, args=(), kwargs=None):
-        out = call(*args, **(kwargs or {}))
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(out):
             if isinstance(tensor, Tensor):
                 storage = tensor.untyped_storage()

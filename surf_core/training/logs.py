@@ -1,21 +1,21 @@
-"""What a run says while it trains: JSON lines always, TensorBoard or W&B on request."""
+"""Log a training run: JSON lines always, TensorBoard or W&B on request."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 FILE = "log.jsonl"
 
 
 class Tracker(Protocol):
-    """Somewhere else that numbers go to."""
+    """A tracking service that the numbers of a run are sent to."""
 
     def add(self, step: int, numbers: dict[str, float]) -> None:
-        """Show numbers of a step."""
+        """Log the numbers of a step."""
 
     def close(self) -> None:
-        """Write what is left."""
+        """Flush and close."""
 
 
 class TensorBoard:
@@ -24,7 +24,7 @@ class TensorBoard:
     def __init__(self, out: Path, step: int, notes: dict):
         from torch.utils.tensorboard import SummaryWriter
 
-        # What came after the checkpoint is hidden, and written again.
+        # Hides the events after the checkpoint, which are written again.
         self.writer = SummaryWriter(str(out / "tensorboard"), purge_step=step + 1)
         self.writer.add_text("recipe", json.dumps(notes, indent=1), step)
 
@@ -37,7 +37,7 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """A run of the project `surf`, named after the folder; resumed with it."""
+    """A run of the W&B project `surf`, named after the folder and resumed with it."""
 
     def __init__(self, out: Path, step: int, notes: dict):
         import wandb
@@ -60,7 +60,7 @@ TRACKERS: dict[str, Callable[[Path, int, dict], Tracker]] = {
 
 
 def tracker(name: str, out: Path, step: int, notes: dict) -> Tracker:
-    """Open one by its name.
+    """Open a tracker by name.
 
     Raises:
         ValueError: no tracker has this name.
@@ -78,16 +78,16 @@ def tracker(name: str, out: Path, step: int, notes: dict) -> Tracker:
 
 
 class Log:
-    """The lines of a run, written by the first process; without a folder, nothing is written."""
+    """Writes the JSON lines of a run, and its trackers; does nothing without a folder."""
 
     def __init__(self, out: Path | None, trackers: tuple[str, ...], step: int, notes: dict):
         self.file = out / FILE if out else None
         self.trackers = [tracker(name, out, step, notes) for name in trackers] if out else []
         if self.file and self.file.exists():
-            _forget(self.file, step)
+            _truncate(self.file, step)
 
-    def add(self, step: int, **numbers) -> None:
-        """Append a line; a number may be a dict of numbers."""
+    def add(self, step: int, **numbers: Any) -> None:
+        """Append a line of numbers, or of dicts of numbers."""
         if self.file is None:
             return
         with self.file.open("a", encoding="utf-8") as file:
@@ -101,7 +101,8 @@ class Log:
             other.close()
 
 
-def _flat(numbers: dict, prefix: str = ""):
+def _flat(numbers: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    """Yield the numbers of nested dicts under names like "held_out/mean"."""
     for name, value in numbers.items():
         if isinstance(value, dict):
             yield from _flat(value, f"{prefix}{name}/")
@@ -109,10 +110,10 @@ def _flat(numbers: dict, prefix: str = ""):
             yield prefix + name, value
 
 
-def _forget(file: Path, step: int) -> None:
-    """Drop the lines after a step, and a last line that was not written to its end."""
+def _truncate(file: Path, step: int) -> None:
+    """Drop the lines after a step, and a last line that is incomplete."""
     lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
-    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+    lines = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
     shorter = file.with_suffix(".tmp")
-    shorter.write_text("".join(kept), encoding="utf-8")
+    shorter.write_text("".join(lines), encoding="utf-8")
     shorter.replace(file)

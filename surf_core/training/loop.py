@@ -1,13 +1,15 @@
-"""Train a task by a recipe, from its last checkpoint or from nothing, to the exported weights.
+"""The training loop: resume from the last checkpoint, train, save, export.
 
-A step is a function of the seed and its number, so that a run that was killed comes out as if it
-had not been, and many processes come out as one.
+A step is a function of the seed and its number, so that the result depends neither on
+interruptions nor, up to rounding, on the number of processes.
 """
 
 import logging
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
@@ -34,19 +36,19 @@ def run(
     device: str | None = None,
     shards: int | None = None,
 ) -> Path | None:
-    """Run or resume in the folder `out`, then export the averaged weights.
+    """Start or resume a run in the folder `out`, then export the averaged weights.
 
-    In it: `log.jsonl`, the last checkpoints, `samples/`, and `<name>.safetensors` at the end. Call
-    it in every process that torchrun starts, or in one without; all need to see the same folder.
+    The folder gets `log.jsonl`, the last checkpoints, `samples/`, and `<name>.safetensors` at the
+    end. Call this in every process that torchrun starts, or in one; all must share the folder.
 
     Args:
         compile_model: use torch.compile; the first steps take longer.
-        max_minutes: stop with a checkpoint after that long; the same call goes on from there.
+        max_minutes: stop with a checkpoint after that long; the same call resumes.
         trackers: of `logs.TRACKERS`, besides the log.
         device, shards: see `distributed.processes`.
 
     Returns:
-        The exported file; None if the time was up before the last step.
+        The exported file; None if the time ran out before the last step.
 
     Raises:
         ValueError: a batch that the processes do not divide, or a checkpoint of another recipe.
@@ -62,7 +64,7 @@ def run(
 
 
 class TrainingLoop:
-    """A recipe under way: weights, their average, optimizers, and how far it has come."""
+    """The state of a run: weights, their average, optimizers, and the current step."""
 
     def __init__(
         self,
@@ -79,16 +81,17 @@ class TrainingLoop:
                 f"{recipe.batch=}, {world.size=}, {recipe.micro=}."
             )
         self.task, self.recipe, self.out, self.world = task, recipe, out, world
-        self.step, self.seconds, self.pending = 0, 0.0, []
+        self.step, self.seconds = 0, 0.0
+        self.pending: list[list[float]] = []
         self.guard = DivergenceGuard(recipe.explode)
         self.model = task.build()
         if recipe.checkpointing:
             if not hasattr(self.model, "checkpointing"):
                 raise ValueError(
-                    f"expected a model that can compute activations again, got "
+                    f"expected a model that can recompute activations, got "
                     f"{type(self.model).__name__} without `checkpointing`; turn that off."
                 )
-            self.model.checkpointing = True
+            setattr(self.model, "checkpointing", True)  # noqa: B010
         self.identity = state.identity(self.model, recipe.notes(), task.notes())
         self._place(compile_model)
         self.average = Average(self.model)
@@ -99,20 +102,21 @@ class TrainingLoop:
         self.mark = (time.monotonic(), 0)
 
     def _place(self, compile_model: bool) -> None:
-        """Divide the model among processes, compiled if asked: blocks of shards, else the whole."""
+        """Compile if asked, block by block where the model is sharded, and shard the model."""
         if compile_model and self.world.mesh:
-            for block in self.model.blocks:
+            for block in cast(Iterable[torch.nn.Module], self.model.blocks):
                 block.compile(dynamic=False)
         self.model = shard_model(self.model, self.world, self.recipe.precision)
-        whole = compile_model and not self.world.mesh
-        self.forward = torch.compile(self.model, dynamic=False) if whole else self.model
+        self.forward = self.model
+        if compile_model and not self.world.mesh:
+            self.forward = cast(torch.nn.Module, torch.compile(self.model, dynamic=False))
 
     def _resume(self) -> None:
-        """Go back to the last checkpoint, if there is one."""
-        found = state.latest(self.out, self.identity)
-        if found is None:
+        """Load the last checkpoint, if there is one."""
+        checkpoint = state.latest(self.out, self.identity)
+        if checkpoint is None:
             return
-        path, notes = found
+        path, notes = checkpoint
         state.prepare_optimizers(self.model, self.opts, path)
         tensors = state.tensors_of(self.model, self.average, self.opts)
         state.load(path, tensors, self.world)
@@ -121,7 +125,7 @@ class TrainingLoop:
         log.info("resumed at step %d", self.step)
 
     def to_the_end(self, max_minutes: float | None = None) -> Path | None:
-        """Take the steps that are left, and export; None if the time is up before."""
+        """Train to the last step and export; None if the time runs out before."""
         began = time.monotonic()
         before = self.seconds
         self.mark = (began, 0)
@@ -144,15 +148,15 @@ class TrainingLoop:
         return torch.autocast(self.world.device.type, torch.bfloat16, enabled=half)
 
     def advance(self, stop: bool = False) -> bool:
-        """Take one step; whether a process wants to stop after it."""
+        """Take one step; return whether any process asked to stop after it."""
         recipe, world = self.recipe, self.world
         # For models with dropout; tasks draw from generators of their own.
         torch.manual_seed((recipe.seed * 1_000_003 + self.step) * 4099 + world.rank)
         batch = self.task.batch(self.step, world.rank, world.size)
-        loss, wants = world.mean(self._backward(batch), float(stop))
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip)
-        norm = (norm.full_tensor() if isinstance(norm, DTensor) else norm).item()
-        problem = self.guard.see(loss, norm)
+        loss, stops = world.mean(self._backward(batch), float(stop))
+        total = torch.nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip)
+        norm = (total.full_tensor() if isinstance(total, DTensor) else total).item()
+        problem = self.guard.check(loss, norm)
         if problem:
             self._give_up(problem, batch, {"loss": loss, "grad_norm": norm})
         take_step(self.opts, recipe.rate(self.step))
@@ -160,12 +164,12 @@ class TrainingLoop:
         self.average.update(recipe.decay(self.step))
         self.pending.append([loss, norm])
         self.mark = self.mark[0], self.mark[1] + len(batch.keys) * world.size
-        return wants > 0
+        return stops > 0
 
     def _backward(self, batch: Batch) -> float:
-        """Leave the gradient of the mean loss over all parts in the weights; that loss."""
+        """Accumulate the gradient of the mean loss over all parts; return that loss."""
         total = 0.0
-        # Shards are summed over processes for every part: whole gradients would need more memory.
+        # Gradients are reduced to shards after every part: unsharded ones would need more memory.
         for part in batch.parts(self.recipe.micro):
             with self.autocast():
                 loss = self.task.loss(self.forward, part.to(self.world.device))
@@ -184,7 +188,7 @@ class TrainingLoop:
         )
 
     def report(self) -> None:
-        """Write what is due after a step: the log's line, held-out losses, samples."""
+        """Write what is due after a step: a line of the log, held-out losses, samples."""
         recipe = self.recipe
         if self._due(recipe.log_every):
             self._line()
@@ -197,7 +201,7 @@ class TrainingLoop:
                 self._samples(model)
 
     def _line(self) -> None:
-        """Append the means since the last line, rates and memory to the log."""
+        """Log mean loss and gradient norm since the last line, rate, speed and memory."""
         now = time.monotonic()
         losses, norms = zip(*self.pending, strict=True)
         line = {"loss": sum(losses) / len(losses), "lr": self.recipe.rate(self.step - 1)}
@@ -210,17 +214,17 @@ class TrainingLoop:
         self.mark = now, 0
 
     def _samples(self, model: torch.nn.Module) -> None:
-        """Let the task write; what the other processes write is thrown away."""
+        """Let the task write samples; those of other processes than the first are discarded."""
         if self.world.first:
             folder = self.out / "samples" / f"{self.step:06d}"
             folder.mkdir(parents=True, exist_ok=True)
             self.task.samples(model, folder, self.step)
             return
-        with tempfile.TemporaryDirectory() as folder:
-            self.task.samples(model, Path(folder), self.step)
+        with tempfile.TemporaryDirectory() as discarded:
+            self.task.samples(model, Path(discarded), self.step)
 
     def save(self) -> None:
-        """Write everything that a resumed run needs, unless the loss is exploding."""
+        """Write a checkpoint, unless the loss explodes."""
         if not self.guard.calm:
             log.warning("step %d is not saved: its loss explodes", self.step)
             return
@@ -230,16 +234,16 @@ class TrainingLoop:
         state.save(self.out, self.step, tensors, notes, self.world, self.recipe.keep)
 
     def export(self) -> Path:
-        """Gather the averaged weights, and have the task write them."""
+        """Gather the averaged weights and let the task write them."""
         path = self.out / f"{self.recipe.name}.safetensors"
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
         with self.average.in_place() as model:
-            weights = get_model_state_dict(model, options=options)
+            weights = cast(dict[str, torch.Tensor], get_model_state_dict(model, options=options))
             if self.world.first:
                 notes = {"recipe": self.recipe.notes(), "task": self.task.notes()}
                 self.task.export(weights, path, notes | {"loss": self._usual_loss()})
         return path
 
     def _usual_loss(self) -> float:
-        """Mean of the last losses."""
+        """Return the mean of the last losses."""
         return sum(self.guard.losses) / len(self.guard.losses)

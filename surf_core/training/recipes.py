@@ -1,7 +1,6 @@
-"""Recipes: what to train, for how long, on what, and what came of it.
+"""Training recipes: task, hyperparameters, hardware and result.
 
-Each is a function of clips that `surf-prepare` made; the numbers are its text. A recipe that
-nobody has run says so.
+Each is a function of clips that `surf-prepare` wrote. A recipe that nobody has run says so.
 """
 
 from collections.abc import Callable
@@ -13,24 +12,25 @@ from torch import Tensor
 
 from ..refiner import RefinerConfig
 from ..skip.oracle import LATENT
+from .clip_source import ClipSource
 from .dry_run import Price, price
-from .flow_map import Clips, FlowMap, Phase
+from .flow_map import FlowMap, Phase
 from .mask import MaskTask
 from .task import Recipe, Task
 from .token_dropout import TokenDropout
 
 STRENGTHS = (0.6, 0.9)
-"""Least and greatest noise s of a start. Source: SURF B.3."""
+"""Least and greatest noise s on the upsampled preview. Source: SURF B.3."""
 START = 0.7
-"""The s that files name for inference, within the range. Ours."""
+"""The s for inference that is written to files, within the range. Ours."""
 TINY_START = 0.05
-"""The same of the tiny recipe: of 0.02, 0.05, 0.1 and 0.15 the one with the best PSNR on 16 clean
+"""The same for the tiny recipe: of 0.02, 0.05, 0.1 and 0.15 the one with the best PSNR on 16 clean
 scenes that are in no table."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingJob:
-    """A task and the numbers of its run."""
+    """A task and the recipe of its run."""
 
     task: Task
     recipe: Recipe
@@ -43,10 +43,10 @@ class TrainingJob:
         Raises:
             ValueError: not a refiner's recipe.
         """
-        if self.size is None:
+        if self.size is None or not isinstance(self.task, FlowMap):
             raise ValueError(
                 f"expected a refiner's recipe for a dry run, got {self.recipe.name}; it is so "
-                "small that it is sooner run."
+                "small that running it takes no longer."
             )
         frames, height, width = self.size
         return price(
@@ -55,11 +55,11 @@ class TrainingJob:
         )  # fmt: skip
 
 
-def surf_1b(clips: Clips, weights: Path | None = None, seed: int = 0) -> TrainingJob:
-    """The paper's refiner and schedule, 1.02 B parameters from nothing.
+def surf_1b(clips: ClipSource, weights: Path | None = None, seed: int = 0) -> TrainingJob:
+    """Train the paper's refiner by its schedule, 1.02 B parameters from scratch.
 
-    21 frames for 1000 steps, then 81 for 4000; batch 24, AdamW at 5e-5, bf16. The paper begins
-    with a pre-trained text-to-video model of this size, which is not public: from nothing, 5000
+    21 frames for 1000 steps, then 81 for 4000; batch 24, AdamW at 5e-5, bf16. The paper starts
+    from a pre-trained text-to-video model of this size, which is not public: from scratch, 5000
     steps are too few, and it takes a pre-training of your own (`weights`).
 
     Hardware: 24 GPUs of 80 GB. Time: not measured; 31 PFLOPs a step at 720p, 129 at 1080p.
@@ -73,11 +73,11 @@ def surf_1b(clips: Clips, weights: Path | None = None, seed: int = 0) -> Trainin
     return _large(replace(config, start_range=STRENGTHS), clips, weights, seed, "surf_1b")
 
 
-def wan_1_3b(clips: Clips, weights: Path | None = None, seed: int = 0) -> TrainingJob:
-    """The reproducible one: Wan 2.1 T2V 1.3B becomes a refiner; same VAE, same text encoder.
+def wan_1_3b(clips: ClipSource, weights: Path | None = None, seed: int = 0) -> TrainingJob:
+    """Fine-tune Wan 2.1 T2V 1.3B to a refiner: reproducible, same VAE, same text encoder.
 
-    Its self-attention is cut into windows of 4 latent frames and an embedding of s is added that
-    begins at zero; time is sigma = s * t, in which the untrained model is a refiner already. Steps
+    Its self-attention is cut into windows of 4 latent frames, and an embedding of s is added that
+    starts at zero; time is sigma = s * t, in which the untrained model is a refiner already. Steps
     as in `surf_1b`. `weights` is Wan's file, wan2.1_t2v_1.3B_bf16.safetensors.
 
     Hardware: 8 GPUs of 80 GB. Time: not measured; `--dry-run` says what a step costs. Result: not
@@ -91,8 +91,8 @@ def wan_1_3b(clips: Clips, weights: Path | None = None, seed: int = 0) -> Traini
     return _large(config, clips, weights, seed, "wan_1_3b")
 
 
-def single_gpu(clips: Clips, weights: Path | None = None, seed: int = 0) -> TrainingJob:
-    """`wan_1_3b` for one GPU: 21 frames only, 4 clips a step one after the other, 3000 steps.
+def single_gpu(clips: ClipSource, weights: Path | None = None, seed: int = 0) -> TrainingJob:
+    """Train `wan_1_3b` on one GPU: 21 frames, 4 clips a step one after the other, 3000 steps.
 
     Hardware: 1 GPU of 80 GB. Time: not measured. Result: not measured. Command:
 
@@ -101,13 +101,14 @@ def single_gpu(clips: Clips, weights: Path | None = None, seed: int = 0) -> Trai
     Source: ours.
     """
     job = wan_1_3b(clips, weights, seed)
+    assert isinstance(job.task, FlowMap)
     task = replace(job.task, phases=(Phase(frames=21, steps=3000),), batch_size=4)
     recipe = replace(job.recipe, name="single_gpu", steps=3000, batch=4, micro=4)
     return TrainingJob(task=task, recipe=recipe, size=(21, 720, 1280))
 
 
 def _large(
-    config: RefinerConfig, clips: Clips, weights: Path | None, seed: int, name: str
+    config: RefinerConfig, clips: ClipSource, weights: Path | None, seed: int, name: str
 ) -> TrainingJob:
     phases = (Phase(frames=21, steps=1000), Phase(frames=81, steps=4000))
     batch = 24
@@ -126,7 +127,7 @@ def _large(
 
 
 def tiny(
-    clips: Clips,
+    clips: ClipSource,
     weights: Path | None = None,
     seed: int = 0,
     *,
@@ -135,10 +136,10 @@ def tiny(
     strengths: tuple[float, float] = (0.0, 0.4),
     window: int = 2,
 ) -> TrainingJob:
-    """The embedded refiner: 2.3 M parameters, drawn scenes from 32 to 128 pixels.
+    """Train the embedded refiner: 2.3 M parameters, drawn scenes from 32 to 128 pixels.
 
-    Less noise than the paper's: what noise of 0.6 leaves of a 32-pixel preview does not tell a
-    shape. Its own time, t, because s may be 0 there.
+    With less noise than the paper, since shapes in a 32-pixel preview are not visible under noise
+    of 0.6, and in time t, where s may be 0.
 
     Hardware, time, result: in surf_core/tiny/weights/README.md. Command: make train-tiny.
 
@@ -172,7 +173,7 @@ def tiny(
 
 
 def mask(
-    clips: Clips,
+    clips: ClipSource,
     weights: Path | None = None,
     seed: int = 0,
     *,
@@ -180,9 +181,9 @@ def mask(
     decode: Callable[[Tensor], Tensor] | None = None,
     cell: tuple[int, int] = LATENT,
 ) -> TrainingJob:
-    """SkipSR's mask predictor: which tokens need refining, told by the enlarged preview's latent.
+    """Train SkipSR's mask predictor: which tokens of the upsampled preview need refining.
 
-    Scored are the sharp latents themselves, or their pixels where `decode` makes some.
+    The oracle scores sharp latents, or their pixels if `decode` is given.
 
     Hardware: a CPU. Time, result: of the embedded one in surf_core/tiny/weights/README.md; on Wan's
     latents not measured. Command:
@@ -192,8 +193,8 @@ def mask(
     Source: ours, after SkipSR.
     """
     if weights is not None:
-        raise ValueError(f"expected no weights, got {weights}; the predictor begins from nothing.")
-    # More than the wanted 0.98, because on clips that it was not calibrated on it finds less.
+        raise ValueError(f"expected no weights, got {weights}; the predictor starts from scratch.")
+    # More than 0.98, because recall is lower on clips that it was not calibrated on.
     task = MaskTask(clips=clips, batch_size=8, seed=seed, decode=decode, cell=cell, recall=0.99)
     recipe = Recipe(
         name="mask", steps=steps, batch=8, lr=2e-3, betas=(0.9, 0.99), cooldown=0.3, ema=0.99,

@@ -1,7 +1,7 @@
-"""Which clips make up the batch of a step: a function of the seed and the step, without state.
+"""Choose the clips of a batch as a function of the seed and the step, without state.
 
-Resuming is asking for the next step. Order comes from hashes of the clips' keys, so it is the same
-on every machine, in every version of Python or torch, and whatever the order of the manifest.
+The order comes from hashes of the clips' keys: it is the same on every machine, in every version of
+Python or torch, and for any order of the manifest.
 
 Dims: B clips of a batch, over all ranks.
 """
@@ -21,9 +21,9 @@ class BucketBatch:
     step: int
     """Step it belongs to, from 0."""
     epoch: int
-    """Passes over all clips that were complete before it."""
+    """Complete passes over all clips before it."""
     bucket: str
-    """What the clips have in common: size and number of frames."""
+    """Size and number of frames of the clips."""
     keys: tuple[str, ...]
     """B keys; of a rank, every world-th of them."""
 
@@ -35,10 +35,10 @@ def _order(seed: int, salt: str, keys: list[str]) -> list[str]:
 
 
 class BucketSampler:
-    """Batches of clips of one bucket each, each clip once an epoch, buckets by their share.
+    """Samples batches from one bucket each: each clip once per epoch, buckets by their share.
 
-    What does not fill a batch is left out of the epoch: fewer than B clips of a bucket, others in
-    the next epoch. A bucket with fewer than B clips is never drawn; `unused` says which clips.
+    Clips that do not fill a batch are left out of the epoch: fewer than B of a bucket, others in
+    the next epoch. A bucket with fewer than B clips is never sampled; `unused` has its clips.
 
     Args:
         clips: bucket of each clip, by the clip's key.
@@ -77,14 +77,14 @@ class BucketSampler:
         self._kept: tuple[int, list[tuple[str, tuple[str, ...]]]] = (-1, [])
 
     def left_out(self, epoch: int, bucket: str) -> tuple[str, ...]:
-        """Keys of a bucket that an epoch does without: the next few, in turn, each epoch."""
+        """Return the keys of a bucket that an epoch leaves out, which rotate with the epoch."""
         keys = self._members[bucket]
         rest = len(keys) % self.batch
         first = epoch * rest
         return tuple(keys[(first + i) % len(keys)] for i in range(rest))
 
     def _epoch(self, epoch: int) -> list[tuple[str, tuple[str, ...]]]:
-        """All batches of an epoch, in order; the last epoch asked for is kept, to save time."""
+        """Return all batches of an epoch, in order; the last epoch is cached."""
         if self._kept[0] == epoch:
             return self._kept[1]
         batches = {}
@@ -98,10 +98,10 @@ class BucketSampler:
         return ordered
 
     def at(self, step: int, rank: int = 0, world: int = 1) -> BucketBatch:
-        """The batch of a step, or one rank's share of it.
+        """Return the batch of a step, or one rank's share of it.
 
         Args:
-            step: 0 or more, without end.
+            step: 0 or more.
             rank: 0 to world - 1.
             world: ranks that share a batch; divides B.
 

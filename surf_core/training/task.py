@@ -1,4 +1,4 @@
-"""What the loop trains, and how: the task of a model, a batch of it, and the numbers of a run.
+"""The interface between the loop and what it trains: task, batch, and recipe.
 
 Dims: B samples of a batch.
 """
@@ -17,8 +17,8 @@ MAY_CHANGE = {
     "steps", "cooldown", "micro", "checkpointing", "explode",
     "save_every", "log_every", "held_out_every", "sample_every", "keep",
 }  # fmt: skip
-"""Fields of a recipe that a resumed run may give anew: its length and end, how the memory is used,
-and what is written when. With `steps` or `cooldown`, only the rate of the steps to come changes."""
+"""Fields of a recipe that a resumed run may change: its length, its use of memory, and how
+often it writes. `steps` and `cooldown` change the rate of the remaining steps only."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,12 +31,12 @@ class Batch:
     """B names of the samples, for the report on a step that went wrong."""
 
     def to(self, device: torch.device) -> "Batch":
-        """The same on a device."""
+        """Move to a device."""
         moved = {name: value.to(device, non_blocking=True) for name, value in self.tensors.items()}
         return Batch(tensors=moved, keys=self.keys)
 
     def parts(self, count: int) -> Iterator["Batch"]:
-        """Divide into `count` equal parts, in order; views.
+        """Split into `count` equal parts, in order; views.
 
         Raises:
             ValueError: B is not a multiple of count.
@@ -56,7 +56,7 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
-    """The numbers of a run that the loop needs; what the task needs besides is the task's."""
+    """The hyperparameters that the loop reads; those of the data and the loss are the task's."""
 
     steps: int
     """Steps of the optimizer."""
@@ -65,9 +65,9 @@ class Recipe:
     lr: float = 5e-5
     """Peak learning rate. Source: SURF 4.1."""
     betas: tuple[float, float] = (0.9, 0.999)
-    """Of AdamW."""
+    """Betas of AdamW."""
     weight_decay: float = 0.01
-    """Of all weights, decoupled."""
+    """Decoupled weight decay, of all weights."""
     optimizer: str = "adamw"
     """`adamw`, or `muon` for the matrices inside blocks: one process only."""
     warmup: int = 100
@@ -75,7 +75,7 @@ class Recipe:
     cooldown: float = 0.0
     """Last share of all steps, over which the rate falls linearly to nothing."""
     clip: float = 1.0
-    """Norm that gradients are cut to."""
+    """Norm that gradients are clipped to."""
     ema: float = 0.999
     """Decay of the averaged weights, the ones exported; less in the first steps."""
     precision: str = "bf16"
@@ -83,13 +83,13 @@ class Recipe:
     batch: int = 24
     """Samples of a step over all processes."""
     micro: int = 1
-    """Equal parts that a process computes its samples in, one after the other."""
+    """Microbatches per process: equal parts that its samples are computed in, one after another."""
     checkpointing: bool = False
-    """Compute activations again in the backward pass, to save memory."""
+    """Recompute activations in the backward pass, to save memory."""
     seed: int = 0
     """Seed of weights and data."""
     explode: float = 10.0
-    """Multiple of the running median that counts as an exploding loss."""
+    """Multiple of the running median from which on a loss explodes."""
     save_every: int = 250
     """Steps between checkpoints; the last step is always saved."""
     log_every: int = 10
@@ -101,7 +101,7 @@ class Recipe:
     keep: int = 2
     """Checkpoints kept."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, allowed in (("precision", PRECISIONS), ("optimizer", OPTIMIZERS)):
             if getattr(self, name) not in allowed:
                 raise ValueError(
@@ -128,29 +128,29 @@ class Recipe:
         return self.lr * min(1.0, rising, left)
 
     def decay(self, step: int) -> float:
-        """Decay of the average after `step` steps: a plain mean at first."""
+        """Decay of the average after `step` steps, close to a plain mean at first."""
         return min(self.ema, step / (step + 9))
 
     def notes(self) -> dict:
-        """All numbers, JSON-able."""
+        """Return all fields, JSON-able."""
         return asdict(self) | {"betas": list(self.betas)}
 
     @classmethod
     def of(cls, notes: dict) -> "Recipe":
-        """What `notes` made notes of."""
+        """Read the recipe back from its notes."""
         known = {field.name for field in fields(cls)}
         values = {name: value for name, value in notes.items() if name in known}
         return cls(**values | {"betas": tuple(notes["betas"])})
 
 
 class Task(Protocol):
-    """What is trained. Classes may inherit from it: what is not needed then has a default."""
+    """A model, its data and its loss; a base class with defaults for the optional methods."""
 
     def build(self) -> nn.Module:
-        """A model with fresh weights on the CPU, fp32, the same every time.
+        """Build a model with fresh weights on the CPU, fp32, the same every time.
 
-        Of more than one process, each keeps a share of every module in `model.blocks`, and of the
-        rest. Where the recipe says so, `model.checkpointing` is set.
+        The loop shards every module in `model.blocks`, and the rest as one. It sets
+        `model.checkpointing` if the recipe says so.
         """
         ...
 
@@ -158,31 +158,32 @@ class Task(Protocol):
         """Draw one process's share of a step's samples, on the CPU.
 
         A function of its arguments and the task's seed alone: no global random numbers, no state.
-        What a sample is does not depend on rank and world; every world gives the same samples.
+        The samples of a step are the same for every world.
         """
         ...
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Mean over the batch's samples, fp32; on the batch's device, under the loop's autocast."""
+        """Compute the mean loss over the samples, fp32; on their device, under autocast."""
         ...
 
     def held_out(self, model: nn.Module) -> dict[str, float]:
-        """Losses on data kept back, with fixed noise, from the averaged weights.
+        """Compute losses on held-out data, with fixed noise, from the averaged weights.
 
-        All processes call it, and the model, with the same inputs; what the first returns counts.
+        All processes call it, and the model, with the same inputs; rank 0's result is logged.
         """
         return {}
 
     def samples(self, model: nn.Module, folder: Path, step: int) -> None:
         """Write pictures into an existing folder, from the averaged weights.
 
-        All processes call it, and the model; only the first gets a folder that is kept.
+        All processes call it, and the model; only rank 0's folder is not temporary.
         """
+        return
 
     def export(self, weights: dict[str, Tensor], path: Path, notes: dict) -> None:
         """Write the averaged weights for inference; `notes` has the recipe and the last loss."""
         ...
 
     def notes(self) -> dict:
-        """What makes the task what it is, JSON-able; a run is not resumed with other notes."""
+        """Return what identifies the task, JSON-able; a run resumes with equal notes only."""
         return {}

@@ -1,4 +1,4 @@
-"""Leave tokens out of some batches, so that the refiner knows what skipping looks like.
+"""Drop tokens in some batches, so that the refiner is trained for skipped tokens.
 
 Dims: B samples, C latent channels, T latent frames, H, W latent cells.
 """
@@ -13,19 +13,19 @@ from ..skip import oracle_mask
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenDropout:
-    """How often, and which tokens: those that hold the least that blurring would lose."""
+    """Drops the tokens with the lowest oracle scores in a share of the steps."""
 
     share: float = 0.5
-    """Share of the steps with holes. Source: ours, after SkipSR."""
+    """Share of the steps that drop tokens. Source: ours, after SkipSR."""
     kept: float = 0.5
-    """Share of the tokens that stay; a batch has one mask, for its most demanding sample."""
+    """Share of the tokens that are kept; a batch has one mask, by its highest scores."""
     ratio: float = 4.0
-    """How much smaller a clip is made, to see what is lost."""
+    """Downscale per side of the oracle."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_range(self.share, "share", 0.0, 1.0, "use 0.5, or 0 for none")
         check_range(self.kept, "kept", 0.01, 1.0, "use 0.5")
 
     def keep(self, hr: Tensor, patch: tuple[int, int, int]) -> Tensor:
-        """Choose the tokens of a batch [B, C, T, H, W] that stay: [T, h, w] bool, not none."""
+        """Choose the tokens of a batch [B, C, T, H, W] to keep: [T, h, w] bool, at least one."""
         return oracle_mask(hr, keep=self.kept, ratio=self.ratio, patch=patch).tokens

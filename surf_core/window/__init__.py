@@ -1,4 +1,4 @@
-"""Temporal windows that shift from layer to layer: which tokens see which, and the calls for it."""
+"""Attention in temporal windows that shift from layer to layer."""
 
 from .attention import Dense, Packed, grouped, sdpa, window_attention
 from .backends import (

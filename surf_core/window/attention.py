@@ -1,4 +1,4 @@
-"""Attention inside windows: few dense calls on views, laid side by side by one copy.
+"""Attention inside windows: few dense calls on views, joined by one copy.
 
 Dims: B batch, T latent frames, N tokens of a frame, S tokens of a sequence, n sequences of a
 dense call, L, M their queries and keys, H heads, K channels of a head.
@@ -13,8 +13,8 @@ from torch import Tensor
 from .geometry import Bounds, StridedRanges, check_bounds, segments, strided_ranges, token_bounds
 
 Dense = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(q [n, L, H, K], k [n, M, H, K], v [n, M, H, K]) -> [n, L, H, K]. Never a mask: some kernels
-drop it in silence. Inputs are strided views, channels of a token side by side."""
+"""(q [n, L, H, K], k [n, M, H, K], v [n, M, H, K]) -> [n, L, H, K]. Without a mask, which some
+kernels ignore silently. Inputs are strided views whose channels are contiguous."""
 Packed = Callable[[Tensor, Tensor, Tensor, Bounds], Tensor]
 """(q, k, v [B, S, H, K], bounds) -> [B, S, H, K]: each range of tokens attends to itself."""
 
@@ -26,7 +26,7 @@ def sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def grouped(dense: Dense) -> Packed:
-    """Make a packed attention of a dense one, with as few calls as the ranges allow.
+    """Build a packed attention from a dense one, with as few calls as the ranges allow.
 
     Each of `strided_ranges` is one call when B is 1 or it has one range; otherwise one call for
     each sample or for each range, whichever are fewer, since one view cannot hold both.
@@ -41,7 +41,7 @@ def grouped(dense: Dense) -> Packed:
 
     def attend(q: Tensor, k: Tensor, v: Tensor, bounds: Bounds) -> Tensor:
         if q.shape[1] > 0 and bounds == ((0, q.shape[1]),):
-            # Before the plan, which a compiler would make for this one length.
+            # Before planning, which compiled code would specialise to this length.
             return dense(q, k, v)
         check_bounds(bounds, q.shape[1])
         plan = strided_ranges(bounds)
@@ -49,30 +49,30 @@ def grouped(dense: Dense) -> Packed:
             return torch.zeros_like(v)
         if len(plan) == 1 and plan[0].count == 1:
             return dense(q, k, v)
-        pieces = {place: part for run in plan for place, part in _attend_run(dense, q, k, v, run)}
-        joined = torch.cat([pieces[place] for place in sorted(pieces)])
+        parts = dict(item for ranges in plan for item in _attend_ranges(dense, q, k, v, ranges))
+        joined = torch.cat([parts[index] for index in sorted(parts)])
         return joined.unflatten(0, q.shape[:2])
 
     return attend
 
 
-def _attend_run(
-    dense: Dense, q: Tensor, k: Tensor, v: Tensor, run: StridedRanges
+def _attend_ranges(
+    dense: Dense, q: Tensor, k: Tensor, v: Tensor, ranges: StridedRanges
 ) -> Iterator[tuple[tuple[int, int], Tensor]]:
-    """Yield ((sample, first token), result [L, H, K]) for every range of a run."""
-    q, k, v = (ranges_of(x, run) for x in (q, k, v))
-    by_sample = len(q) <= run.count
-    for index in range(len(q) if by_sample else run.count):
-        here = index if by_sample else (slice(None), index)
-        for other, part in enumerate(dense(q[here], k[here], v[here]).unbind()):
-            sample, place = (index, other) if by_sample else (other, index)
-            yield (sample, run.starts[place]), part
+    """Yield ((sample, first token), result [L, H, K]) for every range."""
+    q, k, v = (view_ranges(x, ranges) for x in (q, k, v))
+    by_sample = len(q) <= ranges.count
+    for outer in range(len(q) if by_sample else ranges.count):
+        index = outer if by_sample else (slice(None), outer)
+        for inner, part in enumerate(dense(q[index], k[index], v[index]).unbind()):
+            sample, number = (outer, inner) if by_sample else (inner, outer)
+            yield (sample, ranges.starts[number]), part
 
 
-def ranges_of(x: Tensor, run: StridedRanges) -> Tensor:
-    """View x [B, S, H, K] as the ranges of a run: [B, count, length, H, K], no copy."""
-    span = (run.count - 1) * run.step + run.length
-    return x.narrow(1, run.start, span).unfold(1, run.length, run.step).movedim(-1, 2)
+def view_ranges(x: Tensor, ranges: StridedRanges) -> Tensor:
+    """View x [B, S, H, K] as ranges: [B, count, length, H, K], no copy."""
+    span = (ranges.count - 1) * ranges.stride + ranges.length
+    return x.narrow(1, ranges.start, span).unfold(1, ranges.length, ranges.stride).movedim(-1, 2)
 
 
 def window_attention(
@@ -84,14 +84,14 @@ def window_attention(
     shifted: bool,
     attention: Packed = grouped(sdpa),  # noqa: B008
 ) -> Tensor:
-    """Let every temporal window of a clip attend to itself.
+    """Attend within every temporal window of a clip.
 
     Args:
         q, k, v: [B, T, N, H, K]; rotary positions may count from the clip's start or from the
             window's, which is the same.
         window: latent frames, >= 2; 0 for full attention.
         shifted: True on every second layer.
-        attention: what runs the ranges; `backend` has others.
+        attention: attends within the ranges of tokens; `backend` has others.
 
     Returns:
         [B, T, N, H, K].
@@ -103,5 +103,5 @@ def window_attention(
     """
     frames, per_frame = q.shape[1:3]
     bounds = token_bounds(per_frame, segments(frames, window, shifted))
-    out = attention(*(x.flatten(1, 2) for x in (q, k, v)), bounds)
+    out = attention(q.flatten(1, 2), k.flatten(1, 2), v.flatten(1, 2), bounds)
     return out.unflatten(1, (frames, per_frame))

@@ -1,4 +1,4 @@
-"""Packed attention by name, and why one cannot run; a named one is used or refused.
+"""Packed attention backends by name, and the reason why one cannot run; none is replaced.
 
 Dims: B batch, S tokens of a sequence, H heads, K channels of a head.
 """
@@ -21,7 +21,7 @@ TRITON_WIDTHS = (16, 128)
 
 
 def why_not_flash_varlen(q: Tensor) -> str | None:
-    """Say why flash-attn's varlen function cannot run on such a tensor; None if it can."""
+    """Return why flash-attn's varlen function cannot run on a tensor like q; None if it can."""
     try:
         from flash_attn import flash_attn_varlen_func  # noqa: F401
     except ImportError as error:
@@ -30,7 +30,7 @@ def why_not_flash_varlen(q: Tensor) -> str | None:
 
 
 def why_not_torch_varlen(q: Tensor) -> str | None:
-    """Say why torch's varlen_attn cannot run on such a tensor; None if it can."""
+    """Return why torch's varlen_attn cannot run on a tensor like q; None if it can."""
     try:
         from torch.nn.attention.varlen import varlen_attn  # noqa: F401
     except ImportError:
@@ -42,7 +42,7 @@ def why_not_torch_varlen(q: Tensor) -> str | None:
 
 
 def why_not_triton(q: Tensor) -> str | None:
-    """Say why our Triton kernel cannot run on such a tensor; None if it can."""
+    """Return why our Triton kernel cannot run on a tensor like q; None if it can."""
     try:
         import triton  # noqa: F401
     except ImportError as error:
@@ -57,7 +57,7 @@ def why_not_triton(q: Tensor) -> str | None:
 
 
 def _why_not_on_device(q: Tensor) -> str | None:
-    """What all three kernels ask of the device and of the dtype."""
+    """Check the device and dtype that all three kernels need."""
     if not torch.cuda.is_available():
         return f"it needs a CUDA or ROCm device, and torch {torch.__version__} sees none"
     if not q.is_cuda:
@@ -70,7 +70,7 @@ def _why_not_on_device(q: Tensor) -> str | None:
 
 
 def _why_not_width(q: Tensor) -> str | None:
-    """What the flash kernels ask of the head width."""
+    """Check the head width that the flash kernels need."""
     width = q.shape[-1]
     if width % 8 or width > WIDEST:
         return f"it takes head widths that are multiples of 8 up to {WIDEST}, got {width}"
@@ -100,7 +100,7 @@ def _varlen(kernel: Callable, q: Tensor, k: Tensor, v: Tensor, bounds: Bounds) -
     lengths = tuple(stop - start for start, stop in bounds if stop > start)
     if not lengths or not len(q):
         return torch.zeros_like(v)
-    # Both functions take offsets and lengths in this order; keywords differ between them.
+    # Both functions take offsets and lengths in this order, under different keywords.
     offsets, longest = _offsets(lengths, len(q), q.device), max(lengths)
     flat = (x.flatten(0, 1) for x in (q, k, v))
     out = kernel(*flat, offsets, offsets, longest, longest)
@@ -109,11 +109,11 @@ def _varlen(kernel: Callable, q: Tensor, k: Tensor, v: Tensor, bounds: Bounds) -
 
 @lru_cache(maxsize=64)
 def _offsets(lengths: tuple[int, ...], batch: int, device: torch.device) -> Tensor:
-    """Where each range of each sample begins among B*S tokens, and the end: int32.
+    """Return the first token of each range of each sample among B*S, and the end: int32.
 
-    Kept, since the copy to a GPU waits for it and every layer needs the same.
+    Cached, since the copy to a GPU synchronises and every layer needs the same.
     """
-    # A tensor of inference mode could not be saved for a later backward pass.
+    # An inference tensor could not be saved for a later backward pass.
     with torch.inference_mode(False):
         ends = [0, *accumulate(lengths * batch)]
         return torch.tensor(ends, dtype=torch.int32, device=device)
@@ -130,17 +130,17 @@ BACKENDS = tuple(_NAMED)
 
 
 def why_not(name: str, q: Tensor) -> str | None:
-    """Say why the backend `name` cannot run on a tensor like q [..., H, K]; None if it can."""
+    """Return why the backend `name` cannot run on a tensor like q [..., H, K]; None if it can."""
     check_choice(name, "attention backend", BACKENDS)
     return _NAMED[name][1](q)
 
 
 def backend(name: str) -> Packed:
-    """Give the packed attention of a name in BACKENDS.
+    """Return the packed attention of a name in BACKENDS.
 
     Returns:
         (q, k, v [B, S, H, K], bounds) -> [B, S, H, K]. It raises ValueError with the reason when
-        it cannot run on what it is given; nothing else is called in its place.
+        it cannot run on its inputs; no other backend is called instead.
 
     Raises:
         ValueError: an unknown name.

@@ -1,4 +1,4 @@
-"""Which latent frames see which, as ranges of tokens, and the fewest dense calls that cover them.
+"""Shifted temporal windows as ranges of tokens, grouped into the fewest dense attention calls.
 
 Tokens are frame-major, so a window over the full height and width is a contiguous range of
 tokens: shifted windows need no roll and no mask.
@@ -7,9 +7,9 @@ Dims: T latent frames, N tokens of a frame.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate, pairwise
-from typing import NamedTuple
 
 Bounds = tuple[tuple[int, int], ...]
 """Half-open token ranges in order that cover a sequence once; empty ones are allowed."""
@@ -73,24 +73,25 @@ def token_bounds(counts: int | Sequence[int], cuts: Sequence[tuple[int, int]]) -
 
 
 def check_bounds(bounds: Bounds, tokens: int) -> None:
-    """Refuse ranges that do not cover `tokens` tokens once and in order."""
+    """Raise for ranges that do not cover `tokens` tokens once and in order."""
     edges = [0, *(stop for _, stop in bounds)]
-    steps = zip(bounds, pairwise(edges), strict=True)
-    if edges[-1] != tokens or any(pair != step or step[0] > step[1] for pair, step in steps):
+    pairs = zip(bounds, pairwise(edges), strict=True)
+    if edges[-1] != tokens or any(one != other or one[0] > one[1] for one, other in pairs):
         raise ValueError(
             f"expected ranges that cover {tokens} tokens once and in order, got {bounds=}; "
             "make them with token_bounds, and pass the video tokens only."
         )
 
 
-class StridedRanges(NamedTuple):
+@dataclass(frozen=True, order=True, slots=True)
+class StridedRanges:
     """Ranges of equal length at equal distances: one strided view, so one dense call."""
 
     start: int
     """First token of the first range."""
     length: int
     """Tokens of a range, >= 1."""
-    step: int
+    stride: int
     """Tokens from the start of one range to that of the next; `length` for a single range."""
     count: int
     """Ranges, >= 1."""
@@ -98,20 +99,20 @@ class StridedRanges(NamedTuple):
     @property
     def starts(self) -> range:
         """First token of each range."""
-        return range(self.start, self.start + self.count * self.step, self.step)
+        return range(self.start, self.start + self.count * self.stride, self.stride)
 
 
 @lru_cache(maxsize=256)
 def strided_ranges(bounds: Bounds) -> tuple[StridedRanges, ...]:
-    """Group ranges into few dense calls: those of equal length at equal distances go together.
+    """Group ranges of equal length at equal distances, for few dense calls.
 
-    The windows of a clip need one call per distinct length, at most three, which is the fewest: a
-    dense call without a mask holds sequences of one length. Also the first and the last window
-    are one call if equally long. Ragged ranges take the longest progression first; two ranges
-    always make one, so k ranges of one length need at most (k + 1) // 2 calls.
+    The windows of a clip need one call per distinct length, at most three, which is the minimum: a
+    dense call without a mask takes sequences of one length. The first and the last window are one
+    call if equally long. Among ragged ranges the longest progression is taken first; two ranges
+    are always one, so k ranges of one length need at most (k + 1) // 2 calls.
 
     Returns:
-        Runs by start. Together they hold every range of `bounds` once, but empty ones.
+        Groups by start. Together they have every range of `bounds` once, except empty ones.
 
     Source: ours.
     """
@@ -123,14 +124,14 @@ def strided_ranges(bounds: Bounds) -> tuple[StridedRanges, ...]:
     for length, starts in by_length.items():
         while starts:
             chain = _longest_progression(starts)
-            step = chain[1] - chain[0] if len(chain) > 1 else length
-            plan.append(StridedRanges(chain[0], length, step, len(chain)))
+            stride = chain[1] - chain[0] if len(chain) > 1 else length
+            plan.append(StridedRanges(chain[0], length, stride, len(chain)))
             starts = [start for start in starts if start not in chain]
     return tuple(sorted(plan))
 
 
 def _longest_progression(starts: list[int]) -> list[int]:
-    """The longest arithmetic progression among ascending numbers; the first of several."""
+    """Find the longest arithmetic progression among ascending numbers; the first of several."""
     best, known = starts[:1], set(starts)
     for index, first in enumerate(starts):
         if len(best) >= len(starts) - index:

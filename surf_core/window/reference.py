@@ -1,7 +1,7 @@
-"""Shifted windows as the paper writes them, slowly and in float64: what the fast way must equal.
+"""Reference of shifted windows, as the paper writes them, in float64.
 
-Pad the clip to whole windows, roll it cyclically by half a window, cut it into windows, mask what
-the roll brought together and the padding, count rotary positions within each window, roll back.
+Pad the clip to a multiple of the window, roll it cyclically by half a window, cut it into windows,
+mask padding and wrapped tokens, count rotary positions within each window, roll back.
 
 Dims: B batch, S tokens of a clip, T latent frames, P frames after padding, M most tokens of a
 frame, W latent frames of a window, n windows, H heads, K channels of a head.
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 INSIDE, WRAPPED, PADDING = 0, 1, 2
-"""Labels of a token in its rolled window: only equal ones may see each other."""
+"""Labels of a token in its rolled window: only tokens of one label attend to each other."""
 
 
 def reference_attention(
@@ -46,12 +46,12 @@ def reference_attention(
     window, shift = (frames, 0) if whole else (window, window // 2 if shifted else 0)
     slots, padded = max(max(counts), 1), -(-frames // window) * window
 
-    # Where each token lies in the padded clip [P, M].
+    # Frame and slot of each token in the padded clip [P, M].
     frame = torch.repeat_interleave(torch.arange(frames), torch.tensor(counts))
     slot = torch.cat([torch.arange(count) for count in counts])
 
     def windows(x: Tensor) -> Tensor:
-        """Lay tokens x [B, S, ...] out in rolled windows: [B, n, W * M, ...]."""
+        """Arrange tokens x [B, S, ...] in rolled windows: [B, n, W * M, ...]."""
         grid = x.new_zeros((len(x), padded, slots, *x.shape[2:]))
         grid = grid.index_put((torch.arange(len(x))[:, None], frame, slot), x)
         return grid.roll(-shift, dims=1).unflatten(1, (-1, window)).flatten(2, 3)
@@ -74,9 +74,9 @@ def reference_attention(
 
 
 def rotated(x: Tensor, positions: Tensor) -> Tensor:
-    """Turn channel pairs of x [..., L, H, K] by positions [3, ..., L] along time, row, column.
+    """Rotate channel pairs of x [..., L, H, K] by positions [3, ..., L] along time, row, column.
 
-    Rows and columns get 2 * (K // 6) channels each, time the rest, as Wan shares them out.
+    Rows and columns get 2 * (K // 6) channels each, time the rest, as in Wan.
     """
     side = 2 * (x.shape[-1] // 6)
     angles = []

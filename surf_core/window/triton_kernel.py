@@ -1,8 +1,8 @@
-"""Attention inside ranges of a packed sequence, as one Triton kernel: forward only, by choice.
+"""Attention within ranges of a packed sequence, as one Triton kernel without a backward pass.
 
-Matrix products want a power of two, so other kernels pad a head of 72 channels to 96 or 128. Here
+Matrix products need powers of two, so other kernels pad a head of 72 channels to 96 or 128. Here
 it costs 64 + 16: the largest power of two, and a tail with products of its own. Importing this
-needs the package triton, so `backends.py` alone does it, when the kernel is asked for.
+needs the package triton, so only `backends.py` does, when the kernel is called.
 
 Dims: B batch, S tokens of a sequence, H heads, K channels of a head.
 """
@@ -24,16 +24,16 @@ FEWEST, MOST = 16, 128
 
 
 class Config(NamedTuple):
-    """How a launch is cut up; what each choice compiles to is in benchmarks/results."""
+    """Tile sizes and launch options; what each compiles to is in benchmarks/results."""
 
     rows: int
     """Queries of a program."""
     keys: int
-    """Keys and values of a step."""
+    """Keys and values of an iteration."""
     warps: int
     """Warps of a program."""
     stages: int
-    """Steps whose loads are under way at once."""
+    """Iterations whose loads are in flight at once."""
 
 
 CONFIGS = {
@@ -41,14 +41,14 @@ CONFIGS = {
     (9, 0): {80: Config(128, 128, 8, 3), 128: Config(128, 64, 8, 3)},
     (12, 0): {96: Config(128, 64, 8, 2), 128: Config(128, 32, 8, 2)},
 }
-"""By compute capability, from which on, and by channels after padding, up to which. Chosen so
-that heads of 64 to 128 spill no registers, then for few instructions; never by a measured time."""
+"""By least compute capability, then by most channels after padding. Chosen so that heads of 64 to
+128 spill no registers, then for few instructions; not by measured time."""
 SMALL = Config(64, 32, 4, 1)
 """On AMD, where it compiles without spills from gfx90a to gfx1201."""
 FLOAT32 = Config(64, 16, 4, 1)
 """For checks rather than for speed: each product is three of TF32."""
 INTERPRETED = Config(32, 16, 1, 1)
-"""In Triton's interpreter: several steps even of a short range."""
+"""In Triton's interpreter: several iterations even over a short range."""
 
 
 @triton.jit
@@ -59,10 +59,10 @@ def attend(
     CHANNELS: tl.constexpr, MAIN: tl.constexpr, TAIL: tl.constexpr,
     ROWS: tl.constexpr, KEYS: tl.constexpr, STAGES: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Let ROWS queries of one head attend to the range that they are in.
+    """Attend from ROWS queries of one head to the range that they are in.
 
-    Program (tile * heads + head, sample). Heads are neighbours, so programs that run at the same
-    time read the same rows of k and v. `tiles_at` holds (start, stop, first query) per tile;
+    Program (tile * heads + head, sample). Heads are adjacent, so that programs that run at the
+    same time read the same rows of k and v. `tiles_at` has (start, stop, first query) per tile;
     `*_row`, `*_batch`, `*_HEAD` are strides in elements, of channels 1; `scale` includes log2(e).
     """
     tile = tl.program_id(0) // heads
@@ -96,7 +96,7 @@ def attend(
         q_tail = tl.load(q_here + tail, mask=mine & fresh, other=0.0)
         acc_tail = tl.zeros((ROWS, TAIL), tl.float32)
 
-    # Whole steps need no mask on the keys; what is left over is one step with a mask.
+    # Full iterations need no mask on the keys; the remainder is one with a mask.
     whole = start + (stop - start) // KEYS * KEYS
     for RAGGED in tl.static_range(2):
         for n in tl.range(
@@ -131,7 +131,7 @@ def attend(
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, bounds: Bounds) -> Tensor:
-    """Let each range of tokens attend to itself, all ranges in one launch; a `Packed`.
+    """Attend within each range of tokens, all ranges in one launch; a `Packed`.
 
     Args:
         q, k, v: [B, S, H, K] of one shape and dtype: bfloat16, float16 or float32; K even, 16 to
@@ -149,7 +149,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, bounds: Bounds) -> Tensor:
     Source: the online softmax of FlashAttention-2; ranges and the split of K are ours.
     """
     _check(q, k, v)
-    bounds = tuple(map(tuple, bounds))
+    bounds = tuple((start, stop) for start, stop in bounds)
     check_bounds(bounds, q.shape[1])
     out = torch.empty_like(q)
     config = config_of(q)
@@ -168,10 +168,10 @@ def attention(q: Tensor, k: Tensor, v: Tensor, bounds: Bounds) -> Tensor:
 
 
 def split(channels: int) -> tuple[int, int]:
-    """Cut a head's channels into the largest power of two and a tail: 72 -> (64, 16).
+    """Split a head's channels into the largest power of two and a tail: 72 -> (64, 16).
 
-    The tail is a power of two as well, of at least 16, the least that a matrix product takes, and
-    overlaps the rest; or it is 0.
+    The tail is a power of two of at least 16, the least that a matrix product takes, and overlaps
+    the main part; or it is 0.
     """
     main = 1 << (channels.bit_length() - 1)
     rest = channels - main
@@ -179,7 +179,7 @@ def split(channels: int) -> tuple[int, int]:
 
 
 def constants(channels: int, dtype: torch.dtype, config: Config) -> dict[str, int | str]:
-    """The kernel's compile-time arguments, but for the strides of the heads."""
+    """Return the kernel's compile-time arguments except the strides of the heads."""
     main, tail = split(channels)
     exact = dtype == torch.float32 and torch.version.hip is None
     return {
@@ -194,7 +194,7 @@ def constants(channels: int, dtype: torch.dtype, config: Config) -> dict[str, in
 
 
 def config_of(q: Tensor) -> Config:
-    """The configuration for a tensor, by where it is."""
+    """Return the configuration for a tensor, by its device."""
     if _interpreted():
         return INTERPRETED
     if torch.version.hip is not None:
@@ -203,7 +203,7 @@ def config_of(q: Tensor) -> Config:
 
 
 def choose(capability: tuple[int, int], channels: int, dtype: torch.dtype) -> Config:
-    """The configuration for an NVIDIA GPU; a newer one than we know is taken for the newest."""
+    """Return the configuration for an NVIDIA GPU; for one newer than the table, the newest."""
     if capability < min(CONFIGS):
         raise ValueError(
             f"Triton attention: expected compute capability 8.0 or newer, got {capability=}; "
@@ -217,9 +217,9 @@ def choose(capability: tuple[int, int], channels: int, dtype: torch.dtype) -> Co
 
 @lru_cache(maxsize=16)
 def _tiles(bounds: Bounds, rows: int, device: torch.device) -> Tensor:
-    """(start, stop, first query) of every program: int32 [tiles, 3].
+    """Return (start, stop, first query) of every program: int32 [tiles, 3].
 
-    Kept, since the copy to a GPU waits for it and every layer needs the same. Programs of long
+    Cached, since the copy to a GPU synchronises and every layer needs the same. Programs of long
     ranges come first, so that none of them starts when the others are done.
     """
     ranges = sorted(bounds, key=lambda pair: pair[0] - pair[1])
@@ -233,7 +233,7 @@ def _interpreted() -> bool:
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor) -> None:
-    """Refuse tensors that the kernel would get wrong."""
+    """Raise for tensors that the kernel does not support."""
     shapes, dtypes = [tuple(x.shape) for x in (q, k, v)], [x.dtype for x in (q, k, v)]
     if q.ndim != 4 or len(set(shapes)) > 1 or len(set(dtypes)) > 1 or q.dtype not in DTYPES:
         raise ValueError(

@@ -47,7 +47,7 @@ class Options:
     seed: int = 0
     """Of the degradations."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in self.resolutions:
             buckets(name)
         if not self.resolutions or len(self.resolutions) != len(self.scales):
