@@ -1,7 +1,6 @@
 """Benchmarks run at toy size, so that they run when there is a GPU, or an hour, for them."""
 
 import re
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from surf.surf_core import checkpoint
 from surf.surf_core.refiner import RefinerConfig, SurfRefinerDiT
 from surf.surf_core.skip import MaskPredictor, PredictorConfig
 from surf.surf_core.skip import predictor as masks
+from surf.tests import patience
 
 ROOT = Path(__file__).parents[1]
 
@@ -37,7 +37,7 @@ def models(tmp_path_factory):
 def measured(name, out, *options):
     """Run a benchmark of the tiny models, and read its table."""
     command = [sys.executable, "-m", f"benchmarks.quality.{name}", f"--out={out}", *options]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=550)
+    done = patience.run(command, 1800, cwd=ROOT)
     assert done.returncode == 0, done.stderr[-2000:]
     text = out.read_text(encoding="utf-8")
     assert text in done.stdout

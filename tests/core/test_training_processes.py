@@ -7,7 +7,6 @@ import json
 import os
 import runpy
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +17,7 @@ from safetensors.torch import load_file
 from surf.surf_core.training.loop import run
 from surf.surf_core.training.state import complete
 from surf.surf_core.training.task import Recipe
+from surf.tests import patience
 
 FILE = Path(__file__).with_name("training_toy.py")
 TOY = SimpleNamespace(**runpy.run_path(str(FILE)))
@@ -33,10 +33,7 @@ def start(folder, *command):
     (folder / "path").mkdir()
     (folder / "path" / "surf").symlink_to(FILE.parents[2])
     changed = {"PYTHONPATH": str(folder / "path"), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, *command], env=os.environ | changed, capture_output=True, text=True,
-        timeout=300, check=False,
-    )  # fmt: skip
+    done = patience.run([sys.executable, *command], 900, env=os.environ | changed)
     assert done.returncode == 0, done.stderr[-4000:]
     return done
 

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from surf.surf_core import checkpoint, skip
 from surf.surf_core.signature import psnr
 from surf.surf_core.training.tiny import suite
 from surf.surf_core.training.tiny.__main__ import say
+from surf.tests import patience
 
 ROOT = Path(__file__).parents[2]
 BESIDE = """
@@ -56,7 +56,7 @@ def test_the_suite_runs_from_clips_to_a_report_and_goes_on_where_it_was(tmp_path
 def test_the_text_to_video_model_trains_beside_the_rest_and_its_failure_is_the_suites(tmp_path):
     def run():
         command = [sys.executable, "-c", BESIDE, str(tmp_path)]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+        return patience.run(command, 900, cwd=ROOT)
 
     done = run()
     assert done.returncode == 0, done.stderr

@@ -4,11 +4,11 @@ COMFYUI_PATH names the host's folder, COMFYUI_PYTHON its Python (default: this o
 """
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from surf.tests import patience
 
 ROOT = Path(__file__).parents[2]
 HOST = "COMFYUI_PATH"
@@ -25,10 +25,8 @@ def run(*options, **changed):
 def call(*command, **changed):
     """The host's Python in the root."""
     environment = {key: value for key, value in (os.environ | changed).items() if value is not None}
-    return subprocess.run(
-        [os.environ.get("COMFYUI_PYTHON", sys.executable), *command], cwd=ROOT, env=environment,
-        capture_output=True, text=True, timeout=600,
-    )  # fmt: skip
+    python = os.environ.get("COMFYUI_PYTHON", sys.executable)
+    return patience.run([python, *command], 1800, cwd=ROOT, env=environment)
 
 
 def tables(text):

@@ -37,7 +37,10 @@ def noise(*shape, seed=1):
 
 
 def report(results, cases):
-    """Run every function `case_*` and write {name: traceback, empty where it held}."""
+    """Run every function `case_*` and write {name: traceback, empty where it held}.
+
+    It is written after each, so that a process that ends early leaves what it had.
+    """
     said = {}
     with torch.inference_mode():
         for name, case in [pair for pair in cases.items() if pair[0].startswith("case_")]:
@@ -46,4 +49,6 @@ def report(results, cases):
                 said[name] = ""
             except BaseException:  # noqa: BLE001 every failure is a result, the host's interrupt too
                 said[name] = traceback.format_exc()
-    results.write_text(json.dumps(said), encoding="utf-8")
+            beside = results.with_suffix(".part")
+            beside.write_text(json.dumps(said), encoding="utf-8")
+            beside.replace(results)

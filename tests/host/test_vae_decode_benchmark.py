@@ -4,12 +4,12 @@ COMFYUI_PATH names the host's folder, COMFYUI_PYTHON its Python (default: this o
 """
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from surf.surf_core.tiles import spans
+from surf.tests import patience
 
 ROOT = Path(__file__).parents[2]
 PYTHON = os.environ.get("COMFYUI_PYTHON", sys.executable)
@@ -17,9 +17,7 @@ PYTHON = os.environ.get("COMFYUI_PYTHON", sys.executable)
 
 def bench(environment, *options):
     command = [PYTHON, "-m", "benchmarks.speed.vae_decode", *options]
-    done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=400, env=environment
-    )
+    done = patience.run(command, 1800, cwd=ROOT, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
@@ -27,7 +25,7 @@ def bench(environment, *options):
 def test_without_a_host_it_says_what_it_needs():
     without = {name: value for name, value in os.environ.items() if name != "COMFYUI_PATH"}
     command = [sys.executable, "-m", "benchmarks.speed.vae_decode"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=without)
+    done = patience.run(command, 300, cwd=ROOT, env=without)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "not run: set COMFYUI_PATH" in done.stdout
 
