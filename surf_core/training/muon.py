@@ -27,7 +27,10 @@ def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Updates matrices along their orthogonalised Nesterov momentum, scaled to AdamW's RMS."""
+    """Updates matrices along their orthogonalised Nesterov momentum, scaled to AdamW's RMS.
+
+    The kernel of a convolution is a matrix with a row for each output.
+    """
 
     def __init__(
         self,
@@ -44,10 +47,13 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             by_shape = defaultdict(list)
             for param in group["params"]:
+                if param.grad is None:
+                    continue
                 by_shape[param.shape].append(param)
             for shape, params in by_shape.items():
-                updates = orthogonalise(torch.stack([self._momentum(p, group) for p in params]))
-                rate = group["lr"] * 0.2 * max(shape) ** 0.5
+                momenta = torch.stack([self._momentum(p, group).flatten(1) for p in params])
+                updates = orthogonalise(momenta).view(-1, *shape)
+                rate = group["lr"] * 0.2 * max(momenta.shape[1:]) ** 0.5
                 torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
                 torch._foreach_add_(params, list(updates.unbind()), alpha=-rate)
 

@@ -1,6 +1,6 @@
 """The optimizers of a recipe, and the moving average of the weights."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import cast
 
@@ -13,6 +13,8 @@ from .muon import Muon
 from .task import Recipe
 
 Optimizers = list[torch.optim.Optimizer]
+REST = 0.3
+"""Rate of what Muon leaves to AdamW over its own, in a model that names its matrices."""
 
 
 def optimizers(model: nn.Module, recipe: Recipe, processes: int = 1) -> Optimizers:
@@ -38,9 +40,12 @@ def _adamw(groups: list[dict], recipe: Recipe) -> torch.optim.AdamW:
 def _muon(model: nn.Module, recipe: Recipe) -> Optimizers:
     """Build Muon for the matrices inside blocks, AdamW for everything else.
 
-    An update of Adam changes an output by up to rate * inputs, so the text layer, with its 4096
-    inputs, gets a rate smaller by the ratio to the model's width.
+    A model without blocks names its matrices in a method `matrices`. An update of Adam changes an
+    output by up to rate * inputs, so the text layer, with its 4096 inputs, gets a rate smaller by
+    the ratio to the model's width.
     """
+    if hasattr(model, "matrices"):
+        return _muon_for(cast(Callable[[], list[nn.Parameter]], model.matrices)(), model, recipe)
     blocks = cast(nn.Module, model.blocks)
     inside = {id(p) for p in blocks.parameters() if p.ndim == 2}
     matrices = [p for p in model.parameters() if id(p) in inside]
@@ -51,6 +56,15 @@ def _muon(model: nn.Module, recipe: Recipe) -> Optimizers:
     return [
         Muon([{"params": matrices, "scale": 1.0}], weight_decay=recipe.weight_decay),
         _adamw(groups, recipe),
+    ]
+
+
+def _muon_for(matrices: list[nn.Parameter], model: nn.Module, recipe: Recipe) -> Optimizers:
+    inside = {id(p) for p in matrices}
+    others = [p for p in model.parameters() if id(p) not in inside]
+    return [
+        Muon([{"params": matrices, "scale": 1.0}], weight_decay=recipe.weight_decay),
+        _adamw([{"params": others, "scale": REST}], recipe),
     ]
 
 

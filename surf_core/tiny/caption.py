@@ -1,0 +1,122 @@
+"""The language of the second embedded model: phrases for large things, swarms of beads, a ground.
+
+    "red ball moving right, four blue beads moving up, on sand"
+
+Every thing has a colour of its own, so that a colour names one thing of a scene.
+
+Dims: B batch, L phrases, V words.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor
+
+COLOURS = ("red", "yellow", "green", "blue", "purple")
+SHAPES = ("ball", "cube", "pyramid", "ring")
+COUNTS = ("one", "two", "three", "four", "five")
+DIRECTIONS = ("left", "right", "up", "down")
+GROUNDS = ("sand", "grass", "water", "stone")
+BEADS = "beads"
+WORDS = (*COLOURS, *SHAPES, *COUNTS, *DIRECTIONS, *GROUNDS, BEADS)
+PHRASES = 5
+"""Phrases of a prompt: up to two large things, two swarms and a ground."""
+TEXT_DIM = 4096
+_FILLERS = {"a", "and", "moving", "on", "small"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Thing:
+    """What one phrase names; indices into the tuples above."""
+
+    colour: int
+    shape: int | None
+    """Of a large thing; None for a swarm of beads."""
+    count: int
+    """How many there are; 1 of a large thing."""
+    direction: int
+
+    def phrase(self) -> str:
+        """The words for it."""
+        end = f"moving {DIRECTIONS[self.direction]}"
+        if self.shape is not None:
+            return f"{COLOURS[self.colour]} {SHAPES[self.shape]} {end}"
+        beads = BEADS if self.count > 1 else BEADS.removesuffix("s")
+        return f"{COUNTS[self.count - 1]} {COLOURS[self.colour]} {beads} {end}"
+
+
+def words_of(text: str) -> list[list[str]]:
+    """Split a prompt into phrases of known words, fillers left out.
+
+    Raises:
+        ValueError: an unknown word, or too many phrases.
+    """
+    phrases = [phrase.lower().split() for phrase in text.split(",") if phrase.strip()]
+    if len(phrases) > PHRASES:
+        raise ValueError(
+            f"expected at most {PHRASES} phrases, got {len(phrases)}; name up to two large "
+            "things, two swarms of beads and a ground."
+        )
+    kept = [
+        [BEADS if word == "bead" else word for word in words if word not in _FILLERS]
+        for words in phrases
+    ]
+    for word in (word for words in kept for word in words):
+        if word not in WORDS:
+            raise ValueError(f"the tiny model knows {', '.join(WORDS)}; got {word!r}.")
+    return kept
+
+
+def things_of(text: str) -> list[Thing]:
+    """Read the things that a prompt names; phrases with a word missing name nothing to check.
+
+    Raises:
+        ValueError: as `words_of`.
+    """
+    found = []
+    for words in words_of(text):
+        at = {
+            name: next((names.index(word) for word in words if word in names), None)
+            for name, names in (
+                ("colour", COLOURS), ("shape", SHAPES),
+                ("count", COUNTS), ("direction", DIRECTIONS),
+            )
+        }  # fmt: skip
+        swarm = BEADS in words and at["count"] is not None
+        if (
+            at["colour"] is None
+            or at["direction"] is None
+            or not (swarm or at["shape"] is not None)
+        ):
+            continue
+        count = at["count"] + 1 if swarm else 1
+        found.append(Thing(**at | {"count": count, "shape": None if swarm else at["shape"]}))
+    return found
+
+
+@cache
+def vectors() -> Tensor:
+    """A fixed random direction for every word: [V, TEXT_DIM] fp32."""
+    generator = torch.Generator().manual_seed(20261128)
+    return torch.randn(len(WORDS), TEXT_DIM, generator=generator)
+
+
+def multi_hot(text: str) -> Tensor:
+    """Which words each phrase has: [L, V] fp32 of 0 and 1; missing phrases are zeros."""
+    marks = torch.zeros(PHRASES, len(WORDS))
+    for slot, words in enumerate(words_of(text)):
+        for word in words:
+            marks[slot, WORDS.index(word)] = 1
+    return marks
+
+
+def encode_caption(text: str) -> Tensor:
+    """Encode a prompt as one token a phrase, the sum of its words' vectors: [1, L, TEXT_DIM].
+
+    Raises:
+        ValueError: as `words_of`.
+
+    Source: ours.
+    """
+    return (multi_hot(text) @ vectors())[None]

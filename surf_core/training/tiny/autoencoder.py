@@ -1,0 +1,207 @@
+"""Train the tiny VAE: parts of painted scenes, at the sizes of previews, videos and refined ones.
+
+Without a learned judge of pictures: what counts are pixels, their differences in space and time,
+and coloured things more than the ground. A latent that is averaged down must decode to the smaller
+picture, because that is what the switch of the resolution does with it.
+
+Dims: B samples, T frames, H, W rows and columns.
+"""
+
+import math
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ...tiny import vae
+from ..task import Batch, Task
+from . import paint
+from .world import draw
+
+FRAMES = 13
+"""Frames of a clip."""
+SIZES, SHARES = (64, 128, 256), (0.25, 0.5, 0.25)
+"""Pixels along a side of whole scenes, and how often parts of each are drawn."""
+NOISE = 0.1
+"""Deviation of the noise on latents."""
+SIDE = 64
+"""Pixels along a side of a part."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Autoencode(Task):
+    """Reproduce parts of scenes."""
+
+    batch_size: int
+    """Parts a step."""
+    dim: int = vae.DIM
+    """Channels at full size."""
+    still_steps: int = 0
+    """Steps at the beginning that see one frame of each part."""
+    stills: int = 16
+    """Parts that each of those sees."""
+    seed: int = 0
+    """Of weights and scenes."""
+    damping: float = 3e-4
+    """Weight of the latents' mean square: it keeps them near the noise, and so smooth."""
+    device: str = "cpu"
+    """Where scenes are painted."""
+    graph: bool = False
+    """Record a step once, and replay it: for GPUs that wait for Python."""
+    statistics: int = 6
+    """Groups of eight scenes that the latents' distribution is taken from."""
+    ahead: int = 1
+    """Steps whose scenes are painted at once."""
+    _painted: dict[tuple[int, bool], Tensor] = field(default_factory=dict)
+    _recorded: dict[tuple, nn.Module] = field(default_factory=dict)
+
+    def build(self) -> vae.TinyVAE:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            model = vae.TinyVAE(self.dim)
+        inflate(model)
+        # Louder than the noise from the first step on.
+        model.conv1.weight[: vae.LATENT].detach().mul_(4)
+        # The file's place for a log variance: it is the same for all, not learned.
+        nn.init.zeros_(model.conv1.weight[vae.LATENT :].detach())
+        nn.init.constant_(model.conv1.bias[vae.LATENT :].detach(), 2 * math.log(NOISE))
+        return model
+
+    def batch(self, step: int, rank: int, world: int) -> Batch:
+        still = step < self.still_steps
+        count = self.stills if still else self.batch_size
+        generator = torch.Generator(self.device).manual_seed(self.seed * 1_000_003 + step)
+        frames = 1 if still else 1 + FRAMES // vae.PERIOD
+        shape = (count, vae.LATENT, frames, SIDE // vae.CELL, SIDE // vae.CELL)
+        noise = torch.randn(shape, generator=generator, device=self.device)
+        video = self._video(step, count, still)
+        return Batch(
+            tensors={"video": video[rank::world], "noise": noise[rank::world]},
+            keys=tuple(f"{step}/{place}" for place in range(rank, count, world)),
+        )
+
+    def _video(self, step: int, count: int, still: bool) -> Tensor:
+        """Parts of a step; those of several are painted at once, and kept until others are."""
+        group, place = divmod(step, self.ahead)
+        if (group, still) not in self._painted:
+            self._painted.clear()
+            index = torch.arange(self.ahead * count) + group * self.ahead * count
+            times = self._times[group % FRAMES][None] if still else self._times
+            self._painted[group, still] = self.videos(index, times)
+        return self._painted[group, still][place * count : (place + 1) * count]
+
+    @cached_property
+    def _times(self) -> Tensor:
+        return torch.linspace(-0.5, 0.5, FRAMES, device=self.device)
+
+    def videos(self, index: Tensor, times: Tensor) -> Tensor:
+        """Paint a part of each of these scenes: [B, 3, T, 64, 64] in -1..1."""
+        generator = torch.Generator().manual_seed(self.seed * 7919 + int(index[0]))
+        ladder = torch.tensor(SHARES).cumsum(0)
+        dice = torch.rand(3, len(index), generator=generator)
+        size = torch.tensor(SIZES)[torch.bucketize(dice[0], ladder).clamp(max=len(SIZES) - 1)]
+        top, left = ((dice[1:] * (size - SIDE + 1)).long()).to(self.device)
+        scenes = draw(self.seed + 1, index.to(self.device))
+        return paint.paint(scenes, times, size.to(self.device), (top, left, SIDE))
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        given = batch.tensors["video"], batch.tensors["noise"]
+        if not self.graph:
+            return Loss(model, self.damping)(*given)
+        key = id(model), given[0].shape
+        if key not in self._recorded:
+            # Copies of weights that autocast keeps must not be recorded.
+            with torch.autocast("cuda", torch.bfloat16, cache_enabled=False):
+                made = torch.cuda.make_graphed_callables(
+                    Loss(model, self.damping), given, allow_unused_input=True
+                )
+            self._recorded[key] = made
+        return self._recorded[key](*given)
+
+    @torch.no_grad()
+    def held_out(self, model: nn.Module) -> dict[str, float]:
+        """Peak signal to noise ratio, dB, of scenes that nothing is trained on."""
+        video = self.videos(torch.arange(10**9, 10**9 + 16), self._times)
+        copy = model.decoder(model.conv2(model.moments(video)[0])).float().clamp(-1, 1)
+        error = (copy - video).square().mean(dim=(1, 2, 3, 4)) / 4
+        return {"psnr": (-10 * error.log10()).mean().item(), "l1": distance(copy, video).item()}
+
+    @torch.no_grad()
+    def export(self, weights: dict[str, Tensor], path: Path, notes: dict) -> None:
+        """Fit the latents to what hosts expect of Wan's, and write the file."""
+        model = vae.TinyVAE(self.dim)
+        model.load_state_dict(weights)
+        model = model.to(self.device)
+        found = [
+            model.moments(self.whole(i, 128))[0].transpose(0, 1).flatten(1)
+            for i in range(self.statistics)
+        ]
+        every = torch.cat(found, dim=1)
+        model.fit(every.mean(dim=1), every.std(dim=1))
+        vae.save(model, path, {"surf.recipe": repr(notes)}, torch.float16)
+
+    def whole(self, group: int, size: int, count: int = 8) -> Tensor:
+        """Paint whole scenes that nothing is trained on."""
+        index = torch.arange(count, device=self.device) + 2 * 10**9 + group * count
+        return paint.paint(draw(self.seed + 1, index), self._times, size)
+
+    def notes(self) -> dict:
+        named = ("batch_size", "still_steps", "stills", "dim", "seed", "damping")
+        return {name: getattr(self, name) for name in named}
+
+
+@torch.no_grad()
+def inflate(model: vae.TinyVAE) -> None:
+    """Begin with a model of stills: convolutions see the last frame alone, and copy it in time."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv3d) and module.kernel_size[0] > 1:
+            module.weight[:, :, :-1] = 0
+            if module.kernel_size[1] == 1:
+                outer, inner = module.weight.shape[:2]
+                copy = torch.eye(inner).repeat(outer // inner, 1)
+                module.weight[:, :, -1] = copy[..., None, None]
+                module.bias.zero_()
+
+
+class Loss(nn.Module):
+    """The loss of a VAE as a module.
+
+    Args:
+        model: the VAE.
+        damping: weight of the latents' mean square.
+    """
+
+    def __init__(self, model: vae.TinyVAE, damping: float):
+        super().__init__()
+        self.model, self.damping = model, damping
+
+    def forward(self, video: Tensor, noise: Tensor) -> Tensor:
+        """Mean over videos [B, 3, T, H, W], with noise [B, C, t, h, w] for their latents."""
+        model = self.model
+        mean = model.moments(video)[0]
+        latent = mean + NOISE * noise.to(mean.dtype)
+        loss = distance(model.decoder(model.conv2(latent)).float(), video)
+        small, copy = halved(latent), halved(video)
+        loss = loss + 0.25 * distance(model.decoder(model.conv2(small)).float(), copy)
+        return loss + self.damping * mean.float().square().mean()
+
+
+def halved(x: Tensor) -> Tensor:
+    """Average pairs of rows and columns of [..., H, W]."""
+    return x.unflatten(-1, (-1, 2)).mean(dim=-1).unflatten(-2, (-1, 2)).mean(dim=-2)
+
+
+def distance(copy: Tensor, video: Tensor) -> Tensor:
+    """Compare pixels and their differences; coloured things count up to five times."""
+    chroma = video.amax(dim=1, keepdim=True) - video.amin(dim=1, keepdim=True)
+    weight = 1 + 2 * chroma
+    error = copy - video
+    total = (weight * error.abs()).mean()
+    across, down = error.diff(dim=4), error.diff(dim=3)
+    total = total + 0.5 * (weight[..., 1:] * across.abs()).mean()
+    total = total + 0.5 * (weight[..., 1:, :] * down.abs()).mean()
+    if error.shape[2] > 1:
+        total = total + 0.25 * (weight[:, :, 1:] * error.diff(dim=2).abs()).mean()
+    return total

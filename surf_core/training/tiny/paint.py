@@ -1,0 +1,235 @@
+"""Paint the second model's scenes: shaded things with soft shadows over a textured ground.
+
+Everything is a function of the place, so that any part can be painted at any size; edges are
+antialiased over a pixel.
+
+Dims: B scenes, T frames, H, W pixels of the painted part, S pixels along a whole side.
+"""
+
+from math import pi
+
+import torch
+from torch import Tensor
+
+from .world import BEAD, LARGE, STEPS, Scenes
+
+PALETTE = (
+    (0.93, 0.13, 0.12), (0.98, 0.80, 0.08), (0.10, 0.72, 0.22), (0.10, 0.32, 0.95),
+    (0.66, 0.16, 0.86),
+)  # fmt: skip
+"""Red, green and blue of each of COLOURS, 0..1."""
+EARTH = ((0.80, 0.72, 0.60), (0.47, 0.53, 0.40), (0.44, 0.52, 0.58), (0.56, 0.555, 0.55))
+"""The same of each of GROUNDS: pale, so that no ground is taken for a thing."""
+_LIFT = 0.62
+"""Height of the light, 0..1: the z of its direction."""
+
+
+def paint(
+    scenes: Scenes,
+    times: Tensor,
+    size: int | Tensor,
+    part: tuple[Tensor, Tensor, int] | None = None,
+) -> Tensor:
+    """Paint scenes, or a square part of each.
+
+    Args:
+        scenes: B of them.
+        times: [T], -0.5..0.5.
+        size: S, or [B] one for each scene, if only parts of one side are painted.
+        part: first row [B] and column [B] of the part, and its side, all in pixels; None for all.
+
+    Returns:
+        [B, 3, T, H, W] in -1..1, fp32, on the device of the scenes.
+
+    Source: ours.
+    """
+    device = scenes.ground.device
+    top, left, side = part or (torch.zeros(1, device=device),) * 2 + (size,)
+    size = torch.as_tensor(size, device=device).expand(len(scenes))
+    ticks = torch.arange(side, device=device) + 0.5
+    x = ((ticks + left[:, None]) / size[:, None])[:, None, None, :]
+    y = ((ticks + top[:, None]) / size[:, None])[:, None, :, None]
+    size = _wide(size)
+    clock = times.to(device).view(1, -1, 1, 1)
+    angle = 2 * pi * scenes.look[:, 0]
+    light = torch.stack([angle.cos(), angle.sin()], dim=1) * (1 - _LIFT**2) ** 0.5
+    canvas = _ground(scenes, x, y, clock) * _falloff(light, x, y)
+    for slot in range(LARGE):
+        canvas = canvas * _trail(scenes, slot, x, y, clock)
+    for slot in range(LARGE):
+        canvas = _large(canvas, scenes, slot, light, (x, y, clock), size)
+    for slot in range(scenes.present.shape[1] - LARGE):
+        canvas = _swarm(canvas, scenes, slot, light, (x, y, clock), size)
+    return canvas.clamp(0, 1) * 2 - 1
+
+
+def _wide(value: Tensor) -> Tensor:
+    """[B] -> [B, 1, 1, 1]."""
+    return value.view(-1, 1, 1, 1)
+
+
+def _ramp(low: float, high: float, value: Tensor) -> Tensor:
+    """A smooth step from 0 at low to 1 at high."""
+    t = ((value - low) / (high - low)).clamp(0, 1)
+    return t * t * (3 - 2 * t)
+
+
+def _falloff(light: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Brighter towards the light, darker in the corners: [B, 1, 1, H, W]."""
+    near = _wide(light[:, 0]) * (x - 0.5) + _wide(light[:, 1]) * (y - 0.5)
+    corner = (x - 0.5) ** 2 + (y - 0.5) ** 2
+    return (1 + 0.28 * near - 0.35 * corner)[:, None]
+
+
+def _ground(scenes: Scenes, x: Tensor, y: Tensor, clock: Tensor) -> Tensor:
+    """Textures that the camera pans over: [B, 3, T, H, W] in 0..1."""
+    look = scenes.look
+    px = x + _wide(scenes.pan[:, 0]) * clock + 4 * _wide(look[:, 1])
+    py = y + _wide(scenes.pan[:, 1]) * clock + 4 * _wide(look[:, 2])
+    turn = pi * _wide(look[:, 3])
+    u, v = px * turn.cos() + py * turn.sin(), py * turn.cos() - px * turn.sin()
+    tau = 2 * pi
+    slow = ((tau * (1.1 * u + 0.6 * v)).sin() + (tau * (1.7 * v - 0.9 * u) + 1.3).sin()) / 2
+    warp = 0.9 * (tau * (1.6 * v + 0.7 * u)).sin()
+    sand = 0.085 * (tau * 7 * u + 2.2 * warp).sin() + 0.03 * (tau * (13 * v - 9 * u)).sin()
+    blades = (tau * (11 * u + 3 * v) + 2 * warp).sin() * (tau * (12 * v - 5 * u) - warp).sin()
+    grass = 0.11 * blades + 0.05 * (tau * (17 * u + 8 * v)).sin()
+    swell = (tau * 4 * u + 2 * warp).sin() + (tau * (4.5 * v - 2 * u) - 1.6 * warp).sin()
+    water = 0.30 * (1 - swell.abs() / 2) ** 3 - 0.06
+    joint = torch.minimum((4 * u - (4 * u).round()).abs(), (4 * v - (4 * v).round()).abs())
+    flag = ((tau * 0.5 * (4 * u).round()).cos() * (tau * 0.5 * (4 * v).round()).cos()) * 0.035
+    stone = flag - 0.16 * (1 - _ramp(0.02, 0.09, joint)) + 0.03 * (tau * (9 * u - 11 * v)).sin()
+    kinds = torch.stack(torch.broadcast_tensors(sand, grass, water, stone))
+    pattern = kinds[scenes.ground, torch.arange(len(scenes), device=x.device)]
+    earth = torch.tensor(EARTH, device=x.device)[scenes.ground]
+    earth = earth * (0.92 + 0.16 * look[:, 4:5])
+    return earth[:, :, None, None, None] * (1 + pattern + 0.07 * slow)[:, None]
+
+
+def _local(
+    middle: Tensor, travel: Tensor, radius: Tensor | float, axes: tuple[Tensor, Tensor, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Place relative to a thing, in its radii: dx, dy [B, T, H or 1, W or 1]."""
+    x, y, clock = axes
+    radius = _wide(radius) if isinstance(radius, Tensor) else radius
+    dx = (x - _wide(middle[:, 0]) - _wide(travel[:, 0]) * clock) / radius
+    dy = (y - _wide(middle[:, 1]) - _wide(travel[:, 1]) * clock) / radius
+    return dx, dy
+
+
+def _chosen(kinds: tuple[Tensor, ...], shape: Tensor) -> Tensor:
+    stacked = torch.stack(torch.broadcast_tensors(*kinds))
+    return stacked[shape, torch.arange(len(shape), device=shape.device)]
+
+
+def distance(shape: Tensor, dx: Tensor, dy: Tensor) -> Tensor:
+    """Signed distance, in radii, to the outline of ball, cube, pyramid or ring; negative inside."""
+    r = (dx**2 + dy**2).sqrt()
+    ax, ay = dx.abs(), dy.abs()
+    square = torch.maximum(ax, ay) - 0.88
+    corner = ((ax - 0.70).clamp(min=0) ** 2 + (ay - 0.70).clamp(min=0) ** 2).sqrt() - 0.18
+    cube = torch.where((ax > 0.70) & (ay > 0.70), corner, square)
+    pyramid = torch.maximum(0.866 * ax - 0.5 * (dy + 0.12) - 0.56, dy + 0.12 - 0.74)
+    ring = (r - 0.72).abs() - 0.27
+    return _chosen((r - 1, cube, pyramid, ring), shape)
+
+
+def _slope(shape: Tensor, dx: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
+    """Horizontal part of the normal of the thing's surface: two [B, T, H, W], length below 1."""
+    r = (dx**2 + dy**2).sqrt().clamp(min=1e-3)
+    ax, ay = dx.abs(), dy.abs()
+    side = ax > ay
+    bevel = 0.8 * _ramp(0.52, 0.86, torch.maximum(ax, ay))
+    cube = (
+        torch.where(side, dx.sign(), 0 * dx) * bevel,
+        torch.where(side, 0 * dy, dy.sign()) * bevel,
+    )
+    base = dy + 0.12 - 0.74 > 0.866 * ax - 0.5 * (dy + 0.12) - 0.56
+    pyramid = (torch.where(base, 0 * dx, 0.62 * dx.sign()), torch.where(base, 0.72, -0.36 + 0 * dy))
+    around = ((r - 0.72) / 0.29).clamp(-0.97, 0.97)
+    ball = r.clamp(max=0.98)
+    x = _chosen((dx / r * ball, cube[0], pyramid[0], dx / r * around), shape)
+    y = _chosen((dy / r * ball, cube[1], pyramid[1], dy / r * around), shape)
+    return x, y
+
+
+def _shaded(colour: Tensor, nx: Tensor, ny: Tensor, light: Tensor) -> Tensor:
+    """Lambert's light with a highlight and a little sky: [B, 3, T, H, W]."""
+    nz = (1 - nx**2 - ny**2).clamp(min=0).sqrt()
+    lx, ly = _wide(light[:, 0]), _wide(light[:, 1])
+    facing = (nx * lx + ny * ly + nz * _LIFT).clamp(min=0)
+    # Halfway between the light and the eye, which looks straight down.
+    long = (2 + 2 * _LIFT) ** 0.5
+    gloss = ((nx * lx + ny * ly + nz * (_LIFT + 1)) / long).clamp(min=0) ** 40
+    lit = (0.42 + 0.72 * facing)[:, None] * colour[:, :, None, None, None]
+    return lit + 0.5 * gloss[:, None]
+
+
+def _paint_over(canvas: Tensor, paint_: Tensor, opacity: Tensor) -> Tensor:
+    return torch.lerp(canvas, paint_, opacity[:, None])
+
+
+def _trail(scenes: Scenes, slot: int, x: Tensor, y: Tensor, clock: Tensor) -> Tensor:
+    """The groove that a large thing leaves in the ground: a factor [B, 1, T, H, W]."""
+    radius = scenes.radius[:, slot]
+    dx, dy = _local(scenes.middle[:, slot], scenes.travel[:, slot], radius, (x, y, clock))
+    step = torch.tensor(STEPS, device=x.device)[scenes.direction[:, slot]]
+    sx, sy = _wide(step[:, 0]), _wide(step[:, 1])
+    behind, beside = -(sx * dx + sy * dy), (sy * dx - sx * dy)
+    fade = (1 - behind / 3.0).clamp(0, 1) * (behind > 0)
+    groove = 0.34 * (1 - _ramp(0.35, 0.62, beside.abs())) - 0.10 * _ramp(0.3, 0.6, beside.abs()) * (
+        1 - _ramp(0.6, 0.85, beside.abs())
+    )
+    return (1 + groove * fade * _wide(scenes.present[:, slot].float()))[:, None]
+
+
+def _large(
+    canvas: Tensor, scenes: Scenes, slot: int, light: Tensor,
+    axes: tuple[Tensor, Tensor, Tensor], size: Tensor,
+) -> Tensor:  # fmt: skip
+    """A large thing and its shadow."""
+    radius, shape = scenes.radius[:, slot], scenes.shape[:, slot]
+    dx, dy = _local(scenes.middle[:, slot], scenes.travel[:, slot], radius, axes)
+    seen = _wide(scenes.present[:, slot].float())
+    away = distance(shape, dx + 0.42 * _wide(light[:, 0]), dy + 0.42 * _wide(light[:, 1]))
+    canvas = canvas * (1 - 0.55 * seen * (1 - _ramp(-0.25, 0.3, away)))[:, None]
+    inside = (0.5 - distance(shape, dx, dy) * _wide(radius) * size).clamp(0, 1)
+    colour = torch.tensor(PALETTE, device=canvas.device)[scenes.colour[:, slot]]
+    return _paint_over(canvas, _shaded(colour, *_slope(shape, dx, dy), light), inside * seen)
+
+
+def _swarm(
+    canvas: Tensor, scenes: Scenes, slot: int, light: Tensor,
+    axes: tuple[Tensor, Tensor, Tensor], size: Tensor,
+) -> Tensor:  # fmt: skip
+    """A swarm: glossy beads that hover over the ground, each with a short tail of light."""
+    travel = scenes.travel[:, LARGE + slot]
+    step = torch.tensor(STEPS, device=canvas.device)[scenes.direction[:, LARGE + slot]]
+    sx, sy = _wide(step[:, 0]), _wide(step[:, 1])
+    lx, ly = 0.9 * _wide(light[:, 0]), 0.9 * _wide(light[:, 1])
+    far = shade = glow = None
+    for member in range(scenes.beads.shape[2]):
+        dx, dy = _local(scenes.beads[:, slot, member], travel, BEAD, axes)
+        square, shadow = dx**2 + dy**2, (dx + lx) ** 2 + (dy + ly) ** 2
+        behind, beside = -(sx * dx + sy * dy), (sy * dx - sx * dy).abs()
+        left = (1 - behind / 4.2).clamp(0, 1) * (behind > 0)
+        tail = left**1.5 * (1.2 * left - beside + 0.15).clamp(0, 0.3) / 0.3
+        if far is None:
+            far, shade, glow = square, shadow, tail
+            nx, ny = dx.expand_as(square), dy.expand_as(square)
+            continue
+        nearer = square < far
+        nx, ny = torch.where(nearer, dx, nx), torch.where(nearer, dy, ny)
+        far, shade, glow = (
+            torch.minimum(far, square), torch.minimum(shade, shadow), torch.maximum(glow, tail),
+        )  # fmt: skip
+    seen = _wide(scenes.present[:, LARGE + slot].float())
+    canvas = canvas * (1 - 0.45 * seen * (1 - _ramp(0.5, 1.5, shade.sqrt())))[:, None]
+    colour = torch.tensor(PALETTE, device=canvas.device)[scenes.colour[:, LARGE + slot]]
+    pale = (0.55 + 0.45 * colour)[:, :, None, None, None]
+    canvas = _paint_over(canvas, pale, 0.6 * glow * seen)
+    r = far.sqrt()
+    inside = (0.5 - (r - 1) * BEAD * size).clamp(0, 1)
+    scale = 0.94 / r.clamp(min=1)
+    lit = _shaded(1.08 * colour, nx * scale, ny * scale, light)
+    return _paint_over(canvas, lit, inside * seen)

@@ -1,0 +1,209 @@
+"""What there is in the second model's scenes: a few large things, swarms of beads, a ground.
+
+All lengths are fractions of the frame, so that a scene is the same at any size; times run from
+-0.5 to 0.5 of the clip. Scene i is a function of (seed, i) alone, on every device.
+
+Dims: B scenes, N things of a kind, M members of a swarm, K candidates.
+"""
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from ...tiny.caption import (
+    BEADS,
+    COLOURS,
+    COUNTS,
+    DIRECTIONS,
+    GROUNDS,
+    PHRASES,
+    SHAPES,
+    WORDS,
+    Thing,
+)  # fmt: skip
+from .chance import Chance
+
+STEPS = ((-1.0, 0.0), (1.0, 0.0), (0.0, -1.0), (0.0, 1.0))
+"""Unit step (x, y) of each of DIRECTIONS; y points down."""
+LARGE, SWARMS, MEMBERS = 2, 2, len(COUNTS)
+"""Most large things, swarms, and beads of a swarm."""
+RADII = (0.13, 0.165)
+"""Of large things."""
+BEAD = 0.038
+"""Radius of a bead."""
+TRAVEL = (0.24, 0.34)
+"""Way that a thing goes in a clip."""
+_TRIES = 16
+_EDGE = 0.02
+_CLOCK = (-0.5, -0.25, 0.0, 0.25, 0.5)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scenes:
+    """A batch of scenes."""
+
+    ground: Tensor
+    """[B] index into GROUNDS."""
+    look: Tensor
+    """[B, 8] in 0..1: light and ground, see `paint`."""
+    pan: Tensor
+    """[B, 2], way that the ground goes in a clip, for the camera's."""
+    colour: Tensor
+    """[B, 4] index into COLOURS: two large things, two swarms; no two alike."""
+    direction: Tensor
+    """[B, 4] index into DIRECTIONS."""
+    present: Tensor
+    """[B, 4] bool."""
+    shape: Tensor
+    """[B, 2] index into SHAPES."""
+    count: Tensor
+    """[B, 2] beads of each swarm, from 1."""
+    radius: Tensor
+    """[B, 2] of the large things."""
+    middle: Tensor
+    """[B, 2, 2] place (x, y) of the large things halfway."""
+    travel: Tensor
+    """[B, 4, 2] way that each thing goes."""
+    beads: Tensor
+    """[B, 2, 5, 2] place of every bead halfway; those beyond the count lie far outside."""
+
+    def __len__(self) -> int:
+        return len(self.ground)
+
+    def things(self) -> list[list[Thing]]:
+        """What each scene holds, in the order of its phrases."""
+        kinds = [x.tolist() for x in (self.present, self.colour, self.direction)]
+        rows = zip(*kinds, self.shape.tolist(), self.count.tolist(), strict=True)
+        return [
+            [
+                Thing(
+                    colour=colour[slot],
+                    direction=direction[slot],
+                    shape=shape[slot] if slot < LARGE else None,
+                    count=1 if slot < LARGE else count[slot - LARGE],
+                )
+                for slot in range(LARGE + SWARMS)
+                if present[slot]
+            ]
+            for present, colour, direction, shape, count in rows
+        ]
+
+    def prompts(self) -> list[str]:
+        """A prompt for each scene."""
+        return [
+            ", ".join([*(thing.phrase() for thing in things), f"on {GROUNDS[ground]}"])
+            for things, ground in zip(self.things(), self.ground.tolist(), strict=True)
+        ]
+
+    def words(self) -> Tensor:
+        """Which words each phrase has: [B, L, V] fp32; phrases stand where their things do.
+
+        The model attends to phrases without regard to their place, so absent ones may be zeros
+        anywhere.
+        """
+        marks = torch.zeros(len(self), PHRASES, len(WORDS), device=self.ground.device)
+
+        def mark(slot: int, names: tuple[str, ...], index: Tensor) -> None:
+            marks[:, slot].scatter_(1, (index + WORDS.index(names[0]))[:, None], 1.0)
+
+        for slot in range(LARGE + SWARMS):
+            mark(slot, COLOURS, self.colour[:, slot])
+            mark(slot, DIRECTIONS, self.direction[:, slot])
+            if slot < LARGE:
+                mark(slot, SHAPES, self.shape[:, slot])
+            else:
+                mark(slot, COUNTS, self.count[:, slot - LARGE] - 1)
+                marks[:, slot, WORDS.index(BEADS)] = 1
+        marks[:, : LARGE + SWARMS] *= self.present[..., None]
+        mark(PHRASES - 1, GROUNDS, self.ground)
+        return marks
+
+    def part(self, start: int, stop: int) -> "Scenes":
+        """Some of the scenes; views."""
+        return Scenes(**{f.name: getattr(self, f.name)[start:stop] for f in fields(self)})
+
+
+def draw(seed: int, index: Tensor) -> Scenes:
+    """Draw the scenes of these numbers.
+
+    Args:
+        seed: other seeds give other scenes.
+        index: [B] int64, on the device that they are to be on.
+
+    Source: ours.
+    """
+    chance = Chance(seed, index)
+    slots = LARGE + SWARMS
+    colour = chance.order(len(COLOURS))[:, :slots]
+    direction = chance.pick(len(DIRECTIONS), slots)
+    share = torch.tensor([1.0, 0.4, 1.0, 0.6], device=index.device)
+    present = chance.uniform(0, 1, slots) < share
+    radius = chance.uniform(*RADII, LARGE)
+    steps = torch.tensor(STEPS, device=index.device)[direction]
+    travel = steps * chance.uniform(*TRAVEL, slots, 1)
+    count = 1 + chance.pick(len(COUNTS), SWARMS)
+    middle = _apart(chance, radius, travel[:, :LARGE])
+    beads = _scattered(chance, travel[:, LARGE:])
+    member = torch.arange(MEMBERS, device=index.device)
+    absent = member >= count[..., None]
+    beads = beads.masked_fill(absent[..., None], 9.0)
+    return Scenes(
+        ground=chance.pick(len(GROUNDS)),
+        look=chance.uniform(0, 1, 8),
+        pan=chance.uniform(-0.12, 0.12, 2),
+        colour=colour,
+        direction=direction,
+        present=present,
+        shape=chance.pick(len(SHAPES), LARGE),
+        count=count,
+        radius=radius,
+        middle=middle,
+        travel=travel,
+        beads=beads,
+    )
+
+
+def _inside(unit: Tensor, radius: Tensor | float, travel: Tensor) -> Tensor:
+    """Turn 0..1 into a place from which a thing stays within the frame."""
+    margin = radius + _EDGE + travel.abs() / 2
+    return margin + (1 - 2 * margin) * unit
+
+
+def _apart(chance: Chance, radius: Tensor, travel: Tensor) -> Tensor:
+    """Places of two large things [B, 2, 2], the best of some at keeping away from one another."""
+    unit = chance.uniform(0, 1, _TRIES, LARGE, 2)
+    places = _inside(unit, radius[:, None, :, None], travel[:, None])
+    clock = torch.tensor(_CLOCK, device=travel.device).view(-1, 1)
+    between = (places[:, :, 0] - places[:, :, 1])[:, :, None]
+    between = between + clock * (travel[:, 0] - travel[:, 1])[:, None, None]
+    gap = between.norm(dim=-1).amin(dim=2)
+    # The first that is far enough, else the farthest: always the farthest would mean corners.
+    score = gap.clamp(max=0.0) + torch.where(gap > 0.38, 2.0, gap)
+    best = score.argmax(dim=1)
+    return places[torch.arange(len(places), device=best.device), best]
+
+
+def _scattered(chance: Chance, travel: Tensor) -> Tensor:
+    """Places of beads [B, SWARMS, M, 2], none touching another of its swarm, few of the other."""
+    chosen: list[list[Tensor]] = []
+    clock = torch.tensor(_CLOCK, device=travel.device).view(1, -1, 1, 1)
+    rows = torch.arange(len(travel), device=travel.device)
+    for swarm in range(SWARMS):
+        unit = chance.uniform(0, 1, MEMBERS, _TRIES, 2)
+        way = travel[:, swarm, None, None]
+        places = _inside(unit, 2 * BEAD, way)
+        mine: list[Tensor] = []
+        for member in range(MEMBERS):
+            tries = places[:, member]
+            gap = torch.full(tries.shape[:2], 1.0, device=tries.device)
+            for other in mine:
+                gap = torch.minimum(gap, (tries - other[:, None]).norm(dim=-1) / 0.17)
+            for other in chosen[0] if swarm else ():
+                between = (tries - other[:, None])[:, None]
+                between = between + clock * (travel[:, 1] - travel[:, 0])[:, None, None]
+                gap = torch.minimum(gap, between.norm(dim=-1).amin(dim=1) / 0.1)
+            best = torch.where(gap >= 1, 2.0, gap).argmax(dim=1)
+            mine.append(tries[rows, best])
+        chosen.append(mine)
+    return torch.stack([torch.stack(mine, dim=1) for mine in chosen], dim=1)
