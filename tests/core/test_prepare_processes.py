@@ -122,7 +122,7 @@ def group(leader):
 def test_ray_gives_the_same_folder(videos, whole, tmp_path):
     pytest.importorskip("ray")
     out = tmp_path / "out"
-    printed = finish(videos, out, "--runner", "ray", "--workers", "2")
+    printed = finish(videos, out, "--runner", "ray", "--workers", "1")
     assert "15 videos, 13 of them prepared now" in printed
     assert prepared.files(out) == whole
 

@@ -4,9 +4,11 @@ Items travel as bytes in a column of their own. Input and output folders must be
 machine, and the package must be installed on each.
 """
 
+import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from math import ceil
 from pathlib import Path
 
 from .codecs import load_codec
@@ -15,8 +17,10 @@ from .sources import Source
 from .stages import Embed, Encode, Examine, Item, Write, cut, fit, lower, pack, unpack
 from .texts import load_text
 
+log = logging.getLogger(__name__)
+
 _ACTOR_CPUS = 0.2
-"""Of each model's process, which mostly waits: three of them leave room for decoding on one CPU."""
+"""Of each model's process, which mostly waits."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,7 +30,7 @@ class Cluster:
     address: str | None = None
     """Of a running cluster; None starts one on this machine."""
     cpus: int | None = None
-    """Of the one started here; None is all."""
+    """That decode, of the one started here; None is all."""
     scorers: int = 1
     """Processes that examine clips."""
     scorer_gpus: float = 0.0
@@ -39,6 +43,21 @@ class Cluster:
     """Processes that hold the text encoder."""
     text_gpus: float = 0.0
     """GPUs of each of them."""
+
+    def model_cpus(self) -> float:
+        """CPUs that the models' processes hold for good."""
+        return _ACTOR_CPUS * (self.scorers + self.encoders + self.texts)
+
+    def lacking(self, free: Mapping[str, float]) -> str:
+        """What of the free resources is too little for the first clip to come through; or ""."""
+        kinds = ((self.scorers, self.scorer_gpus), (self.encoders, self.encoder_gpus),
+                 (self.texts, self.text_gpus))  # fmt: skip
+        needed = {"CPU": 1 + self.model_cpus(), "GPU": sum(count * gpus for count, gpus in kinds)}
+        return ", ".join(
+            f"{count:g} {name}s of which {free.get(name, 0):g} are free"
+            for name, count in needed.items()
+            if free.get(name, 0) < count
+        )
 
 
 def _modules():
@@ -133,6 +152,7 @@ def run(job: PrepareJob, sources: list[Source], cluster: Cluster | None = None) 
     Raises:
         ImportError: Ray is missing.
         OSError: the disk is full.
+        ValueError: this machine has fewer GPUs than are asked for.
     """
     cluster = cluster or Cluster()
     ray, _ = _modules()
@@ -141,11 +161,12 @@ def run(job: PrepareJob, sources: list[Source], cluster: Cluster | None = None) 
     if started:
         ray.init(
             address=cluster.address,
-            num_cpus=None if cluster.address else cluster.cpus,
+            num_cpus=None if cluster.address else _cpus(cluster),
             include_dashboard=None if cluster.address else False,
             log_to_driver=False,
         )
     try:
+        _say_what_is_lacking(cluster, ray.available_resources(), started and not cluster.address)
         ray.data.DataContext.get_current().enable_progress_bars = False
         for batch in _flow(ray, job, sources, cluster).iter_batches(
             batch_size=None, batch_format="pyarrow"
@@ -158,6 +179,22 @@ def run(job: PrepareJob, sources: list[Source], cluster: Cluster | None = None) 
     finally:
         if started:
             ray.shutdown()
+
+
+def _cpus(cluster: Cluster) -> int:
+    """CPUs of a cluster started here: those that decode, and what the models' processes hold."""
+    return (cluster.cpus or os.cpu_count() or 1) + ceil(cluster.model_cpus())
+
+
+def _say_what_is_lacking(cluster: Cluster, free: Mapping[str, float], here: bool) -> None:
+    lacking = cluster.lacking(free)
+    if lacking and here:
+        raise ValueError(
+            f"expected {lacking} on this machine; ask for fewer processes or GPUs, or name a "
+            "larger cluster with --ray-address."
+        )
+    if lacking:
+        log.warning("waiting for the cluster: preparing needs %s", lacking)
 
 
 def _flow(ray, job: PrepareJob, sources: list[Source], cluster: Cluster):
