@@ -68,9 +68,9 @@ class Kit:
         height, width = self.setting.sides["240p"]
         began = self.watch.start(self.watch.profiling)
         SurfReshiftKSampler.execute(
-            self.base, *texts, latent, 0, high, CFG[first.cfg], CFG[second.cfg],
-            steps=high + low, shift=3.0, shift_low=3.0, sampler_name="euler", scheduler="simple",
-            denoise=1.0,
+            self.base, *texts, latent, 0, switch_step=high, cfg=CFG[first.cfg],
+            cfg_low=CFG[second.cfg], steps=high + low, shift=3.0, shift_low=3.0,
+            sampler_name="euler", scheduler="simple", denoise=1.0,
             low_resolution="by size", low_scale=0.5, low_width=width, low_height=height,
             sigma_policy="same", noise_policy="fresh", handover="reuse",
         )  # fmt: skip

@@ -39,9 +39,10 @@ def preview(model: Any, shape: cost.ModelShape, frames: int, sizes: dict, cfg: f
 
     height, width = (8 * cells for cells in sizes["low"])
     return SurfReshiftKSampler.execute(
-        model, *models.prompts(shape), noise(frames, sizes["high"], 0.0), 0, STEPS // 2, cfg, cfg,
-        steps=STEPS, shift=3.0, shift_low=3.0, sampler_name="euler", scheduler="simple",
-        denoise=1.0, low_resolution="by size", low_scale=0.5, low_width=width, low_height=height,
+        model, *models.prompts(shape), noise(frames, sizes["high"], 0.0), 0,
+        switch_step=STEPS // 2, cfg=cfg, cfg_low=cfg, steps=STEPS, shift=3.0, shift_low=3.0,
+        sampler_name="euler", scheduler="simple", denoise=1.0, low_resolution="by size",
+        low_scale=0.5, low_width=width, low_height=height,
         sigma_policy="same", noise_policy="fresh", handover="reuse",
     ).args[0]["samples"]  # fmt: skip
 
