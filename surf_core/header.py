@@ -10,11 +10,11 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, Field, dataclass, fields
 from math import prod
 from pathlib import Path
 from types import UnionType
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Any, ClassVar, Protocol, TypeVar, get_args, get_origin
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -38,7 +38,15 @@ _WHOLE = 2**53
 _SHORT, _LONG = 100, 1200
 
 Shapes = Mapping[str, tuple[int, ...]]
-Config = TypeVar("Config")
+
+
+class Dataclass(Protocol):
+    """Any dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+
+Config = TypeVar("Config", bound=Dataclass)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -215,7 +223,8 @@ def _typed(value: Any, kind: Any, name: str) -> Any:
 
 def repeated(shapes: Shapes, count: int, prefix: str = "blocks.") -> dict[str, tuple[int, ...]]:
     """Shapes of a model of `count` equal blocks, from those of a model that has one."""
-    first, found = f"{prefix}0.", {}
+    first = f"{prefix}0."
+    found: dict[str, tuple[int, ...]] = {}
     for name, shape in shapes.items():
         if name.startswith(first):
             rest = name.removeprefix(first)

@@ -19,6 +19,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from .distributed import World
 from .optim import Average, Optimizers
@@ -55,6 +56,7 @@ def prepare_optimizers(model: nn.Module, opts: Optimizers, path: Path) -> None:
     for key, entry in stored.items():
         if not key.startswith("optimizer/"):
             continue
+        assert isinstance(entry, TensorStorageMetadata)
         name, slot = key.removeprefix("optimizer/").rsplit("/", 1)
         weight, kind = weights[name], entry.properties.dtype
         like = entry.size == weight.shape

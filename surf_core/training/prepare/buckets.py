@@ -65,22 +65,24 @@ def buckets(resolution: str) -> tuple[Bucket, ...]:
         raise ValueError(
             f"expected one of {(*AREAS, *FIXED)}, got {resolution=}; choose one of them."
         )
-    found = set()
+    sizes = set()
     for aspect in ASPECTS:
         short = sqrt(AREAS[resolution] / aspect)
         # Not a hair too small where the side is a whole number.
         sides = [int((side + 1e-6) // UNIT) * UNIT for side in (short, short * aspect)]
-        found |= {Bucket(*sides), Bucket(*sides[::-1])}
-    return tuple(sorted(found))
+        sizes |= {Bucket(*sides), Bucket(*sides[::-1])}
+    return tuple(sorted(sizes))
 
 
 def plan(size: tuple[int, int], bucket: Bucket) -> Plan:
     """Crop the middle of a source (rows, columns) to a bucket's shape, keeping all that fits."""
     rows, columns = size
     scale = min(rows / bucket.rows, columns / bucket.columns)
-    kept = min(rows, round(bucket.rows * scale)), min(columns, round(bucket.columns * scale))
-    top, left = (rows - kept[0]) // 2, (columns - kept[1]) // 2
-    return Plan(bucket=bucket, crop=(top, left, *kept), lost=1 - kept[0] * kept[1] / rows / columns)
+    height = min(rows, round(bucket.rows * scale))
+    width = min(columns, round(bucket.columns * scale))
+    top, left = (rows - height) // 2, (columns - width) // 2
+    lost = 1 - height * width / rows / columns
+    return Plan(bucket=bucket, crop=(top, left, height, width), lost=lost)
 
 
 def choose(
@@ -104,7 +106,7 @@ def choose(
     rows, columns = size
     if min(size) < 1:
         raise ValueError(f"expected a size of at least 1x1, got {size=}; pass rows and columns.")
-    numbers = {"rows": rows, "columns": columns}
+    numbers: dict[str, float] = {"rows": rows, "columns": columns}
 
     def cost(candidate: Plan) -> tuple[float, float, Bucket]:
         bucket = candidate.bucket

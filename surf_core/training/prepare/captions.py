@@ -9,9 +9,13 @@ without a byte order mark; runs of white space count as one space.
 import csv
 import json
 import logging
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 log = logging.getLogger(__name__)
+
+Content = TypeVar("Content")
 
 TABLES = ("captions.jsonl", "captions.csv")
 
@@ -32,32 +36,35 @@ class Captions:
     def of(self, video: Path) -> str:
         """The caption of a video, "" if there is none."""
         for read, path in ((_text, video.with_suffix(".txt")), (_json, video.with_suffix(".json"))):
-            if found := self._try(read, path):
-                return found
+            if caption := self._try(read, path):
+                return caption
         for folder in dict.fromkeys((video.parent, self.root)):
             name = video.relative_to(folder).as_posix() if video.is_relative_to(folder) else ""
             for table in TABLES:
-                if found := self._table(folder / table).get(name):
-                    return found
+                if caption := self._table(folder / table).get(name):
+                    return caption
         return ""
 
-    def _try(self, read, path: Path):
+    def _try(self, read: Callable[[Path], Content], path: Path) -> Content | None:
         try:
             return read(path) if path.is_file() else None
         except (OSError, ValueError, csv.Error) as error:
             self._report(path, error)
             return None
 
-    def _report(self, path: Path, error) -> None:
+    def _report(self, path: Path, error: object) -> None:
         self.broken.append(path)
         log.warning("%s is no caption: %s", path, error)
 
     def _table(self, path: Path) -> dict[str, str]:
         if path not in self._tables:
-            read = _csv_rows if path.suffix == ".csv" else _json_rows
-            rows = self._try(read, path) or []
+            rows: Sequence[str | dict] | None
+            if path.suffix == ".csv":
+                rows = self._try(_csv_rows, path)
+            else:
+                rows = self._try(_json_rows, path)
             self._tables[path] = {}
-            for number, row in enumerate(rows, 1):
+            for number, row in enumerate(rows or (), 1):
                 try:
                     name, words = _pair(row)
                 except ValueError as error:
@@ -79,14 +86,14 @@ def _json(path: Path) -> str:
     return _caption(json.loads(_read(path)))
 
 
-def _caption(record) -> str:
+def _caption(record: object) -> str:
     words = record.get("caption", "") if isinstance(record, dict) else None
     if not isinstance(words, str):
         raise ValueError(f'expected {{"caption": "text"}}, got {str(record)[:60]!r}')
     return " ".join(words.split())
 
 
-def _pair(row) -> tuple[str, str]:
+def _pair(row: str | dict) -> tuple[str, str]:
     """(name, caption) of a table's row, a mapping or a line of JSON."""
     record = json.loads(row) if isinstance(row, str) else row
     name = record.get("file") if isinstance(record, dict) else None

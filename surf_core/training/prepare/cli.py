@@ -9,6 +9,7 @@ give each --part i/N; the last to end leaves the whole manifest, and --assemble 
 import argparse
 import logging
 import sys
+from collections.abc import Callable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,7 +20,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from . import cluster, local
-from .job import PrepareJob, Report, prepare
+from .job import PrepareJob, Report, Runner, prepare
 from .options import DTYPES, PRESETS, STARTS
 
 MODELS = {"tiny": ("tiny", "tiny")}
@@ -46,13 +47,13 @@ def _weights(text: str) -> tuple[float, ...]:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command's arguments."""
-    made = argparse.ArgumentParser(
+    """Build the parser of the command."""
+    command = argparse.ArgumentParser(
         prog="surf-prepare",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add = made.add_argument
+    add = command.add_argument
     add("input", type=Path, help="folder, video, or .txt with a path a line")
     add("out", type=Path, help="folder of shards, new or to go on with")
     add("--preset", choices=tuple(PRESETS), default="wan", help="sizes, lengths and limits")
@@ -73,11 +74,11 @@ def parser() -> argparse.ArgumentParser:
         add(f"--{name}", type=int, default=1, help="ray: processes of this kind")
     for name in ("scorer-gpus", "encoder-gpus", "text-gpus"):
         add(f"--{name}", type=float, default=0.0, help="ray: GPUs of each of these")
-    return made
+    return command
 
 
 def job_of(args: argparse.Namespace) -> PrepareJob:
-    """The job that arguments ask for.
+    """Build the job that arguments ask for.
 
     Raises:
         ValueError: a model is not named, or an option is out of range.
@@ -105,8 +106,8 @@ def job_of(args: argparse.Namespace) -> PrepareJob:
     )
 
 
-def runner_of(args: argparse.Namespace):
-    """The runner that arguments ask for."""
+def runner_of(args: argparse.Namespace) -> Runner:
+    """Build the runner that arguments ask for."""
     if args.runner == "local":
         return partial(local.run, workers=args.workers)
     names = ("scorers", "scorer_gpus", "encoders", "encoder_gpus", "texts", "text_gpus")
@@ -116,8 +117,8 @@ def runner_of(args: argparse.Namespace):
 
 
 @contextmanager
-def _bar():
-    """A bar on a terminal, nothing in a file."""
+def _bar() -> Iterator[Callable[[int, int, int], None]]:
+    """Show a progress bar on a terminal, and nothing in a file."""
     with tqdm(unit="video", disable=None) as bar, logging_redirect_tqdm():
 
         def progress(videos: int, of: int, clips: int) -> None:

@@ -37,7 +37,7 @@ class Clip:
 
 
 def change(before: np.ndarray, after: np.ndarray) -> tuple[float, float]:
-    """Measure what happened between two thumbnails [S, S] uint8: (histogram, difference), 0..1.
+    """Measure the change between two thumbnails [S, S] uint8: (histogram, difference), 0..1.
 
     The first is half the L1 distance of their brightness histograms, 32 classes; the second their
     mean absolute difference.

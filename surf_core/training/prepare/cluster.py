@@ -6,10 +6,12 @@ machine, and the package must be installed on each.
 
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from math import ceil
 from pathlib import Path
+from typing import Any
 
 from .codecs import load_codec
 from .job import PrepareJob
@@ -25,7 +27,7 @@ _ACTOR_CPUS = 0.2
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cluster:
-    """How many of what."""
+    """The number of processes, CPUs and GPUs of each stage."""
 
     address: str | None = None
     """Of a running cluster; None starts one on this machine."""
@@ -60,7 +62,8 @@ class Cluster:
         )
 
 
-def _modules():
+def _modules() -> tuple[Any, Any]:
+    """Import ray and pyarrow."""
     try:
         import pyarrow
         import ray
@@ -73,24 +76,24 @@ def _modules():
     return ray, pyarrow
 
 
-def _table(item: bytes):
-    """One item as a table of one row."""
+def _table(item: bytes) -> Any:
+    """Put one item into a table of one row."""
     _, arrow = _modules()
     return arrow.table({"item": arrow.array([item], arrow.large_binary())})
 
 
-def _items(table) -> Iterator[bytes]:
+def _items(table: Any) -> Iterator[bytes]:
     for value in table["item"]:
         yield value.as_py()
 
 
 class _Cut:
-    """Videos to clips, as they come: a film never lies in memory whole."""
+    """Cut videos into clips one by one, so that a film is never in memory as a whole."""
 
     def __init__(self, job: PrepareJob):
         self.job, self.digest = job, job.digest()
 
-    def __call__(self, table):
+    def __call__(self, table: Any) -> Iterator[Any]:
         for record in table.to_pylist():
             path = Path(os.fsdecode(record.pop("path")))
             source = Source(path=path, size=0, changed=0, **record)
@@ -99,43 +102,43 @@ class _Cut:
 
 
 class _Each:
-    """A stage over items in a table."""
+    """Apply a stage to the items of a table."""
 
-    def stage(self, item: Item) -> Item:
-        raise NotImplementedError
+    def __init__(self, stage: Callable[[Item], Item]):
+        self.stage = stage
 
-    def __call__(self, table):
+    def __call__(self, table: Any) -> Iterator[Any]:
         for data in _items(table):
             yield _table(pack(self.stage(unpack(data))))
 
 
 class _Examine(_Each):
     def __init__(self, job: PrepareJob):
-        self.stage = Examine(job.options, job.load_scorer())
+        super().__init__(Examine(job.options, job.load_scorer()))
+
+
+def _fit_and_lower(item: Item, job: PrepareJob) -> Item:
+    return lower(fit(item, job.options), job.options)
 
 
 class _Lower(_Each):
     def __init__(self, job: PrepareJob):
-        self.options = job.options
-
-    def stage(self, item: Item) -> Item:
-        return lower(fit(item, self.options), self.options)
+        super().__init__(partial(_fit_and_lower, job=job))
 
 
 class _Encode(_Each):
     def __init__(self, job: PrepareJob):
-        codec = load_codec(job.codec, job.device)
-        self.stage = Encode(job.options, codec, job.device)
+        super().__init__(Encode(job.options, load_codec(job.codec, job.device), job.device))
 
 
 class _Embed(_Each):
     def __init__(self, job: PrepareJob):
-        self.stage = Embed(job.options, load_text(job.text, job.device))
+        super().__init__(Embed(job.options, load_text(job.text, job.device)))
 
 
 class _Write(_Each):
     def __init__(self, job: PrepareJob):
-        self.stage = Write(job.folder)
+        super().__init__(Write(job.folder))
 
 
 def run(job: PrepareJob, sources: list[Source], cluster: Cluster | None = None) -> Iterator[Item]:
@@ -197,8 +200,8 @@ def _say_what_is_lacking(cluster: Cluster, free: Mapping[str, float], here: bool
         log.warning("waiting for the cluster: preparing needs %s", lacking)
 
 
-def _flow(ray, job: PrepareJob, sources: list[Source], cluster: Cluster):
-    """The dataset of finished items."""
+def _flow(ray: Any, job: PrepareJob, sources: list[Source], cluster: Cluster) -> Any:
+    """Build the dataset of finished items."""
     records = [
         {"path": os.fsencode(one.path.absolute())}
         | {name: getattr(one, name) for name in ("name", "content", "caption")}

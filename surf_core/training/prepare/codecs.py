@@ -1,4 +1,4 @@
-"""Turn pixels into latents and back: the embedded codec, Wan's VAE, or any other object.
+"""Encode pixels to latents and back: the embedded codec, Wan's VAE, or any other object.
 
 Dims: B batch, F pixel frames, T latent frames, H, W pixels, h, w latent cells.
 """
@@ -6,7 +6,7 @@ Dims: B batch, F pixel frames, T latent frames, H, W pixels, h, w latent cells.
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -17,12 +17,15 @@ WAN_EXTRA = 'install it with: pip install "surf-video[wan]"'
 
 
 class LatentCodec(Protocol):
-    """What makes latents. A VAE that has these is one."""
+    """Interface of a codec; a VAE with these members is one."""
 
-    name: str
-    """Stands in the folder's options: another name is another folder."""
-    cell: int
-    """Pixels along a side of a latent cell."""
+    @property
+    def name(self) -> str:
+        """Name in the folder's options: another name is another folder."""
+
+    @property
+    def cell(self) -> int:
+        """Pixels along a side of a latent cell."""
 
     def encode(self, video: Tensor) -> Tensor:
         """Pixels [B, 3, F, H, W] in -1..1 -> latent [B, C, T, H / cell, W / cell]."""
@@ -56,7 +59,7 @@ class WanCodec:
         name: see `LatentCodec`.
     """
 
-    def __init__(self, vae, name: str = "wan"):
+    def __init__(self, vae: Any, name: str = "wan"):
         self.vae, self.name = vae, name
         self.cell = int(getattr(vae.config, "scale_factor_spatial", None) or 8)
         self._mean, self._deviation = (
@@ -80,15 +83,16 @@ class WanCodec:
         return self.vae.decode(scaled.to(**self._place())).sample.float()
 
 
-def stable_name(spec) -> str:
-    """What stands for a codec, text encoder or scorer in the options: no machine's paths."""
+def stable_name(spec: object) -> str:
+    """Return the name of a codec, text encoder or scorer for the options, without local paths."""
     if not isinstance(spec, str):
-        return getattr(spec, "name", None) or getattr(spec, "__name__", type(spec).__name__)
+        name = getattr(spec, "name", None) or getattr(spec, "__name__", type(spec).__name__)
+        return str(name)
     kind, _, rest = spec.partition(":")
     return f"{kind}:{Path(rest).name}" if kind in ("wan", "umt5") else spec
 
 
-def named(spec: str, what: str):
+def named(spec: str, what: str) -> Any:
     """Import the object that "package.module:attribute" names.
 
     Raises:
@@ -104,8 +108,8 @@ def named(spec: str, what: str):
         ) from error
 
 
-def load_codec(spec, device: str = "cpu") -> LatentCodec:
-    """Make a codec.
+def load_codec(spec: Any, device: str = "cpu") -> LatentCodec:
+    """Load a codec.
 
     Args:
         spec: "tiny"; "wan:FOLDER", a local diffusers model or its vae; "module:function", called
@@ -116,20 +120,21 @@ def load_codec(spec, device: str = "cpu") -> LatentCodec:
         ValueError: none of these.
         ImportError: diffusers is missing.
     """
+    codec: Any
     if not isinstance(spec, str):
-        found = spec
+        codec = spec
     elif spec == "tiny":
-        found = TinyCodec()
+        codec = TinyCodec()
     elif spec.startswith("wan:"):
-        found = _wan(spec, device)
+        codec = _wan(spec, device)
     else:
-        found = named(spec, "codec")()
-    if missing := [one for one in ("name", "cell", "encode", "decode") if not hasattr(found, one)]:
+        codec = named(spec, "codec")()
+    if missing := [one for one in ("name", "cell", "encode", "decode") if not hasattr(codec, one)]:
         raise ValueError(
-            f"expected a codec with name, cell, encode and decode, got {type(found).__name__} "
+            f"expected a codec with name, cell, encode and decode, got {type(codec).__name__} "
             f"without {', '.join(missing)}; wrap it in a class that has them."
         )
-    return found
+    return codec
 
 
 def _wan(spec: str, device: str) -> WanCodec:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from errno import ENOENT
 from math import inf
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -84,8 +85,8 @@ class Ticks:
         return True, False
 
 
-def _unfit(stream, fps: int) -> Rejected | None:
-    """What the header alone rules out."""
+def _unfit(stream: Any, fps: int) -> Rejected | None:
+    """Reject a stream for what its header says."""
     if stream.codec_context is None:
         return Rejected(reason="no_decoder")
     aspect = stream.sample_aspect_ratio
@@ -111,8 +112,8 @@ def _picture(frame: av.VideoFrame, gap: bool) -> Frame:
     )
 
 
-def _promised(container, stream) -> float:
-    """Seconds that the header says; 0 where it says nothing of the video."""
+def _promised(container: Any, stream: Any) -> float:
+    """Return the seconds that the header says; 0 where it says nothing of the video."""
     if stream.duration:
         return float(stream.duration * stream.time_base)
     alone = len(container.streams) == 1 and container.duration
@@ -121,7 +122,7 @@ def _promised(container, stream) -> float:
 
 @dataclass(slots=True)
 class _Tally:
-    """What was read so far."""
+    """Counts of the frames read so far."""
 
     seen: int = 0
     """Usable frames, taken or skipped."""
@@ -138,12 +139,12 @@ class _Tally:
     def add(self, frame: av.VideoFrame) -> None:
         self.first = min(self.first, frame.time) if self.seen else frame.time
         self.last = max(self.last, frame.time) if self.seen else frame.time
-        self.length = float((frame.duration or 0) * frame.time_base)
+        self.length = float((frame.duration or 0) * (frame.time_base or 0))
         self.seen += 1
 
     def verdict(self, promised: float, fps: int) -> Rejected | None:
-        """What there is to say against a file that promised so many seconds."""
-        numbers = {"frames": self.seen, "damaged": self.damaged}
+        """Reject a file that is damaged, too slow or shorter than its header says."""
+        numbers: dict[str, float] = {"frames": self.seen, "damaged": self.damaged}
         span = self.last - self.first
         if not self.seen:
             return Rejected(reason="no_times" if self.timeless else "no_frames", numbers=numbers)
@@ -157,8 +158,8 @@ class _Tally:
         return None
 
 
-def _packets(container, stream, tally: _Tally) -> Iterator[av.Packet]:
-    """Packets of a stream, up to where PyAV can follow the file."""
+def _packets(container: Any, stream: Any, tally: _Tally) -> Iterator[av.Packet]:
+    """Yield the packets of a stream, as far as PyAV can read the file."""
     try:
         yield from container.demux(stream)
     except IndexError:
@@ -166,10 +167,10 @@ def _packets(container, stream, tally: _Tally) -> Iterator[av.Packet]:
         tally.damaged += 1
 
 
-def _usable(container, stream, tally: _Tally) -> Iterator[tuple[av.VideoFrame, bool]]:
+def _usable(container: Any, stream: Any, tally: _Tally) -> Iterator[tuple[Any, bool]]:
     """Decode; yield (frame, whether frames before it were lost).
 
-    What refers to a damaged frame shows the damage: all is dropped up to the next key frame.
+    Frames that refer to a damaged one are damaged too: all up to the next key frame are dropped.
     """
     broken = waiting = False
     for packet in _packets(container, stream, tally):
@@ -189,7 +190,7 @@ def _usable(container, stream, tally: _Tally) -> Iterator[tuple[av.VideoFrame, b
                 broken = waiting = False
 
 
-def _frames(container, fps: int) -> Iterator[Frame | Rejected]:
+def _frames(container: Any, fps: int) -> Iterator[Frame | Rejected]:
     streams = [
         stream
         for stream in container.streams.video
@@ -208,8 +209,8 @@ def _frames(container, fps: int) -> Iterator[Frame | Rejected]:
         yield verdict
 
 
-def _decode(packet: av.Packet) -> list[av.VideoFrame] | None:
-    """The frames that a packet completes, or None where it is damaged."""
+def _decode(packet: Any) -> list[Any] | None:
+    """Decode the frames that a packet completes; None where it is damaged."""
     try:
         return packet.decode()
     except av.error.MemoryError:
@@ -249,6 +250,6 @@ def frames(path: Path, fps: int = FPS) -> Iterator[Frame | Rejected]:
         with av.open(name, metadata_errors="replace", container_options=options) as container:
             yield from _frames(container, fps)
     except av.error.MemoryError as error:
-        yield Rejected(reason="memory", numbers={"code": error.errno})
+        yield Rejected(reason="memory", numbers={"code": error.errno or 0})
     except av.error.FFmpegError as error:
-        yield Rejected(reason="unreadable", numbers={"code": error.errno})
+        yield Rejected(reason="unreadable", numbers={"code": error.errno or 0})

@@ -1,4 +1,4 @@
-"""Say what speaks against a clip: too dark, too bright, blurred, of poor quality.
+"""Quality filters for clips: brightness, clipping, sharpness, compression.
 
 Dims: T frames, N frames of a call, H, W rows and columns in pixels.
 """
@@ -21,7 +21,7 @@ Scorer = Callable[[Tensor], float]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
-    """What a clip must keep to."""
+    """Limits of the quality filters."""
 
     darkest: float = 25.0
     """Least mean luma, 0..255. Ours: the paper gives no number."""
@@ -37,7 +37,7 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verdict:
-    """What was measured, and what speaks against the clip."""
+    """The measurements of a clip, and the filters that it fails."""
 
     reasons: tuple[str, ...]
     """Of "dark", "bright", "clipped", "blurred", "poor"; empty for a clip to keep."""
@@ -127,7 +127,7 @@ def _brightness(frame: Tensor) -> dict[str, float]:
 def examine(
     frames: Tensor, limits: Limits | None = None, scorer: Scorer = compression_quality
 ) -> Verdict:
-    """Measure a clip, a frame at a time, and name everything that speaks against it.
+    """Measure a clip frame by frame, and name all filters that it fails.
 
     Args:
         frames: [T, H, W, 3] uint8, RGB, at the size they came in.

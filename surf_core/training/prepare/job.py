@@ -22,12 +22,15 @@ from .sources import Source, content_hashes, find, of_part, root_of
 from .stages import Examine, Item, cut, fit, lower
 from .storage import clear
 
+Runner = Callable[..., Iterable[Item]]
+"""Called with a job and sources, see above."""
+
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PrepareJob:
-    """What to prepare, with what, and where to."""
+    """Input, output folder, options and models of a preparation."""
 
     given: Path
     """Folder, video, or list of videos; see `find`."""
@@ -66,7 +69,7 @@ class PrepareJob:
 
 @dataclass(kw_only=True, slots=True)
 class Report:
-    """How a run went."""
+    """Counts of a run, for its last lines."""
 
     rows: list[Row]
     """The whole manifest."""
@@ -169,10 +172,9 @@ def plan(job: PrepareJob, threads: int = 1) -> tuple[list[Source], list[Source],
             folder.save(_alone("duplicate", one, job.digest(), first[one.content].name))
         else:
             first[one.content] = one
-            part = done.get(one.content)
-            same = part and (part.source, part.caption) == (one.name, one.caption)
-            if same:
-                known[one.content] = part
+            before = done.get(one.content)
+            if before and (before.source, before.caption) == (one.name, one.caption):
+                known[one.content] = before
     with ThreadPoolExecutor(threads) as pool:
         whole = dict(zip(known, pool.map(folder.complete, known.values()), strict=True))
     todo = [one for content, one in first.items() if not whole.get(content)]
@@ -218,7 +220,7 @@ def prepare(
     progress: Callable[[int, int, int], None] | None = None,
     threads: int = 1,
 ) -> Report:
-    """Prepare what is missing of a job, then write the manifest.
+    """Prepare the videos of a job that are not prepared yet, then write the manifest.
 
     Args:
         job: what to prepare.

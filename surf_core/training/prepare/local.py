@@ -2,11 +2,12 @@
 
 import os
 import threading
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import connection, get_context, parent_process
 from queue import Empty, Full
+from typing import Any
 
 from .codecs import load_codec
 from .job import PrepareJob, ready
@@ -62,14 +63,14 @@ def _pooled(job: PrepareJob, sources: list[Source], workers: int) -> Iterator[It
             yield item
 
 
-def _raise_failures(futures) -> None:
+def _raise_failures(futures: Iterable[Future]) -> None:
     for future in futures:
         if future.done():
             future.result()
 
 
 @contextmanager
-def _pool(workers: int):
+def _pool(workers: int) -> Iterator[tuple[ProcessPoolExecutor, Any]]:
     # A fork of a process that has used torch's threads can hang, so workers start afresh.
     context = get_context("spawn")
     queue, stop = context.Queue(maxsize=workers), context.Event()
@@ -82,7 +83,7 @@ def _pool(workers: int):
         queue.close()
 
 
-def _join(queue, stop) -> None:
+def _join(queue: Any, stop: Any) -> None:
     """Set up a worker; it ends when its parent does, however that ended."""
     global _link
     _link = queue, stop
@@ -92,7 +93,9 @@ def _join(queue, stop) -> None:
 
 def end_with_parent() -> None:
     """Wait for the parent of this process to end, however, and end too; for a thread."""
-    connection.wait([parent_process().sentinel])
+    parent = parent_process()
+    assert parent is not None
+    connection.wait([parent.sentinel])
     os._exit(1)
 
 

@@ -122,7 +122,7 @@ class Part:
     rows: tuple[Row, ...]
     """A row a clip, then perhaps one for the file."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_choice(self.kind, "kind", KINDS)
 
     @property

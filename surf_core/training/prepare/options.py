@@ -1,9 +1,10 @@
-"""What decides the content of a shard, as one frozen record that is hashed into every key."""
+"""The options that determine the content of a shard, as a frozen record hashed into every key."""
 
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from hashlib import blake2b
+from typing import Any
 
 from ...checks import check_choice, check_range
 from ...degrade import MIX
@@ -131,7 +132,7 @@ def differences(have: Mapping, want: Mapping) -> list[str]:
 def from_identity(record: Mapping) -> Options:
     """The options of an `identity`."""
     known = {one.name for one in fields(Options)} - {"limits"}
-    plain = {
+    plain: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in record.items()
         if name in known

@@ -61,7 +61,8 @@ def _walk(folder: Path, skipped: Counter) -> Iterator[Path]:
         skipped: told how many files of which kind were left out.
     """
     seen: dict[str, Path] = {}
-    folders, links = [folder], []
+    folders: list[Path] = [folder]
+    links: list[Path] = []
     while folders or links:
         here = folders.pop() if folders else links.pop(0)
         real = os.path.realpath(here)

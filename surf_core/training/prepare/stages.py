@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from hashlib import blake2b
+from typing import Any
 
 import torch
 from safetensors.torch import load, save
@@ -38,32 +39,40 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Item:
-    """A clip on its way, or the mark that a video is through."""
+    """A clip between stages, or the mark at the end of a video."""
 
     content: str
     """Hash of the video."""
     row: Row | None = None
-    """What is known so far; None for the mark."""
+    """The row of the manifest so far; None for the mark."""
     count: int = 0
     """Of the mark: rows of the video."""
     tensors: dict[str, Tensor] = field(default_factory=dict)
     """frames [T, H, W, 3] and low [T, h, w, 3], uint8; then hr, lr, start, text."""
 
     def waiting(self) -> bool:
-        """Whether there is something to do: neither the mark nor rejected."""
+        """Whether it is to be processed: neither the mark nor rejected."""
         return self.row is not None and self.row.accepted
 
-    def rejected(self, reasons: tuple[str, ...], **numbers) -> "Item":
-        """Without its tensors, with what speaks against it."""
-        return replace(self, row=self._noted(reasons=reasons, numbers=numbers), tensors={})
+    @property
+    def clip(self) -> Row:
+        """The row of an item that is not the mark."""
+        assert self.row is not None
+        return self.row
 
-    def noted(self, tensors: dict[str, Tensor], numbers: dict | None = None, **values) -> "Item":
-        """With other tensors, and more in its row."""
-        return replace(self, row=self._noted(numbers=numbers or {}, **values), tensors=tensors)
+    def rejected(self, reasons: tuple[str, ...], **numbers: Any) -> "Item":
+        """Copy without tensors, with the reasons against it."""
+        return replace(self, row=self._updated(numbers, reasons=reasons), tensors={})
 
-    def _noted(self, *, numbers: dict, **values) -> Row:
-        numbers = as_numbers(json.loads(self.row.numbers) | numbers)
-        return replace(self.row, numbers=numbers, **values)
+    def noted(
+        self, tensors: dict[str, Tensor], numbers: dict | None = None, **values: Any
+    ) -> "Item":
+        """Copy with these tensors, and more numbers and values in its row."""
+        return replace(self, row=self._updated(numbers or {}, **values), tensors=tensors)
+
+    def _updated(self, numbers: dict, **values: Any) -> Row:
+        together = as_numbers(json.loads(self.clip.numbers) | numbers)
+        return replace(self.clip, numbers=together, **values)
 
 
 def pack(item: Item) -> bytes:
@@ -93,7 +102,7 @@ def cut(source: Source, options: Options, digest: str) -> Iterator[Item]:
         Items with frames; perhaps one with index -1 and its reason; then the mark.
     """
     count = 0
-    for index, found in _found(source, options):
+    for index, piece in _pieces(source, options):
         row = Row(
             key=key_of(source.content, index, digest),
             source=source.name,
@@ -102,29 +111,30 @@ def cut(source: Source, options: Options, digest: str) -> Iterator[Item]:
             caption=source.caption,
         )
         item = Item(content=source.content, row=row)
-        if isinstance(found, Rejected):
-            log.warning("%s: %s %s", source.name, found.reason, found.numbers)
-            yield item.rejected((found.reason,), **found.numbers)
+        if isinstance(piece, Rejected):
+            log.warning("%s: %s %s", source.name, piece.reason, piece.numbers)
+            yield item.rejected((piece.reason,), **piece.numbers)
         else:
-            frames, rows, columns, _ = found.frames.shape
-            size = {"frames": frames, "rows": rows, "columns": columns}
-            tensors = {"frames": found.frames}
-            yield item.noted(tensors, scene=found.scene, start=found.start, **size)
+            frames, rows, columns, _ = piece.frames.shape
+            yield item.noted(
+                {"frames": piece.frames}, scene=piece.scene, start=piece.start,
+                frames=frames, rows=rows, columns=columns,
+            )  # fmt: skip
         count += 1
     yield Item(content=source.content, count=count)
 
 
-def _found(source: Source, options: Options) -> Iterator[tuple[int, Clip | Rejected]]:
-    """(index, clip or rejection); memory that runs out is a rejection of the rest."""
+def _pieces(source: Source, options: Options) -> Iterator[tuple[int, Clip | Rejected]]:
+    """Yield (index, clip or rejection); running out of memory rejects the rest of the video."""
     try:
-        for found in clips(source.path, options.lengths, options.fps):
-            yield (found.index if isinstance(found, Clip) else -1), found
+        for piece in clips(source.path, options.lengths, options.fps):
+            yield (piece.index if isinstance(piece, Clip) else -1), piece
     except MemoryError:
         yield -1, Rejected(reason="memory")
 
 
 class Examine:
-    """Reject a clip that the filters speak against; the scorer may be large, so it is kept."""
+    """Reject a clip that fails the quality filters; holds the scorer, which may be large."""
 
     def __init__(self, options: Options, scorer: Scorer):
         self.options, self.scorer = options, scorer
@@ -142,37 +152,37 @@ class Examine:
 def _choose(size: tuple[int, int], options: Options) -> tuple[str, buckets.Plan | Rejected]:
     """(resolution, plan) of the first resolution that a source fills."""
     for name in options.resolutions:
-        found = buckets.choose(size, (name,))
-        if not isinstance(found, Rejected) or found.reason != "small":
+        plan = buckets.choose(size, (name,))
+        if not isinstance(plan, Rejected) or plan.reason != "small":
             break
-    return name, found
+    return name, plan
 
 
 def fit(item: Item, options: Options) -> Item:
     """Crop and shrink a clip to its bucket, or reject it."""
     if not item.waiting():
         return item
-    row = item.row
-    name, found = _choose((row.rows, row.columns), options)
-    if isinstance(found, Rejected):
-        return item.rejected((found.reason,), **found.numbers)
-    frames = buckets.apply(found, item.tensors["frames"])
-    numbers = {"lost": found.lost, "resolution": name}
-    return item.noted({"frames": frames}, numbers, bucket=f"{found.bucket.name}x{row.frames}")
+    row = item.clip
+    name, plan = _choose((row.rows, row.columns), options)
+    if isinstance(plan, Rejected):
+        return item.rejected((plan.reason,), **plan.numbers)
+    frames = buckets.apply(plan, item.tensors["frames"])
+    numbers = {"lost": plan.lost, "resolution": name}
+    return item.noted({"frames": frames}, numbers, bucket=f"{plan.bucket.name}x{row.frames}")
 
 
 def lower(item: Item, options: Options) -> Item:
-    """Make the degraded clip, drawn from the options' seed and the clip's key."""
+    """Degrade a clip by a record drawn from the options' seed and the clip's key."""
     if not item.waiting():
         return item
     frames = item.tensors["frames"]
-    name = json.loads(item.row.numbers)["resolution"]
-    low = options.low_size(name, tuple(frames.shape[1:3]))
+    name = json.loads(item.clip.numbers)["resolution"]
+    low = options.low_size(name, (frames.shape[1], frames.shape[2]))
     scale = options.scales[options.resolutions.index(name)]
-    drawn = draw(options.seed, item.row.key, scale=scale, size=low, mix=options.mix)
-    degraded = degrade(frames.movedim(-1, 1).float() / 255, drawn)
+    record = draw(options.seed, item.clip.key, scale=scale, size=low, mix=options.mix)
+    degraded = degrade(frames.movedim(-1, 1).float() / 255, record)
     tensors = {"frames": frames, "low": (degraded * 255).round().byte().movedim(1, -1)}
-    return item.noted(tensors, degradation=drawn.to_json())
+    return item.noted(tensors, degradation=record.to_json())
 
 
 class Encode:
@@ -221,9 +231,9 @@ class Embed:
         if not item.waiting() or self._cached is None:
             return item
         try:
-            tokens = self._cached(item.row.caption)
+            tokens = self._cached(item.clip.caption)
         except ValueError as error:
-            log.warning("%s: caption: %s", item.row.source, error)
+            log.warning("%s: caption: %s", item.clip.source, error)
             return item.rejected(("caption",))
         if tokens.ndim != 2 or not 1 <= len(tokens) <= self.options.text_length:
             raise ValueError(
@@ -251,12 +261,12 @@ class Write:
             return item
         tensors = {name: tensor.contiguous() for name, tensor in item.tensors.items()}
         if bad := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
-            log.warning("%s: NaN or infinity in %s", item.row.source, ", ".join(bad))
+            log.warning("%s: NaN or infinity in %s", item.clip.source, ", ".join(bad))
             return item.rejected(("not_finite",))
         # One entry: safetensors writes several in an order of its own, and bytes must repeat.
-        data = save(tensors, {"clip": item.row.to_json()})
-        self.folder.write(self.folder.shard(item.row.key), data)
-        return replace(item, row=replace(item.row, checksum=checksum_of(data)), tensors={})
+        data = save(tensors, {"clip": item.clip.to_json()})
+        self.folder.write(self.folder.shard(item.clip.key), data)
+        return replace(item, row=replace(item.clip, checksum=checksum_of(data)), tensors={})
 
 
 def checksum_of(data: bytes) -> str:

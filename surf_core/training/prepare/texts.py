@@ -1,10 +1,10 @@
-"""Turn a caption into the tokens that the model attends to: the embedded one's, or umt5's.
+"""Encode a caption to text tokens: for the embedded model, or by umt5.
 
 Dims: L tokens, D width.
 """
 
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -17,10 +17,10 @@ WAN_LENGTH = 512
 
 
 class Text(Protocol):
-    """What embeds captions."""
+    """Interface of a text encoder."""
 
     name: str
-    """Stands in the folder's options."""
+    """Name in the folder's options."""
 
     def __call__(self, caption: str) -> Tensor:
         """Caption -> [L, D]. ValueError where it does not know the words."""
@@ -44,7 +44,7 @@ class Umt5Text:
         name: see `Text`.
     """
 
-    def __init__(self, tokenizer, encoder, name: str = "umt5"):
+    def __init__(self, tokenizer: Any, encoder: Any, name: str = "umt5"):
         self.tokenizer, self.encoder, self.name = tokenizer, encoder, name
 
     @torch.no_grad()
@@ -57,8 +57,8 @@ class Umt5Text:
         return self.encoder(ids, attention_mask=mask).last_hidden_state[0].float()
 
 
-def load_text(spec, device: str = "cpu") -> Text | None:
-    """Make a text encoder.
+def load_text(spec: Any, device: str = "cpu") -> Text | None:
+    """Load a text encoder.
 
     Args:
         spec: "tiny"; "none"; "umt5:FOLDER", a local diffusers model or a folder with `tokenizer`
@@ -71,20 +71,21 @@ def load_text(spec, device: str = "cpu") -> Text | None:
     """
     if spec == "none":
         return None
+    encoder: Any
     if not isinstance(spec, str):
-        found = spec
+        encoder = spec
     elif spec == "tiny":
-        found = TinyText()
+        encoder = TinyText()
     elif spec.startswith("umt5:"):
-        found = _umt5(spec, device)
+        encoder = _umt5(spec, device)
     else:
-        found = named(spec, "text encoder")()
-    if not callable(found) or not hasattr(found, "name"):
+        encoder = named(spec, "text encoder")()
+    if not callable(encoder) or not hasattr(encoder, "name"):
         raise ValueError(
             f"expected a text encoder that is called with a caption and has a name, got "
-            f"{type(found).__name__}; wrap it in a class that has both."
+            f"{type(encoder).__name__}; wrap it in a class that has both."
         )
-    return found
+    return encoder
 
 
 def _umt5(spec: str, device: str) -> Umt5Text:

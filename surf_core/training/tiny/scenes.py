@@ -7,6 +7,7 @@ Lengths are fractions of the frame, so a scene can be rendered at any size.
 Dims: B batch, T frames, S pixels along a side.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -32,17 +33,20 @@ class Scenes:
     """[B, 3, T, S, S] in -1..1."""
 
 
-def _texture(kind: Tensor, axes: tuple[Tensor, Tensor], draw) -> Tensor:
+def _texture(
+    kind: Tensor, axes: tuple[Tensor, Tensor], draw: Callable[[float, float], Tensor]
+) -> Tensor:
     """Backgrounds [B, 1, S, S] in 0..1: stripes, checks or clouds, faint, on a random grey."""
     x, y = axes
     angle, cycles, phase = draw(0, torch.pi), draw(3, 6), draw(0, 2 * torch.pi)
     along = 2 * torch.pi * cycles * (x * angle.cos() + y * angle.sin()) + phase
     across = 2 * torch.pi * cycles * (y * angle.cos() - x * angle.sin())
     stripes, checks = along.sin(), along.sin() * across.sin()
-    clouds = sum(
+    waves = (
         (2 * torch.pi * (x * draw(-2, 2) + y * draw(-2, 2)) + draw(0, 2 * torch.pi)).sin()
         for _ in range(3)
-    ) / 2  # fmt: skip
+    )
+    clouds = sum(waves, torch.zeros(())) / 2
     pattern = torch.stack([stripes, checks, clouds], dim=1)
     pattern = pattern.gather(1, kind[:, None, None, None].expand(-1, 1, *pattern.shape[2:]))
     return draw(0.35, 0.65)[:, None] + 0.1 * pattern
