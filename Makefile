@@ -1,7 +1,7 @@
 # Seven targets. Each but bench-gpu makes .venv from requirements-dev.txt first, when it is missing or out of date.
 #   make demo         the three stages on the embedded model, into demo/
 #   make test         every test that needs neither a GPU, nor ComfyUI, nor a browser
-#   make check        format, lint and the fast tests: green before each commit
+#   make check        format, lint, spelling, types and the fast tests: green before each commit
 #   make train-tiny   the whole training at toy scale, a few minutes, into runs/tiny
 #   make bench        print the tables of the benchmarks, one after the other
 #   make bench-gpu    what needs a GPU, 34 minutes, into benchmarks/results; with PYTHON as it is
@@ -26,6 +26,8 @@ test: $(STAMP)
 check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/codespell
+	$(BIN)/mypy
 	$(BIN)/pytest -m "$(CPU_TESTS) and not slow"
 
 train-tiny: $(STAMP)
