@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+from surf.surf_core.training.clip_source import NoClips
 from surf.surf_core.training.recipes import RECIPES
 
 ROOT = Path(__file__).parents[1]
@@ -110,12 +111,6 @@ def test_refiner_table_is_from_the_committed_benchmarks():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["surf_1b", "wan_1_3b"])
 def test_price_of_training_is_what_the_dry_run_says(name):
-    class NoClips:
-        held_out = ()
-
-        def buckets(self):
-            return {}
-
     price = RECIPES[name](NoClips()).dry_run(gpus=24, shard=8)
     shown = README[README.index("price:begin") : README.index("price:end")]
     work = price.flops * price.samples * 24 / 1e15

@@ -90,8 +90,11 @@ def things_of(text: str) -> list[Thing]:
             or not (swarm or at["shape"] is not None)
         ):
             continue
-        count = at["count"] + 1 if swarm else 1
-        found.append(Thing(**at | {"count": count, "shape": None if swarm else at["shape"]}))
+        count = 1 + (at["count"] or 0) if swarm else 1
+        shape = None if swarm else at["shape"]
+        found.append(
+            Thing(colour=at["colour"], shape=shape, count=count, direction=at["direction"])
+        )
     return found
 
 

@@ -103,7 +103,7 @@ class NoAttention(nn.Module):
 
     def __init__(self, dim: int):
         super().__init__()
-        shapes = {"norm.gamma": (dim, 1, 1)}
+        shapes: dict[str, tuple[int, ...]] = {"norm.gamma": (dim, 1, 1)}
         shapes |= {"to_qkv.weight": (3 * dim, dim, 1, 1), "to_qkv.bias": (3 * dim,)}
         shapes |= {"proj.weight": (dim, dim, 1, 1), "proj.bias": (dim,)}
         for name, shape in shapes.items():
@@ -257,8 +257,9 @@ class TinyVAE(nn.Module):
         gain = scale / std
         out, into = self.conv1, self.conv2
         out.weight[:LATENT] *= gain.view(-1, 1, 1, 1, 1)
-        out.bias[:LATENT] = (out.bias[:LATENT] - mean) * gain + wanted
-        into.bias += into.weight.flatten(1) @ (mean - wanted / gain)
+        bias = out.get_parameter("bias")
+        bias[:LATENT] = (bias[:LATENT] - mean) * gain + wanted
+        into.get_parameter("bias").add_(into.weight.flatten(1) @ (mean - wanted / gain))
         into.weight /= gain.view(1, -1, 1, 1, 1)
 
 

@@ -7,23 +7,11 @@ import argparse
 import logging
 from pathlib import Path
 
-from .clip_source import PreparedClip
+from .clip_source import NoClips
 from .data import Shards
 from .logs import TRACKERS
 from .loop import run
 from .recipes import RECIPES
-
-
-class NoClips:
-    """An empty source of clips, for a dry run."""
-
-    held_out: tuple[str, ...] = ()
-
-    def buckets(self) -> dict[str, str]:
-        return {}
-
-    def load(self, key: str) -> PreparedClip:
-        raise KeyError(key)
 
 
 def parser() -> argparse.ArgumentParser:

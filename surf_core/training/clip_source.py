@@ -38,3 +38,15 @@ class ClipSource(Protocol):
 
     def load(self, key: str) -> PreparedClip:
         """Read a clip."""
+
+
+class NoClips:
+    """An empty source, for dry runs and for tasks that draw their own samples."""
+
+    held_out: tuple[str, ...] = ()
+
+    def buckets(self) -> dict[str, str]:
+        return {}
+
+    def load(self, key: str) -> PreparedClip:
+        raise ValueError(f"expected no clips on disk, got {key!r}; this task draws its own.")

@@ -11,7 +11,7 @@ import json
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ def _caption(record: object) -> str:
     return " ".join(words.split())
 
 
-def _pair(row: str | dict) -> tuple[str, str]:
+def _pair(row: Any) -> tuple[str, str]:
     """(name, caption) of a table's row, a mapping or a line of JSON."""
     record = json.loads(row) if isinstance(row, str) else row
     name = record.get("file") if isinstance(record, dict) else None

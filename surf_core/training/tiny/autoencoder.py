@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -66,7 +67,9 @@ class Autoencode(Task):
         model.conv1.weight[: vae.LATENT].detach().mul_(4)
         # The file's place for a log variance: it is the same for all, not learned.
         nn.init.zeros_(model.conv1.weight[vae.LATENT :].detach())
-        nn.init.constant_(model.conv1.bias[vae.LATENT :].detach(), 2 * math.log(NOISE))
+        nn.init.constant_(
+            model.conv1.get_parameter("bias")[vae.LATENT :].detach(), 2 * math.log(NOISE)
+        )
         return model
 
     def batch(self, step: int, rank: int, world: int) -> Batch:
@@ -109,22 +112,23 @@ class Autoencode(Task):
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         given = batch.tensors["video"], batch.tensors["noise"]
         if not self.graph:
-            return Loss(model, self.damping)(*given)
+            return Loss(cast(vae.TinyVAE, model), self.damping)(*given)
         key = id(model), given[0].shape
         if key not in self._recorded:
             # Copies of weights that autocast keeps must not be recorded.
             with torch.autocast("cuda", torch.bfloat16, cache_enabled=False):
-                made = torch.cuda.make_graphed_callables(
-                    Loss(model, self.damping), given, allow_unused_input=True
+                graphed = torch.cuda.make_graphed_callables(
+                    Loss(cast(vae.TinyVAE, model), self.damping), given, allow_unused_input=True
                 )
-            self._recorded[key] = made
+            self._recorded[key] = cast(nn.Module, graphed)
         return self._recorded[key](*given)
 
     @torch.no_grad()
     def held_out(self, model: nn.Module) -> dict[str, float]:
         """Peak signal to noise ratio, dB, of scenes that nothing is trained on."""
         video = self.videos(torch.arange(10**9, 10**9 + 16), self._times)
-        copy = model.decoder(model.conv2(model.moments(video)[0])).float().clamp(-1, 1)
+        coder = cast(vae.TinyVAE, model)
+        copy = coder.decoder(coder.conv2(coder.moments(video)[0])).float().clamp(-1, 1)
         error = (copy - video).square().mean(dim=(1, 2, 3, 4)) / 4
         return {"psnr": (-10 * error.log10()).mean().item(), "l1": distance(copy, video).item()}
 
@@ -162,7 +166,7 @@ def inflate(model: vae.TinyVAE) -> None:
                 outer, inner = module.weight.shape[:2]
                 copy = torch.eye(inner).repeat(outer // inner, 1)
                 module.weight[:, :, -1] = copy[..., None, None]
-                module.bias.zero_()
+                module.get_parameter("bias").zero_()
 
 
 class Loss(nn.Module):

@@ -8,7 +8,7 @@ Dims: B prompts, T frames.
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -203,7 +203,7 @@ class Controls:
         self.add("scenes at half size, encoded", self.truth(64))
 
 
-def _parts(video: Tensor, things: list[list[Thing]]):
+def _parts(video: Tensor, things: list[list[Thing]]) -> Iterator[tuple[Tensor, list[list[Thing]]]]:
     for start in range(0, len(things), 32):
         yield video[start : start + 32], things[start : start + 32]
 

@@ -16,6 +16,7 @@ from ...resample import resize
 from ...schedule import shift_sigma
 from ...tiny import vae
 from ...tiny.caption import PHRASES, vectors
+from ..clip_source import NoClips
 from ..flow_map import FlowMap
 from ..task import Batch
 from ..token_dropout import TokenDropout
@@ -79,18 +80,6 @@ def config(layers: int) -> RefinerConfig:
     )  # fmt: skip
 
 
-class NoClips:
-    """Stands where prepared clips would: this task draws its own."""
-
-    held_out: tuple[str, ...] = ()
-
-    def buckets(self) -> dict[str, str]:
-        return {}
-
-    def load(self, key: str):
-        raise ValueError(f"expected no clips on disk, got {key!r}; samples come from scenes.")
-
-
 @dataclass(frozen=True, kw_only=True)
 class Enlarge(FlowMap):
     """The flow map of `surf_core.training.flow_map`, on pairs of painted scenes."""
@@ -140,7 +129,7 @@ class Enlarge(FlowMap):
         found = []
         for t in (0.1, 0.3, 0.5, 0.7, 0.9):
             given["t"] = torch.full((len(index),), t, device=self.device)
-            found.append(self._distance(model, given).item())
+            found.append(self._loss(model, given).item())
         return {"mean": sum(found) / len(found)}
 
 

@@ -46,7 +46,7 @@ def paint(
     device = scenes.ground.device
     top, left, side = part or (torch.zeros(1, device=device),) * 2 + (size,)
     size = torch.as_tensor(size, device=device).expand(len(scenes))
-    ticks = torch.arange(side, device=device) + 0.5
+    ticks = torch.arange(int(side), device=device) + 0.5
     x = ((ticks + left[:, None]) / size[:, None])[:, None, None, :]
     y = ((ticks + top[:, None]) / size[:, None])[:, None, :, None]
     size = _wide(size)
@@ -207,14 +207,14 @@ def _swarm(
     step = torch.tensor(STEPS, device=canvas.device)[scenes.direction[:, LARGE + slot]]
     sx, sy = _wide(step[:, 0]), _wide(step[:, 1])
     lx, ly = 0.9 * _wide(light[:, 0]), 0.9 * _wide(light[:, 1])
-    far = shade = glow = None
+    far = shade = glow = nx = ny = torch.empty(0)
     for member in range(scenes.beads.shape[2]):
         dx, dy = _local(scenes.beads[:, slot, member], travel, BEAD, axes)
         square, shadow = dx**2 + dy**2, (dx + lx) ** 2 + (dy + ly) ** 2
         behind, beside = -(sx * dx + sy * dy), (sy * dx - sx * dy).abs()
         left = (1 - behind / 4.2).clamp(0, 1) * (behind > 0)
         tail = left**1.5 * (1.2 * left - beside + 0.15).clamp(0, 0.3) / 0.3
-        if far is None:
+        if member == 0:
             far, shade, glow = square, shadow, tail
             nx, ny = dx.expand_as(square), dy.expand_as(square)
             continue

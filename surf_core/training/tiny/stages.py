@@ -13,8 +13,10 @@ import argparse
 import logging
 import math
 import time
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import torch
 import torch._dynamo
@@ -57,7 +59,7 @@ def paced(
     with processes(args.device) as world:
         run = TrainingLoop(task, replace(recipe, steps=args.steps or 10**7), out, world)
         if blocks and args.compile:
-            for block in run.model.blocks:
+            for block in cast(Iterable[torch.nn.Module], run.model.blocks):
                 block.compile(dynamic=False)
         if args.steps is None:
             for _ in range(before):
@@ -102,7 +104,7 @@ def train_vae(args: argparse.Namespace) -> None:
     paced(task, recipe, args.out / "vae", args, 1, before=args.stills)
 
 
-def warmed(task: videos.Videos, shapes: list[tuple[int, ...]], half: bool) -> bool:
+def warmed(task: videos.Videos, shapes: Sequence[tuple[int, ...]], half: bool) -> bool:
     """Compile blocks for these shapes of latents, into the compiler's cache; whether it can.
 
     A compiler that fails here would fail in the middle of the training.
@@ -145,7 +147,9 @@ def train_t2v(args: argparse.Namespace) -> None:
     folder = None if cuda else args.out / "bank"
     group = 64 if cuda else 8
 
-    def filled(count: int, size: int, frames: int, seconds: float | None, seed: int = _SCENES):
+    def filled(
+        count: int, size: int, frames: int, seconds: float | None, seed: int = _SCENES
+    ) -> bank.Bank:
         plan = bank.Plan(count=count, size=size, frames=frames, seed=seed)
         return bank.fill(model, plan, args.device, folder, group, seconds)
 
@@ -178,7 +182,8 @@ def train_refiner(args: argparse.Namespace) -> None:
         index = torch.arange(first, first + count, device=args.device)
         return enlarge.pairs(model, index, _SCENES + 1)
 
-    parts, share = [], args.fill
+    parts: list[enlarge.Pairs] = []
+    share = args.fill
     for first in range(0, args.scenes, 64):
         if parts and share and time.monotonic() - began > share:
             break

@@ -8,6 +8,7 @@ Dims: B samples, C latent channels, T latent frames, H, W latent cells, L phrase
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -100,7 +101,7 @@ class Videos(Task):
             found[f"sigma={sigma}"] = self.loss(model, Batch(tensors=given, keys=())).item()
         return found | {"mean": sum(found.values()) / len(found)}
 
-    def export(self, weights: dict[str, Tensor], path, notes: dict) -> None:
+    def export(self, weights: dict[str, Tensor], path: Path, notes: dict) -> None:
         checkpoint.save(path, weights, self.config, notes)
 
     def notes(self) -> dict:
