@@ -12,7 +12,7 @@ from surf_core.reshift import DEFAULT_NOISE, DEFAULT_SIGMA, preview
 from surf_core.schedule import flow_sigmas
 from surf_core.tiny.demo import Settings
 from surf_core.tiny.model import CELLS, FRAMES, TinyT2V
-from surf_core.training.tiny.scenes import Scenes, render
+from surf_core.training.tiny.scenes import CaptionedScenes, render
 
 STREAM = 3_000_000_000
 """Seed of the first held-out scene. Trainings draw from seed * 1_000_003 + step, so those with a
@@ -24,13 +24,13 @@ LOW = CELLS // 2
 """Latent cells along a side of a preview."""
 
 
-def scenes(count: int, size: int, first: int = 0, frames: int = FRAMES) -> Scenes:
+def scenes(count: int, size: int, first: int = 0, frames: int = FRAMES) -> CaptionedScenes:
     """Render held-out scenes `first` to `first` + `count`; each depends on its number alone."""
     found = [
         render(1, frames, size, torch.Generator().manual_seed(STREAM + index))
         for index in range(first, first + count)
     ]
-    return Scenes(
+    return CaptionedScenes(
         prompts=[scene.prompts[0] for scene in found],
         video=torch.cat([scene.video for scene in found]),
     )

@@ -70,7 +70,7 @@ class PredictorConfig:
             raise ValueError(f"expected tokens of one latent frame, got patch={self.patch}.")
 
 
-class Residual(nn.Module):
+class PredictorBlock(nn.Module):
     """x + conv3x3(SiLU(GroupNorm(x))), frame by frame."""
 
     def __init__(self, width: int, groups: int):
@@ -98,7 +98,7 @@ class MaskPredictor(nn.Module):
             padding_mode=EDGE,
         )  # fmt: skip
         self.blocks = nn.ModuleList(
-            Residual(config.width, config.groups) for _ in range(config.depth)
+            PredictorBlock(config.width, config.groups) for _ in range(config.depth)
         )
         self.time = nn.Conv3d(
             config.width, config.width, (3, 1, 1), padding=(1, 0, 0), groups=config.width

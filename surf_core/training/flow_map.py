@@ -103,7 +103,9 @@ class FlowMap(Task):
     def batch(self, step: int, rank: int, world: int) -> Batch:
         phase, sampler, within = self._at(step)
         keys = sampler.at(within, rank, world).keys
-        levels = stratified_levels(self.batch_size, seeded(self.seed, "levels", step))
+        generator = seeded(self.seed, "levels", step)
+        offset = torch.rand(self.batch_size, generator=generator)
+        levels = stratified_levels(torch.randperm(self.batch_size, generator=generator), offset)
         drop = torch.rand((), generator=seeded(self.seed, "holes", step)) < self.token_dropout.share
         items = [
             self._item(key, phase.frames, step, rank + index * world)
@@ -210,14 +212,18 @@ def by_size(buckets: Mapping[str, str], frames: int) -> dict[str, str]:
     return sizes
 
 
-def stratified_levels(count: int, generator: torch.Generator) -> Tensor:
-    """Draw logit-normal levels [count] in 0..1, one from each of `count` equal quantile ranges.
+def stratified_levels(order: Tensor, offset: Tensor, width: float = 1.0) -> Tensor:
+    """Map uniform draws to logit-normal levels 0..1, one from each of B equal quantile ranges.
 
     Less gradient noise than independent draws. Source: SURF B.3; the stratification is ours.
+
+    Args:
+        order: [B], a permutation: the quantile range of each sample.
+        offset: [B], 0..1: the position in it.
+        width: deviation of the logits.
     """
-    offset = torch.rand(count, generator=generator)
-    share = (torch.randperm(count, generator=generator) + offset) / count
-    return torch.sigmoid(torch.special.ndtri(share.clamp(1e-6, 1 - 1e-6)))
+    share = (order + offset) / len(order)
+    return torch.sigmoid(width * torch.special.ndtri(share.clamp(1e-6, 1 - 1e-6)))
 
 
 def cells_of(keep: Tensor, patch: tuple[int, int, int]) -> Tensor:

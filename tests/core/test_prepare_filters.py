@@ -12,7 +12,7 @@ from surf.surf_core.training.prepare.buckets import (
     AREAS,
     UNIT,
     Bucket,
-    Plan,
+    CropPlan,
     apply,
     buckets,
     choose,
@@ -204,7 +204,7 @@ def test_apply_crops_the_middle_and_keeps_the_mean():
     frames = torch.zeros(2, 100, 100, 3, dtype=torch.uint8)
     frames[:, 20:80] = 200
     planned = sizes.plan((100, 100), Bucket(32, 64))
-    assert planned == Plan(bucket=Bucket(32, 64), crop=(25, 0, 50, 100), lost=0.5)
+    assert planned == CropPlan(bucket=Bucket(32, 64), crop=(25, 0, 50, 100), lost=0.5)
     out = apply(planned, frames)
     assert out.shape == (2, 32, 64, 3)
     assert out.dtype == torch.uint8

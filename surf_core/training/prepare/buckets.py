@@ -41,7 +41,7 @@ FIXED = {"tiny": (Bucket(128, 128),)}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Plan:
+class CropPlan:
     """How a source becomes a bucket's size: crop, then resize."""
 
     bucket: Bucket
@@ -74,7 +74,7 @@ def buckets(resolution: str) -> tuple[Bucket, ...]:
     return tuple(sorted(sizes))
 
 
-def plan(size: tuple[int, int], bucket: Bucket) -> Plan:
+def plan(size: tuple[int, int], bucket: Bucket) -> CropPlan:
     """Crop the middle of a source (rows, columns) to a bucket's shape, keeping all that fits."""
     rows, columns = size
     scale = min(rows / bucket.rows, columns / bucket.columns)
@@ -82,12 +82,12 @@ def plan(size: tuple[int, int], bucket: Bucket) -> Plan:
     width = min(columns, round(bucket.columns * scale))
     top, left = (rows - height) // 2, (columns - width) // 2
     lost = 1 - height * width / rows / columns
-    return Plan(bucket=bucket, crop=(top, left, height, width), lost=lost)
+    return CropPlan(bucket=bucket, crop=(top, left, height, width), lost=lost)
 
 
 def choose(
     size: tuple[int, int], resolutions: tuple[str, ...] = ("1080p", "720p")
-) -> Plan | Rejected:
+) -> CropPlan | Rejected:
     """Choose the bucket of a source, without ever enlarging it.
 
     Of each resolution the bucket of the closest aspect (in its logarithm) counts, of equals the
@@ -108,7 +108,7 @@ def choose(
         raise ValueError(f"expected a size of at least 1x1, got {size=}; pass rows and columns.")
     numbers: dict[str, float] = {"rows": rows, "columns": columns}
 
-    def cost(candidate: Plan) -> tuple[float, float, Bucket]:
+    def cost(candidate: CropPlan) -> tuple[float, float, Bucket]:
         bucket = candidate.bucket
         error = abs(log(bucket.columns / bucket.rows) - log(columns / rows))
         return round(error, 9), candidate.lost, bucket
@@ -122,7 +122,7 @@ def choose(
     return Rejected(reason="small", numbers=numbers)
 
 
-def apply(planned: Plan, frames: Tensor) -> Tensor:
+def apply(planned: CropPlan, frames: Tensor) -> Tensor:
     """Crop and shrink [T, H, W, 3] uint8 to the bucket's size, frame by frame, bicubic."""
     top, left, rows, columns = planned.crop
     if frames.shape[1] < top + rows or frames.shape[2] < left + columns:

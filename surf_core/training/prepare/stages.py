@@ -149,7 +149,7 @@ class Examine:
         return item.noted(item.tensors, numbers)
 
 
-def _choose(size: tuple[int, int], options: Options) -> tuple[str, buckets.Plan | Rejected]:
+def _choose(size: tuple[int, int], options: Options) -> tuple[str, buckets.CropPlan | Rejected]:
     """(resolution, plan) of the first resolution that a source fills."""
     for name in options.resolutions:
         plan = buckets.choose(size, (name,))

@@ -38,7 +38,7 @@ Velocity = Callable[[Tensor, float], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Row:
+class ControlRow:
     """One way to make the videos, and how it answers; standard errors are over prompts."""
 
     name: str
@@ -80,7 +80,7 @@ class Controls:
         self.context = self.scenes.words() @ vectors().to(self.device)
         self.noise = self._noise(0, CELLS)
         self.fresh = self._noise(1, CELLS // 2)
-        self.rows: list[Row] = []
+        self.rows: list[ControlRow] = []
         self.baseline: Tensor | None = None
         self.latents: dict[str, Tensor] = {}
 
@@ -148,12 +148,12 @@ class Controls:
                 parts.append(self.codec.decode(part).float())
         return torch.cat(parts).add(1).div(2).clamp(0, 1)
 
-    def add(self, name: str, latents: Tensor) -> Row:
+    def add(self, name: str, latents: Tensor) -> ControlRow:
         """Decode, ask, and note the row; the first one is the baseline."""
         self.latents[name] = latents
         return self.ask(name, self.pixels(latents))
 
-    def ask(self, name: str, video: Tensor, things: list[list[Thing]] | None = None) -> Row:
+    def ask(self, name: str, video: Tensor, things: list[list[Thing]] | None = None) -> ControlRow:
         """Note how pixels [B, 3, T, H, W] in 0..1 answer."""
         things = things or self.things
         answers = [a for part, named in _parts(video, things) for a in read(part, named)]
@@ -165,7 +165,7 @@ class Controls:
         base = self.baseline
         right, error = clustered(flat, torch.ones_like(flat), of)
         kept, kept_error = clustered(flat * base, base, of)
-        row = Row(
+        row = ControlRow(
             name=name, right=right, error=error, kept=kept, kept_error=kept_error,
             large=100 * flat[large].mean().item(), beads=100 * flat[~large].mean().item(),
         )  # fmt: skip
@@ -219,7 +219,7 @@ def clustered(top: Tensor, bottom: Tensor, of: Tensor) -> tuple[float, float]:
     return 100 * ratio.item(), 100 * error.item()
 
 
-def line(row: Row) -> str:
+def line(row: ControlRow) -> str:
     """One line of the table."""
     return (
         f"| {row.name} | {row.right:.1f} +- {row.error:.1f} | {row.large:.1f} | {row.beads:.1f} | "

@@ -21,7 +21,7 @@ from ..flow_map import FlowMap
 from ..task import Batch
 from ..token_dropout import TokenDropout
 from .paint import paint
-from .videos import spread
+from .videos import draw_levels
 from .world import draw
 
 LARGE, SMALL = 256, 64
@@ -96,7 +96,7 @@ class Enlarge(FlowMap):
         count, (least, greatest) = self.batch_size, self._strengths
         index = torch.randint(len(self.known.sharp), (count,), generator=dice, device=self.device)
         drop = torch.rand(2, count, generator=dice, device=self.device)
-        levels = spread(count, dice, 1.0, self.device)
+        levels = draw_levels(count, dice)
         tensors = self._given(self.known, index, dice) | {
             "t": shift_sigma(levels, self.shift),
             "s": least + (greatest - least) * drop[0],

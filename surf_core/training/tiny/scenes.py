@@ -24,7 +24,7 @@ WAKE, WIDTH, PALE = 2.6, 0.6, 0.95
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Scenes:
+class CaptionedScenes:
     """A batch of scenes, all drawn from one generator."""
 
     prompts: list[str]
@@ -69,7 +69,7 @@ def wake(direction: Tensor, dx: Tensor, dy: Tensor) -> Tensor:
     return fading * ((WIDTH - beside) * 8 + 0.5).clamp(0, 1)
 
 
-def render(batch: int, frames: int, size: int, generator: torch.Generator) -> Scenes:
+def render(batch: int, frames: int, size: int, generator: torch.Generator) -> CaptionedScenes:
     """Draw `batch` random scenes of one or two objects.
 
     Args:
@@ -125,4 +125,4 @@ def render(batch: int, frames: int, size: int, generator: torch.Generator) -> Sc
         picture.lerp_(paint.expand_as(picture), opacity)
     for scene, words in enumerate(phrases):
         words.append(f"on {BACKGROUNDS[background[scene]]}")
-    return Scenes(prompts=[", ".join(words) for words in phrases], video=video * 2 - 1)
+    return CaptionedScenes(prompts=[", ".join(words) for words in phrases], video=video * 2 - 1)

@@ -21,6 +21,7 @@ from ...refiner import RefinerConfig, SurfRefinerDiT
 from ...schedule import shift_sigma
 from ...tiny import codec
 from ...tiny.prompt import encode_prompt
+from ..flow_map import stratified_levels
 from ..loop import run
 from ..task import Batch, Recipe, Task
 from .scenes import render
@@ -96,12 +97,9 @@ def batch(recipe: T2VRecipe, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]
     scenes = render(count, frames, recipe.size, generator)
     clean = codec.encode(scenes.video)
     noise = torch.randn(clean.shape, generator=generator)
-    # One sigma from each of `count` equal shares of the distribution: less noise in the gradient.
-    share = (
-        torch.randperm(count, generator=generator) + torch.rand(count, generator=generator)
-    ) / count
-    t = torch.sigmoid(torch.special.ndtri(share.clamp(1e-6, 1 - 1e-6)))
-    sigma = shift_sigma(t, recipe.shift)
+    order = torch.randperm(count, generator=generator)
+    levels = stratified_levels(order, torch.rand(count, generator=generator))
+    sigma = shift_sigma(levels, recipe.shift)
     context = torch.cat([encode_prompt(prompt) for prompt in scenes.prompts])
     kept = torch.rand(count, 1, 1, generator=generator) >= recipe.dropout
     return clean, noise, sigma, context * kept

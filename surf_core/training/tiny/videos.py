@@ -17,6 +17,7 @@ from ... import checkpoint
 from ...refiner import RefinerConfig, SurfRefinerDiT
 from ...schedule import shift_sigma
 from ...tiny.caption import vectors
+from ..flow_map import stratified_levels
 from ..task import Batch, Task
 from .bank import Bank
 
@@ -70,7 +71,7 @@ class Videos(Task):
         tensors = {
             "clean": clean,
             "noise": torch.randn(clean.shape, generator=dice, device=self.device),
-            "sigma": shift_sigma(spread(count, dice, self.width, self.device), self.shift),
+            "sigma": shift_sigma(draw_levels(count, dice, self.width), self.shift),
             "words": bank.words[index] & kept[:, None, None],
         }
         places = range(rank, count, world)
@@ -110,11 +111,8 @@ class Videos(Task):
         return {name: getattr(self, name) for name in named} | {"turns": TURNS, "scenes": sizes}
 
 
-def spread(count: int, dice: torch.Generator, width: float, device: str) -> Tensor:
-    """Draw logit-normal levels [count], one from each of `count` equal shares of them.
-
-    Less noise in the gradient than independent draws have.
-    """
-    order = torch.randperm(count, generator=dice, device=device)
-    share = (order + torch.rand(count, generator=dice, device=device)) / count
-    return torch.sigmoid(width * torch.special.ndtri(share.clamp(1e-6, 1 - 1e-6)))
+def draw_levels(count: int, dice: torch.Generator, width: float = 1.0) -> Tensor:
+    """Draw `stratified_levels` [count] on the device of a generator."""
+    order = torch.randperm(count, generator=dice, device=dice.device)
+    offset = torch.rand(count, generator=dice, device=dice.device)
+    return stratified_levels(order, offset, width)
