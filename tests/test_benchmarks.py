@@ -68,7 +68,7 @@ def test_what_a_prompt_asks_for_is_found_in_rendered_scenes(models, tmp_path):
 def test_the_shipped_weights_draw_what_their_committed_table_says(tmp_path):
     [result] = (ROOT / "benchmarks" / "results").glob("*-prompts.md")
     committed = table(result.read_text(encoding="utf-8"))
-    rows = measured("prompts", tmp_path / "a.md", "--pairs=16")
+    rows = measured("prompts", tmp_path / "a.md", "--pairs=8")
     for stage in ("full resolution, 64 pixels", "SURF preview, 32 pixels"):
         for cell, of_all in zip(rows[stage], committed[stage], strict=True):
             share, error = map(float, cell.split(" +- "))

@@ -142,11 +142,11 @@ def test_refiner_leaves_skipped_tokens_to_the_enlarged_preview(refiner, scenes):
 def test_demo_counts_evaluations_and_keeps_more_layout_than_direct_low_resolution(
     refiner, tmp_path
 ):
-    settings = demo.Settings(steps=16, switch_step=4, refine_steps=4)
+    settings = demo.Settings(steps=8, switch_step=2, refine_steps=2)
     run = demo.Demo(list(demo.PROMPTS), settings, refiner=refiner)
     run()
     rows = {row.name: row for row in run.rows}
-    assert [row.evaluations for row in run.rows] == [16, 16, 16, 20, 20]
+    assert [row.evaluations for row in run.rows] == [8, 8, 8, 10, 10]
     assert [row.pixels for row in run.rows] == [64, 32, 32, 128, 64]
     assert rows["baseline"].layout_distance == 0
     assert rows["SURF preview"].layout_distance < rows["direct low resolution"].layout_distance

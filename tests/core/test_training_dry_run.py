@@ -30,21 +30,23 @@ def test_a_step_of_surf_1b_has_the_operations_of_four_forwards():
 
 
 def test_state_is_shared_and_activations_are_not():
+    config = replace(SMALL, layers=2)
     alone, eight = (
-        price(SMALL, frames=9, height=64, width=64, gpus=gpus, batch=24) for gpus in (1, 8)
+        price(config, frames=9, height=64, width=64, gpus=gpus, batch=24) for gpus in (1, 8)
     )
     assert alone.state == 20 * alone.parameters
     assert eight.state == pytest.approx(alone.state / 8, rel=1e-3)
     assert eight.activations == alone.activations
     assert (alone.samples, eight.samples) == (24, 3)
-    two = price(SMALL, frames=9, height=64, width=64, gpus=8, batch=24, shard=2)
+    two = price(config, frames=9, height=64, width=64, gpus=8, batch=24, shard=2)
     assert two.state == pytest.approx(alone.state / 2, rel=1e-3)
 
 
 def test_activations_are_those_of_real_tensors():
     """The same step with numbers in it, on the CPU, whose fused attention keeps a little more."""
-    found = price(SMALL, frames=17, height=128, width=128, gpus=1, batch=1, text=16)
-    model = SurfRefinerDiT(SMALL).bfloat16()
+    config = replace(SMALL, layers=3)
+    found = price(config, frames=17, height=128, width=128, gpus=1, batch=1, text=16)
+    model = SurfRefinerDiT(config).bfloat16()
     model.checkpointing = True
     for weight in model.parameters():
         weight.grad = torch.zeros_like(weight)

@@ -125,7 +125,7 @@ def test_all_processes_stop_at_the_bad_sample_of_one(together):
 
 def test_a_killed_run_comes_out_bit_identical(tmp_path):
     start(tmp_path, str(FILE), "killed", str(tmp_path))
-    assert int((tmp_path / "kills.txt").read_text()) >= 8
+    assert int((tmp_path / "kills.txt").read_text()) >= 7
     whole, cut = tmp_path / "whole", tmp_path / "killed"
     assert sorted(p.name for p in whole.iterdir()) == sorted(p.name for p in cut.iterdir())
     assert (whole / "model.safetensors").read_bytes() == (cut / "model.safetensors").read_bytes()

@@ -41,7 +41,7 @@ for backend in triton.backends.backends.values():
 
 
 def child(*arguments, **environment):
-    """Run Python in the repository's root; without -P it would put that before the packages."""
+    """Run Python in the repository's root; without -I it would put that before the packages."""
     inherited = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     return subprocess.run(
         [sys.executable, *arguments],
@@ -57,7 +57,7 @@ def outcomes(tmp_path_factory):
     """What became of every test in the interpreter: name -> [(case, failure or None)]."""
     report = tmp_path_factory.mktemp("interpreter") / "report.xml"
     done = child(
-        "-P", "-m", "pytest", "-p", "no:cacheprovider", f"--junitxml={report}", str(INTERPRETED),
+        "-I", "-m", "pytest", "-p", "no:cacheprovider", f"--junitxml={report}", str(INTERPRETED),
         TRITON_INTERPRET="1",
     )  # fmt: skip
     assert report.exists(), done.stdout + done.stderr

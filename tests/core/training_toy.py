@@ -210,7 +210,7 @@ def killed(out):
     os.waitpid(child_of(out / "whole", None), 0)
     for place in places:
         child = child_of(out / "killed", place)
-        if place is None and kills < 12:
+        if place is None and kills < 9:
             time.sleep(draw.uniform(0.02, 0.25))
             os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
