@@ -47,3 +47,13 @@ def test_the_token_is_used_only_after_the_checks_of_another_job():
     )
     given = [step["with"] for step in job["steps"] if "secrets." in str(step)]
     assert [list(one) for one in given] == [["skip_checkout", "personal_access_token"]]
+
+
+def test_checks_run_on_the_oldest_python_and_comfyui_that_are_declared():
+    declared = (FOLDER.parents[1] / "pyproject.toml").read_text(encoding="utf-8")
+    [python] = re.findall(r'^requires-python = ">=([\d.]+)"$', declared, re.MULTILINE)
+    [comfyui] = re.findall(r'^requires-comfyui = ">=([\d.]+)"$', declared, re.MULTILINE)
+    checks = jobs(FOLDER / "check.yml")
+    assert checks["cpu"]["strategy"]["matrix"]["python"][0] == python
+    assert checks["host"]["strategy"]["matrix"]["comfyui"] == [f"v{comfyui}", "newest"]
+    assert ".venv/bin/pytest -m host" in [step.get("run") for step in checks["host"]["steps"]]
