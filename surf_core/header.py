@@ -164,14 +164,14 @@ def version_of(text: str, newest: int, path: Path) -> int:
     return int(text)
 
 
-def json_object(text: str) -> dict[str, Any]:
+def json_object(text: str, most: int = MOST_TEXT) -> dict[str, Any]:
     """Parse an object in JSON.
 
     Raises:
-        ValueError: another value, a long text, or one nested deeply.
+        ValueError: another value, a text of more than `most` characters, or one nested deeply.
     """
-    if len(text) > MOST_TEXT:
-        raise ValueError(f"{len(text)} characters of JSON, at most {MOST_TEXT} are read")
+    if len(text) > most:
+        raise ValueError(f"{len(text)} characters of JSON, at most {most} are read")
     depth, quoted = 0, False
     for mark in re.finditer(r'\\.|["\[\]{}]', text, re.DOTALL):
         if mark[0] == '"':

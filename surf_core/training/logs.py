@@ -1,9 +1,14 @@
 """Log a training run: JSON lines always, TensorBoard or W&B on request."""
 
 import json
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
+
+from ..header import json_object
+
+log = logging.getLogger(__name__)
 
 FILE = "log.jsonl"
 
@@ -111,9 +116,25 @@ def _flat(numbers: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, floa
 
 
 def _truncate(file: Path, step: int) -> None:
-    """Drop the lines after a step, and a last line that is incomplete."""
-    lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
-    lines = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+    """Drop the lines after a step, and those that are no lines of a log."""
+    lines = file.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+    steps = [_step_of(line) for line in lines]
+    if damaged := sum(found is None for found in steps[:-1]):
+        log.warning("%s: %d damaged lines are left out", file, damaged)
+    kept = [
+        line
+        for line, found in zip(lines, steps, strict=True)
+        if found is not None and found <= step
+    ]
     shorter = file.with_suffix(".tmp")
-    shorter.write_text("".join(lines), encoding="utf-8")
+    shorter.write_text("".join(kept), encoding="utf-8")
     shorter.replace(file)
+
+
+def _step_of(line: str) -> int | None:
+    """The step of a line; None where it is damaged, or not written to its end."""
+    try:
+        step = json_object(line).get("step")
+    except ValueError:
+        return None
+    return step if type(step) is int and line.endswith("\n") else None

@@ -113,7 +113,7 @@ class TrainingLoop:
 
     def _resume(self) -> None:
         """Load the last checkpoint, if there is one."""
-        checkpoint = state.latest(self.out, self.identity)
+        checkpoint = state.latest(self.out, self.identity, self.world)
         if checkpoint is None:
             return
         path, notes = checkpoint

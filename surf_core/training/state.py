@@ -11,7 +11,7 @@ import logging
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,17 +21,24 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
+from ..header import listed
 from .distributed import World
+from .intact import (
+    FORMAT,
+    MARKER,
+    MetadataReader,
+    complete,
+    damage,
+    half_written,
+    marker,
+    read_marker,
+    strangers,
+)
 from .optim import Average, Optimizers
+from .prepare.storage import file_hash
 from .task import MAY_CHANGE
 
 log = logging.getLogger(__name__)
-
-MARKER = "complete.json"
-"""What a folder with all its files has."""
-FORMAT = 1
-LISTED = 20
-"""Differences that an error names."""
 
 Tensors = dict[str, Tensor]
 
@@ -52,7 +59,7 @@ def prepare_optimizers(model: nn.Module, opts: Optimizers, path: Path) -> None:
     """Give fresh optimizers the tensors that a checkpoint has for them, empty of content."""
     weights = dict(model.named_parameters())
     owner = {id(p): opt for opt in opts for group in opt.param_groups for p in group["params"]}
-    stored = dcp.FileSystemReader(path).read_metadata().state_dict_metadata
+    stored = MetadataReader(path).read_metadata().state_dict_metadata
     for key, entry in stored.items():
         if not key.startswith("optimizer/"):
             continue
@@ -85,42 +92,58 @@ def differences(saved: dict, mine: dict) -> list[str]:
     return lines
 
 
-def complete(out: Path) -> list[Path]:
-    """Checkpoints with all their files, oldest first."""
-    found = [path.parent for path in out.glob(f"step-*/{MARKER}") if path.parent.suffix == ""]
-    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
-
-
-def half_written(out: Path) -> list[Path]:
-    """Checkpoints that were never finished, or whose removal was not."""
-    whole = set(complete(out))
-    return sorted(path for path in out.glob("step-*") if path.is_dir() and path not in whole)
-
-
-def latest(out: Path, mine: dict) -> tuple[Path, dict] | None:
+def latest(out: Path, mine: dict, world: World) -> tuple[Path, dict] | None:
     """Find the checkpoint to go on from, and read its notes; None for none.
 
+    Damaged ones are passed over by name, and half-written ones; the next checkpoint removes them.
+
     Raises:
-        ValueError: it is of another recipe, task, model or format.
+        ValueError: all of them are damaged, or the last whole one is of another recipe, task, model
+            or format.
     """
+    say = log.warning if world.first else log.debug
     for path in half_written(out):
-        log.warning("%s is half-written and ignored; the next checkpoint removes it", path)
-    whole = complete(out)
-    if not whole:
-        return None
-    notes = json.loads((whole[-1] / MARKER).read_text(encoding="utf-8"))
+        say("%s is half-written and ignored; the next checkpoint removes it", path)
+    for path in strangers(out):
+        say("%s has no name of a checkpoint and is left alone", path)
+    damaged: dict[Path, str] = {}
+    for path in reversed(complete(out)):
+        if problems := [said for said in world.gather(damage(path, world)) if said]:
+            damaged[path] = problems[0]
+            say("%s is damaged and passed over: %s", path, problems[0])
+            continue
+        notes = read_marker(path)
+        _check_same(path, notes, mine)
+        _together(world, lambda: _give_up(damaged), out)
+        return path, notes
+    if damaged:
+        path, reason = damaged.popitem()
+        raise ValueError(
+            f"expected a whole checkpoint in {out}, got {len(damaged) + 1} that are damaged, "
+            f"{path.name} for one: {reason}. Bring one back from a copy, or remove these folders "
+            "to begin anew."
+        )
+    return None
+
+
+def _give_up(damaged: Iterable[Path]) -> None:
+    """Let checkpoints count as half-written ones."""
+    for path in damaged:
+        _clear(path.with_suffix(".tmp"))
+        path.rename(path.with_suffix(".tmp"))
+
+
+def _check_same(path: Path, notes: dict, mine: dict) -> None:
     lines = (
         [f"format was {notes['format']}, is {FORMAT}"]
         if notes["format"] != FORMAT
         else differences(notes, mine)
     )
     if lines:
-        more = f"; and {len(lines) - LISTED} more" if len(lines) > LISTED else ""
         raise ValueError(
-            f"expected a checkpoint of this recipe, got {whole[-1]} of another: "
-            f"{'; '.join(lines[:LISTED])}{more}. Choose a new folder, or the old recipe."
+            f"expected a checkpoint of this recipe, got {path} of another: {listed(lines)}. "
+            "Choose a new folder, or the old recipe."
         )
-    return whole[-1], notes
 
 
 def load(path: Path, tensors: Tensors, world: World) -> None:
@@ -131,7 +154,7 @@ def load(path: Path, tensors: Tensors, world: World) -> None:
     """
     try:
         with _quiet():
-            dcp.load(tensors, checkpoint_id=path, no_dist=world.size == 1)
+            dcp.load(tensors, storage_reader=MetadataReader(path), no_dist=world.size == 1)
     except CheckpointException as failed:
         _unwrap(failed)
         raise ValueError(
@@ -159,8 +182,8 @@ def save(out: Path, step: int, tensors: Tensors, notes: dict, world: World, keep
         if world.first:
             shutil.rmtree(partial, ignore_errors=True)
         raise _cannot_save(out, _reasons(failed)) from failed
-    marker = json.dumps({"format": FORMAT, "step": step, **notes})
-    _together(world, lambda: _publish(partial, final, marker), out)
+    checksums = _checksums(partial, world, out)
+    _together(world, lambda: _publish(partial, final, checksums, notes), out)
     if world.first:
         _tidy(out, keep)
 
@@ -179,9 +202,26 @@ def _clear(*folders: Path) -> None:
             shutil.rmtree(folder)
 
 
-def _publish(partial: Path, final: Path, marker: str) -> None:
+def _checksums(partial: Path, world: World, out: Path) -> dict[str, str]:
+    """Checksums of the files that the processes wrote, by name; each hashes its own."""
+    mine: dict[str, str] = {}
+    problem = ""
+    try:
+        mine = {path.name: file_hash(path) for path in partial.glob(f"__{world.rank}_*")}
+    except OSError as error:
+        problem = repr(error)
+    found = world.gather((mine, problem))
+    if problems := [said for _, said in found if said]:
+        raise _cannot_save(out, problems[0])
+    return {name: checksum for one, _ in found for name, checksum in one.items()}
+
+
+def _publish(partial: Path, final: Path, checksums: dict[str, str], notes: dict) -> None:
+    rest = [path for path in sorted(partial.iterdir()) if path.name not in checksums]
+    checksums |= {path.name: file_hash(path) for path in rest}
+    step = int(final.name.removeprefix("step-"))
     with (partial / MARKER).open("w", encoding="utf-8") as file:
-        file.write(marker)
+        file.write(marker(step, checksums, notes))
         file.flush()
         os.fsync(file.fileno())
     partial.rename(final)

@@ -10,6 +10,8 @@ from hashlib import blake2b
 from pathlib import Path
 from stat import S_ISREG
 
+from .storage import file_hash
+
 log = logging.getLogger(__name__)
 
 SUFFIXES = frozenset([
@@ -20,7 +22,6 @@ SUFFIXES = frozenset([
 and named by kind, but for those that hold captions."""
 BESIDE = frozenset([".csv", ".json", ".jsonl", ".txt"])
 """What the name of a file with captions ends with."""
-_CHUNK = 2**20
 _KINDS = 8
 
 
@@ -156,17 +157,13 @@ def of_part(sources: list[Source], part: int, parts: int) -> list[Source]:
 
 def content_hash(path: Path) -> str:
     """Hash a file's bytes: 32 hex digits, "" where they cannot be read."""
-    state = blake2b(digest_size=16)
     try:
         if not S_ISREG(path.stat().st_mode):  # A pipe would be waited for.
             raise OSError("it is no regular file")
-        with path.open("rb") as file:
-            while chunk := file.read(_CHUNK):
-                state.update(chunk)
+        return file_hash(path)
     except OSError as error:
         log.warning("%s cannot be read: %s", path, error)
         return ""
-    return state.hexdigest()
 
 
 def content_hashes(paths: list[Path], threads: int) -> list[str]:

@@ -2,8 +2,11 @@
 
 import os
 from errno import EDQUOT, ENOSPC
+from hashlib import blake2b
 from pathlib import Path
 from uuid import uuid4
+
+_CHUNK = 2**20
 
 
 def write_whole(path: Path, data: bytes, scratch: Path) -> None:
@@ -48,6 +51,19 @@ def _settle(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def file_hash(path: Path) -> str:
+    """Hash a file's bytes: 32 hex digits.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    state = blake2b(digest_size=16)
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            state.update(chunk)
+    return state.hexdigest()
 
 
 def clear(scratch: Path) -> int:
