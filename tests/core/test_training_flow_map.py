@@ -87,6 +87,7 @@ def test_processes_share_out_the_samples_that_one_draws(world):
     whole = task().batch(3, 0, 1)
     for rank in range(world):
         part = task().batch(3, rank, world)
+        assert part.tensors.keys() == whole.tensors.keys()
         assert part.keys == whole.keys[rank::world]
         for name, value in part.tensors.items():
             assert torch.equal(value, whole.tensors[name][rank::world]), name
