@@ -88,6 +88,7 @@ def _colour_share(video: torch.Tensor, colour: str) -> torch.Tensor:
     return lit[colour].float().mean(dim=(1, 2, 3))
 
 
+@pytest.mark.slow
 def test_model_paints_the_colour_it_is_asked_for():
     colours = ["red", "green", "blue", "yellow"]
     tiny = TinyT2V([f"{colour} square moving right, on clouds" for colour in colours])
@@ -139,6 +140,7 @@ def test_refiner_leaves_skipped_tokens_to_the_enlarged_preview(refiner, scenes):
     assert not torch.equal(refined[..., ~skipped], enlarge(shown)[..., ~skipped])
 
 
+@pytest.mark.slow
 def test_demo_counts_evaluations_and_keeps_more_layout_than_direct_low_resolution(
     refiner, tmp_path
 ):

@@ -29,6 +29,7 @@ def test_a_step_of_surf_1b_has_the_operations_of_four_forwards():
     assert found.samples == 1
 
 
+@pytest.mark.slow
 def test_state_is_shared_and_activations_are_not():
     config = replace(SMALL, layers=2)
     alone, eight = (
@@ -42,6 +43,7 @@ def test_state_is_shared_and_activations_are_not():
     assert two.state == pytest.approx(alone.state / 2, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_activations_are_those_of_real_tensors():
     """The same step with numbers in it, on the CPU, whose fused attention keeps a little more."""
     config = replace(SMALL, layers=3)
