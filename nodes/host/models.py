@@ -124,7 +124,7 @@ def side_multiple(model: Any) -> int:
 def patch_side(model: Any) -> int:
     """Return the latent cells per side of a patch; 2 where the model has no such attribute."""
     patch = getattr(model.model.diffusion_model, "patch_size", 2)
-    return int(patch if isinstance(patch, int) else patch[-1])
+    return int(patch[-1] if isinstance(patch, list | tuple) else patch or 2)
 
 
 def takes_odd(model: Any) -> bool:

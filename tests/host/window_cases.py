@@ -19,6 +19,7 @@ import comfy.ldm.wan.model as wan  # noqa: E402
 import comfy.model_patcher  # noqa: E402
 import comfy.ops  # noqa: E402
 import comfy.sd  # noqa: E402
+from comfy.patcher_extension import CallbacksMP  # noqa: E402
 from surf.nodes.host.attention.windows import OVERRIDE, WRAPPER_KEY  # noqa: E402
 from surf.nodes.windows import SurfWindowedAttention  # noqa: E402
 from surf.surf_core.refiner import RefinerConfig, SurfRefinerDiT  # noqa: E402
@@ -213,6 +214,53 @@ def case_of_two_windows_the_last_one_decides():
     assert torch.equal(call(between, *INPUT), expected)
     assert influence(between, *INPUT) == TWO_BLOCKS
     assert set(lengths) == {12, 24, 60}, set(lengths)
+
+
+def takes_the_slot(model, make):
+    """A clone whose override is put on top before each step, as sparse attention does."""
+    clone, installed = model.clone(), []
+
+    def install(patcher, *args):
+        options = patcher.model_options["transformer_options"]
+        if options.get(OVERRIDE) not in installed:
+            installed.append(make(options.get(OVERRIDE)))
+            options[OVERRIDE] = installed[-1]
+
+    clone.add_callback_with_key(CallbacksMP.ON_PREPARE_STATE, "test", install)
+    return clone
+
+
+def case_windows_stay_on_below_attention_that_takes_their_place_each_step():
+    name, video = "tiny_wan_t2v", noise(1, 16, 5, 6, 8, seed=2)
+    model = comfy.sd.load_diffusion_model_state_dict(checkpoints.diffusion_model(name))
+    windows = with_windows(model, 2)
+    expected = ksampler(windows, video, name, steps=2)
+    plain = ksampler(model, video, name, steps=2)
+    lengths = []
+
+    def sparse(previous):
+        def override(func, q, k, v, heads, mask=None, **kwargs):
+            lengths.append((q.shape[1], k.shape[1]))
+            if q.shape != k.shape or mask is not None:
+                return previous(func, q, k, v, heads, mask=mask, **kwargs)
+            return func(q, k, v, heads, **kwargs)
+
+        return override
+
+    def replaces(previous):
+        return lambda func, *args, **kwargs: func(*args, **kwargs)
+
+    for make in (sparse, replaces):
+        for patched in (takes_the_slot(windows, make), chain_after(windows, make)):
+            out = ksampler(patched, video, name, steps=2)
+            torch.testing.assert_close(out, expected, rtol=0, atol=1e-5)
+            assert (out - plain).abs().max() > 1e-3
+    assert {(12, 12), (24, 24), (60, 8)} == set(lengths), set(lengths)
+
+
+def chain_after(model, make):
+    """A clone on which another node has put an override once, above what was there."""
+    return chain(model, lambda previous, *args, **kwargs: make(previous)(*args, **kwargs))
 
 
 def case_a_model_with_windows_of_its_own_is_refused():

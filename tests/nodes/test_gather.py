@@ -1,7 +1,5 @@
 """Wan's blocks on the tokens of a mask, in float64: a network of few lines with the host's seam."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from surf.nodes.host.attention import windows
@@ -100,11 +98,10 @@ def through(network, keep=None, window=0, times=TIMES, **options):
     if network.after:
         extra["context_latents"] = [torch.zeros(1, 16, 1, 2 * network.after, 2)]
     if window:
-        state = SimpleNamespace()
-        earlier = options.get("optimized_attention_override")
-        override = windows.make_override(state, window, earlier)
+        mine = windows.Windows(window)
+        override = mine.over(options.get("optimized_attention_override"))
         options["optimized_attention_override"] = override
-        wrappers.insert(0, windows.make_wrapper(state))
+        wrappers.insert(0, windows.make_wrapper(mine, override))
     if keep is not None:
         options[KEEP_KEY] = cells(keep)
     kept = dict(options)

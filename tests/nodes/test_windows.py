@@ -1,5 +1,6 @@
 """Windowed attention on a fake host: runs, masks, ties of length, chaining, refusals."""
 
+import logging
 import threading
 from types import SimpleNamespace
 
@@ -160,19 +161,19 @@ def test_joint_models_find_the_video_on_either_side_of_the_text():
 
 
 def test_unexpected_tokens_are_refused_after_the_call():
-    state = threading.local()
+    mine = windows.Windows(2)
+    override = mine.over(None)
     with reporting_as("This Node"):
-        wrapper = windows.make_wrapper(state)
-    override = windows.make_override(state, 2, None)
+        wrapper = windows.make_wrapper(mine, override)
 
     class Patched(WanModel):
-        def _forward(self, x, timestep, context):
+        def _forward(self, x, timestep, context, transformer_options=None):
             q = torch.zeros(1, 40, 4)
             return override(lambda q, *args, **kwargs: q, q, q, q, 1, transformer_options=block(0))
 
     with pytest.raises(ValueError, match="^This Node: .*set window to 0"):
         wrapper(Executor(Patched()), torch.zeros(1, 16, 4, 6, 4), None, torch.zeros(1, 7, 8))
-    assert state.call is None
+    assert mine.state.call is None
 
 
 def test_a_host_without_block_numbers_is_refused():
@@ -199,18 +200,28 @@ def spy(seen):
     return earlier
 
 
-def self_attention(model):
+def self_attention(model, attends_itself=False):
     """Self-attention of block 1 over 5 frames of 6 tokens, as a host would run it."""
-    override = model.model_options["transformer_options"][windows.OVERRIDE]
+    options = model.model_options["transformer_options"]
     q = random(1, 5 * 6, 4)
 
     class Runs(WanModel):
-        def _forward(self, x, timestep, context):
+        blocks = (None,)
+
+        def _forward(self, x, timestep, context, transformer_options=None):
             call = {"transformer_options": block(1), "low_precision_attention": False}
-            return override(lambda q, k, v, *args, **kwargs: dense(q, k, v), q, q, q, 1, **call)
+
+            def attend(q, k, v, *args, **kwargs):
+                return dense(q, k, v)
+
+            if attends_itself:
+                return dense(q, q, q)
+            override = transformer_options[windows.OVERRIDE]
+            return override(attend, q, q, q, 1, **call)
 
     [wrapper] = model.wrappers[windows.WRAPPER_KEY]
-    return wrapper(Executor(Runs()), torch.zeros(1, 16, 5, 6, 4), None, torch.zeros(1, 7, 8))
+    x, text = torch.zeros(1, 16, 5, 6, 4), torch.zeros(1, 7, 8)
+    return wrapper(Executor(Runs()), x, None, text, transformer_options=options)
 
 
 def test_windowed_leaves_its_model_alone_and_chains_the_override():
@@ -261,6 +272,69 @@ def test_the_last_windows_replace_earlier_ones_that_another_override_chained():
     assert seen == [6, 18, 6]
 
 
+def sparse(seen, previous):
+    """An override that answers self-attention by itself, and hands on what it declines."""
+
+    def answers(func, q, k, v, heads, mask=None, **kwargs):
+        seen.append((q.shape[1], k.shape[1]))
+        if q.shape != k.shape:
+            return previous(func, q, k, v, heads, mask=mask, **kwargs)
+        return dense(q, k, v)
+
+    return answers
+
+
+@pytest.mark.parametrize("chains", [True, False])
+def test_windows_are_put_back_above_an_override_that_took_their_place(chains, caplog):
+    seen, model = [], windows.with_windows(Patcher(WanModel()), 2)
+    expected = self_attention(model)
+    options = model.model_options["transformer_options"]
+    options[windows.OVERRIDE] = sparse(seen, options[windows.OVERRIDE] if chains else None)
+    with caplog.at_level(logging.INFO):
+        out = [self_attention(model) for _ in range(2)]
+    assert torch.equal(out[0], expected)
+    assert torch.equal(out[1], expected)
+    assert seen == 2 * [(6, 6), (12, 12), (12, 12)]
+    [said] = [r.getMessage() for r in caplog.records if "put back" in r.getMessage()]
+    assert "test_windows.sparse.<locals>.answers" in said
+
+
+def test_an_override_that_was_taken_out_is_put_back_too():
+    model = windows.with_windows(Patcher(WanModel()), 2)
+    expected = self_attention(model)
+    del model.model_options["transformer_options"][windows.OVERRIDE]
+    assert torch.equal(self_attention(model), expected)
+
+
+def test_a_chained_override_sees_each_window_once():
+    """Windows that are put back, above an override that hands on everything to ours below it."""
+    seen, model = [], windows.with_windows(Patcher(WanModel()), 2)
+    expected = self_attention(model)
+    options = model.model_options["transformer_options"]
+    ours = options[windows.OVERRIDE]
+
+    def hands_on(func, q, *args, **kwargs):
+        seen.append(q.shape[1])
+        return ours(func, q, *args, **kwargs)
+
+    options[windows.OVERRIDE] = hands_on
+    assert torch.equal(self_attention(model), expected)
+    assert seen == [6, 12, 12]
+
+
+def test_attention_that_goes_past_the_windows_is_told_once(caplog):
+    model = windows.with_windows(Patcher(WanModel()), 2)
+    for _ in range(2):
+        self_attention(model, attends_itself=True)
+    [said] = [r.getMessage() for r in caplog.records]
+    assert "windows are off in 1 of 1 blocks" in said
+    caplog.clear()
+    model = windows.with_windows(Patcher(WanModel()), 2)
+    for past in (False, True):
+        self_attention(model, attends_itself=past)
+    assert not caplog.records
+
+
 @pytest.mark.parametrize("window", [1, -2])
 def test_with_windows_rejects_a_window(window):
     with pytest.raises(ValueError, match="^window must be"):
@@ -275,7 +349,11 @@ def test_with_windows_rejects_a_model_it_does_not_know():
         patch_size = (2, 2)
 
     FlatPatch.__name__ = "HunyuanVideo"
-    for network in (WanModel_S2V(), FlatPatch(), torch.nn.Identity()):
+    images = [
+        type(name, (), {"patch_size": 2})() for name in ("Flux", "QwenImageTransformer2DModel")
+    ]
+    images.append(type("MMDiT", (), {"patch_size": None})())
+    for network in (WanModel_S2V(), FlatPatch(), torch.nn.Identity(), *images):
         with pytest.raises(ValueError, match="^windowed attention expected .*set window to 0"):
             windows.with_windows(Patcher(network), 4)
     compiled = SimpleNamespace(_orig_mod=WanModel())

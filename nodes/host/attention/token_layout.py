@@ -132,12 +132,22 @@ def check_tokens_known(module) -> None:
             "says how its windows are cut; connect it directly, or set window to 0."
         )
     name, supported = type(network).__name__, WAN_MODELS + JOINT_MODELS
-    patch = tuple(getattr(network, "patch_size", ()))
-    if name not in supported or len(patch) != 3 or patch[0] != 1:
+    patch = getattr(network, "patch_size", None)
+    # An image model has one number for both sides, or none.
+    fits = isinstance(patch, list | tuple) and len(patch) == 3 and patch[0] == 1
+    if name not in supported or not fits:
         raise ValueError(
             f"windowed attention expected one of {', '.join(supported)} with a patch of "
             f"one frame, got {name} with {patch=}; set window to 0 for full attention."
         )
+
+
+def count_blocks(module) -> int:
+    """Count the blocks of a diffusion model whose tokens are known, control blocks left out."""
+    network = uncompiled(module)
+    return sum(
+        len(getattr(network, row, ())) for row in ("blocks", "double_blocks", "single_blocks")
+    )
 
 
 def read_call(executor, args: tuple, kwargs: dict) -> ModelCall:

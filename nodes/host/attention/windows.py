@@ -6,6 +6,7 @@ then cuts the self-attention of every block into temporal windows, shifted on od
 Dims: B batch, L tokens of a sequence, D width of all heads together.
 """
 
+import inspect
 import threading
 from collections.abc import Callable
 
@@ -14,11 +15,18 @@ from torch import Tensor
 
 from ....surf_core.window import segments
 from ..compiling import outside_graphs
-from ..node_name import reporting_as, running_node
-from .token_layout import ModelCall, check_tokens_known, read_call
+from ..node_name import NodeLog, reporting_as, running_node
+from ..others import ATTENTION, BLOCK, OVERRIDE, PATCH, WRAPPER, name_of, tell
+from .token_layout import ModelCall, check_tokens_known, count_blocks, read_call
+
+log = NodeLog(__name__)
 
 WRAPPER_KEY = "surf_window"
-OVERRIDE = "optimized_attention_override"
+FATES = {
+    ATTENTION: "attends in each window", PATCH: "sees all tokens",
+    BLOCK: "its attention is cut, too", WRAPPER: "sees the whole model",
+}  # fmt: skip
+"""What becomes of the functions of other nodes."""
 REPLACED = "surf_replaced"
 """Attribute of our override: the one that it took the place of, or None."""
 
@@ -51,14 +59,15 @@ def with_windows(model, window: int):
     check_tokens_known(model.get_model_object("diffusion_model"))
     clone, kind = model.clone(), comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL
     options = dict(clone.model_options.get("transformer_options", {}))
-    state, earlier = threading.local(), options.get(OVERRIDE)
-    override = make_override(state, window, getattr(earlier, REPLACED, earlier))
-    options[OVERRIDE] = outside_graphs(override, recursive=True)
+    earlier = options.get(OVERRIDE)
+    tell(model, f"windows of {window}", FATES)
+    windows = Windows(window)
+    options[OVERRIDE] = windows.over(getattr(earlier, REPLACED, earlier))
     clone.model_options = {**clone.model_options, "transformer_options": options}
     # An earlier override of ours that another node has chained cannot be taken out, but without
     # its wrapper it knows of no call and lets everything pass.
     clone.remove_wrappers_with_key(kind, WRAPPER_KEY)
-    wrapper = outside_graphs(make_wrapper(state), recursive=False)
+    wrapper = outside_graphs(make_wrapper(windows, options[OVERRIDE]), recursive=False)
     clone.add_wrapper_with_key(kind, WRAPPER_KEY, wrapper)
     return clone
 
@@ -68,22 +77,76 @@ def check_window(window: int) -> None:
     segments(1, window, False)
 
 
-def make_wrapper(state: threading.local) -> Callable:
-    """Build the wrapper that reads each model call for the override, per thread.
+class Windows:
+    """The attention overrides of one clone, and what they know of the model call in progress.
 
     Per thread, because a host with several GPUs runs both halves of the guidance side by side.
     """
 
+    def __init__(self, window: int):
+        """Take the window in latent frames, >= 2."""
+        self.window = window
+        self.state = threading.local()
+        """`call`: the ModelCall in progress; `attending`: an attention is cut by one of ours."""
+        self.ours: Callable | None = None
+        """What `over` returned last, and what it is above."""
+        self.below: Callable | None = None
+        self.checked = False
+
+    def over(self, inner: Callable | None) -> Callable:
+        """Return our override that calls `inner`, or the host's attention, in each window."""
+        override = make_override(self.state, self.window, inner)
+        return outside_graphs(override, recursive=True)
+
+    def put_back(self, options: dict, first: Callable) -> dict:
+        """Return transformer_options with our override above whatever has its place.
+
+        Another node may take it after ours, when the model is patched or before each step.
+
+        Args:
+            first: our override as it was installed.
+        """
+        found = options.get(OVERRIDE)
+        if found is first:
+            return options
+        if self.ours is None or self.below is not found:
+            taken = "nothing" if found is None else name_of(found)
+            log.info("%s has taken the place of the windows; they are put back above it.", taken)
+            self.ours, self.below = self.over(found), found
+        return {**options, OVERRIDE: self.ours}
+
+    def check_blocks(self, call: ModelCall, blocks: int) -> None:
+        """Warn, after the first call, of blocks whose self-attention did not come by.
+
+        Later calls may leave blocks out: caches of steps do.
+        """
+        if not self.checked and call.self_attentions < blocks:
+            log.warning(
+                "windows are off in %d of %d blocks: another node replaces their attention, or "
+                "leaves them out. Take it out, or set window to 0.",
+                blocks - call.self_attentions, blocks,
+            )  # fmt: skip
+        self.checked = True
+
+
+def make_wrapper(windows: Windows, override: Callable) -> Callable:
+    """Build the wrapper that reads each model call for the override, and puts it back."""
+
     node = running_node()
 
     def note_tokens(executor, *args, **kwargs):
+        bound = inspect.signature(executor.original).bind(*args, **kwargs)
         with reporting_as(node):
             call = read_call(executor, args, kwargs)
+            options = bound.arguments.get("transformer_options") or {}
+            bound.arguments["transformer_options"] = windows.put_back(options, override)
+        state = windows.state
         outer, state.call = getattr(state, "call", None), call
         try:
-            result = executor(*args, **kwargs)
+            result = executor(*bound.args, **bound.kwargs)
             with reporting_as(node):
                 call.check_windowed()
+                windows.check_blocks(call, count_blocks(executor.class_obj))
         finally:
             state.call = outer
         return result
@@ -95,7 +158,7 @@ def make_override(state: threading.local, window: int, inner: Callable | None) -
     """Build the attention override: windows for a block's self-attention, all else untouched.
 
     Args:
-        state: its `call` is the ModelCall in progress.
+        state: of `Windows`.
         window: latent frames, >= 2.
         inner: the override that was installed before, or None.
     """
@@ -109,22 +172,38 @@ def make_override(state: threading.local, window: int, inner: Callable | None) -
             return inner(func, q, k, v, heads, mask=mask, **kwargs)
 
         call: ModelCall | None = getattr(state, "call", None)
-        axis = 2 if kwargs.get("skip_reshape") else 1
-        options = kwargs.get("transformer_options") or {}
-        with reporting_as(node):
-            tokens = q.shape[axis], k.shape[axis]
-            depth = call.self_attention_depth(*tokens, options) if call else None
-        if depth is None:
+        if call is None or getattr(state, "attending", False):
             return attend(q, k, v, mask)
-        cuts = segments(call.frames, window, bool(depth % 2))
-        if len(cuts) == 1:
-            return attend(q, k, v, mask)
-        runs = call.runs(call.find_video(q.shape[axis]), cuts)
-        out_axis = 2 if kwargs.get("skip_output_reshape") else 1
-        return attend_runs(attend, q, k, v, mask, runs, axis=axis, out_axis=out_axis)
+        state.attending = True
+        try:
+            with reporting_as(node):
+                runs, axis = find_runs(call, window, q, k, kwargs)
+            if runs is None:
+                return attend(q, k, v, mask)
+            out_axis = 2 if kwargs.get("skip_output_reshape") else 1
+            return attend_runs(attend, q, k, v, mask, runs, axis=axis, out_axis=out_axis)
+        finally:
+            state.attending = False
 
     setattr(override, REPLACED, inner)
     return override
+
+
+def find_runs(
+    call: ModelCall, window: int, q: Tensor, k: Tensor, kwargs: dict
+) -> tuple[list[slice] | None, int]:
+    """Find the runs of tokens that an attention is cut to, and the axis of tokens.
+
+    Returns:
+        None for runs where the attention is no block's self-attention, or one window holds all.
+    """
+    axis = 2 if kwargs.get("skip_reshape") else 1
+    options = kwargs.get("transformer_options") or {}
+    depth = call.self_attention_depth(q.shape[axis], k.shape[axis], options)
+    cuts = [] if depth is None else segments(call.frames, window, bool(depth % 2))
+    if len(cuts) < 2:
+        return None, axis
+    return call.runs(call.find_video(q.shape[axis]), cuts), axis
 
 
 def attend_runs(
