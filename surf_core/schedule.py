@@ -158,6 +158,7 @@ def switch(
     sigma_policy: str = "same",
     handover: str = "reuse",
     sigmas_low: Tensor | None = None,
+    estimated: bool = False,
 ) -> SwitchedSchedule:
     """Cut a schedule where the resolution drops.
 
@@ -172,12 +173,15 @@ def switch(
         handover: one of HANDOVERS.
         sigmas_low: the schedule that the low leg follows, e.g. with another shift; default
             `sigmas`.
+        estimated: at step 0, whether the latent is noisy and its clean part was estimated at
+            sigmas[0]; then `sigma_policy` applies there too.
 
     Returns:
         New tensors, never views.
 
     Raises:
-        ValueError: a bad schedule, `step` outside 0..N, or an unknown policy.
+        ValueError: a bad schedule, `step` outside 0..N, an unknown policy, or one that leads below
+            the end of the schedule.
 
     Source: SURF 3.2; the low leg of "snr_equal" is ours.
     """
@@ -191,7 +195,7 @@ def switch(
             f"the switch step must lie within 0 to {total}, the steps of the schedule, "
             f"got {step=}; use about a quarter of the steps."
         )
-    if step == 0:
+    if step == 0 and not estimated:
         return SwitchedSchedule(high=sigmas[:0].clone(), low=below.clone(), sigma=below[0].item())
     if step == total:
         return SwitchedSchedule(
@@ -201,5 +205,11 @@ def switch(
     sigma = sigmas[step].item()
     if sigma_policy == "snr_equal":
         sigma = snr_equal_sigma(min(sigma, 1.0), ratio)
+        if sigma <= below[-1]:
+            raise ValueError(
+                f"equal signal to noise after a switch at sigma {sigmas[step].item():.3g} is "
+                f"sigma {sigma:.3g}, which the schedule, ending at {below[-1].item():.3g}, does "
+                "not reach; split the sigmas later, switch earlier, or set sigma_policy to same."
+            )
     low = respace(below, sigma, total - step)
-    return SwitchedSchedule(high=high, low=low, sigma=sigma)
+    return SwitchedSchedule(high=high if step else high[:0], low=low, sigma=sigma)

@@ -21,6 +21,8 @@ COMPILED = "torch_compile_kwargs"
 """Option of a model under which the host keeps how it is compiled."""
 STEP_CACHES = ("easycache", "lazycache")
 """Keys of the host's own wrappers that reuse the estimate of an earlier step."""
+NOISE_SHUFFLE = "ContextWindows_sampler_sample"
+"""Key of the host's wrapper that applies FreeNoise."""
 TARGETS = ("1080p", "720p", "by scale", "by size", "1440p", "2160p")
 """Ways to name the size of a refined video, see `target_cells`; saved workflows know the order."""
 PADDING = ("WanModel", "HostRefinerDiT")
@@ -99,15 +101,31 @@ def without_step_caches(model: Any) -> Any:
     The clean estimate that crosses the switch must come from the network: a cache may return that
     of an earlier step.
     """
-    caches = [key for key in STEP_CACHES if any(key in kind for kind in model.wrappers.values())]
-    if not caches:
-        return model
-    log.info("%s is off before the switch, on after it.", " and ".join(caches))
+    clone, caches = _without(model, STEP_CACHES)
+    if caches:
+        log.info("%s is off before the switch, on after it.", " and ".join(caches))
+    return clone
+
+
+def without_noise_shuffle(model: Any) -> Any:
+    """Clone a MODEL whose context windows leave the noise of a sampling call as it is.
+
+    The host's FreeNoise writes frames over others at the start of each call; inherited noise has
+    been through that once. Returns the model itself where it has none.
+    """
+    return _without(model, (NOISE_SHUFFLE,))[0]
+
+
+def _without(model: Any, keys: tuple[str, ...]) -> tuple[Any, list[str]]:
+    """Clone a MODEL without some wrappers, where it has them; and the keys that it had."""
+    had = [key for key in keys if any(key in kind for kind in model.wrappers.values())]
+    if not had:
+        return model, had
     clone = model.clone()
     for kind in list(clone.wrappers):
-        for key in caches:
+        for key in had:
             clone.remove_wrappers_with_key(kind, key)
-    return clone
+    return clone, had
 
 
 def cell_side(model: Any) -> int:

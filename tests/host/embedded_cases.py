@@ -30,7 +30,8 @@ def case_core_and_node_make_the_same_preview(host):
     sigmas, seed = host.samplers.calculate_sigmas(*flow), 5
     draw = comfy.sample.prepare_noise
     latent = torch.zeros(1, 16, 4, 16, 16)
-    fresh = draw(torch.zeros(1, 16, 4, 8, 8), host.engine.second_seed(seed))
+    low = {"samples": torch.zeros(1, 16, 4, 8, 8)}
+    fresh = host.later({"samples": latent}, low, seed)
     conds = [[[cond, {}]] for cond in (tiny.context, torch.zeros_like(tiny.context))]
     for noise_policy in reshift.NOISE_POLICIES:
         for sigma_policy in ("same", "snr_equal"):

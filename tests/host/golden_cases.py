@@ -1,7 +1,12 @@
 """The switch equals stock nodes bit for bit: every `case_*` takes the host and asserts."""
 
+from unittest import mock
+
 import torch
 from inprocess import SAMPLERS, SETTINGS, K, N, blank, halve, prompts, random, same, text
+
+GUIDED = ("switch_step", "cfg", "cfg_low", "low_resolution", "low_scale", "low_width",
+          "low_height", "sigma_policy", "noise_policy", "handover")  # fmt: skip
 
 
 def case_reuse_is_the_stock_chain(host):
@@ -9,6 +14,17 @@ def case_reuse_is_the_stock_chain(host):
         x0, low = host.chain(host.model(), blank(), *prompts(), sampler_name=sampler)
         preview, switch_x0 = host.ours(host.model(), blank(), *prompts(), sampler_name=sampler)
         same(switch_x0, x0), same(preview, low)
+
+
+def case_stock_nodes_alone_make_the_preview_of_one_item(host):
+    """KSamplerAdvanced draws the same noise from the seed that the item's first noise tells."""
+    high = host.shifted(host.model(), 3.0)
+    [seed] = host.seeds(blank())
+    for sampler in ("euler", "dpmpp_2m", "uni_pc"):
+        first = host.leg(high, blank(), *prompts(), 7.5, stop=K, sampler_name=sampler)
+        half = host.stock.LatentUpscaleBy().upscale(first, "bilinear", 0.5)[0]
+        low = host.leg(high, half, *prompts(), 5.0, seed, start=K, sampler_name=sampler)
+        same(host.ours(host.model(), blank(), *prompts(), sampler_name=sampler)[0], low)
 
 
 def case_evaluate_is_the_stock_chain_with_one_evaluation_more(host):
@@ -36,10 +52,12 @@ def case_switch_at_step_zero_is_a_plain_ksampler_at_low_resolution(host):
     model, start = host.shifted(host.model(), 3.0), {"samples": random(2, 16, 3, 16, 24)}
     half = host.stock.LatentUpscaleBy().upscale(start, "bilinear", 0.5)[0]
     for sampler in SAMPLERS:
-        plain = host.leg(model, half, *prompts(), 5.0, sampler_name=sampler)
+        noise = host.later(start, half)
+        plain = host.leg(model, half, *prompts(), 5.0, noise=noise, sampler_name=sampler)
         out = host.ours(host.model(), start, *prompts(), sampler_name=sampler, switch_step=0)
         same(out[0], plain), same(out[1], start)
-    empty = host.leg(model, blank(1, rows=8, cols=12), *prompts(), 5.0)
+    low = blank(1, rows=8, cols=12)
+    empty = host.leg(model, low, *prompts(), 5.0, noise=host.later(blank(), low))
     same(host.ours(host.model(), blank(), *prompts(), switch_step=0)[0], empty)
 
 
@@ -52,16 +70,79 @@ def case_partial_denoise_is_the_stock_chain(host):
 
 
 def case_batch_index_makes_an_item_again(host):
-    whole = host.ours(host.model(), blank(3), *prompts())
-    for item in (0, 2):
-        alone = host.ours(host.model(), blank() | {"batch_index": [item]}, *prompts())
-        for a, b in zip(alone, whole, strict=True):
-            same(a["samples"], b["samples"][item : item + 1], 2e-4)
-            assert a["batch_index"] == [item]
+    for k in (0, K):
+        for policy in ("fresh", "inherited"):
+            settings = {"switch_step": k, "noise_policy": policy}
+            whole = host.ours(host.model(), blank(3), *prompts(), **settings)
+            for item in (0, 2):
+                latent = blank() | {"batch_index": [item]}
+                alone = host.ours(host.model(), latent, *prompts(), **settings)
+                for a, b in zip(alone, whole, strict=True):
+                    same(a["samples"], b["samples"][item : item + 1], 2e-4)
+                    assert a["batch_index"] == [item]
+                guided = guided_by_node(host, latent, 5, **settings)
+                same(guided, alone[0])
     latent = blank(2) | {"batch_index": [4, 1]}
     x0, low = host.chain(host.model(), latent, *prompts())
     out = host.ours(host.model(), latent, *prompts())
     same(out[1], x0), same(out[0], low)
+
+
+def guided_by_node(host, latent, seed, sampler="euler", **changes):
+    """Sample by Reshift Guider and the host's SamplerCustomAdvanced."""
+    model = host.shifted(host.model(), 3.0)
+    settings = {key: (SETTINGS | changes)[key] for key in GUIDED}
+    conds = dict(zip(("positive", "negative"), prompts(), strict=True))
+    guider = host.nodes["SurfReshiftGuider"].execute(model=model, **conds, **settings).args[0]
+    sigmas = host.samplers.KSampler(model, N, "cpu", sampler, "simple", 1.0).sigmas
+    return host.custom.SamplerCustomAdvanced.execute(
+        host.custom.Noise_RandomNoise(seed), guider, host.samplers.sampler_object(sampler),
+        sigmas, latent,
+    ).args[0]  # fmt: skip
+
+
+def long(batch):
+    """An empty LATENT of 13 latent frames."""
+    return {"samples": torch.zeros(batch, 16, 13, 16, 24)}
+
+
+def windowed(host):
+    """A model with the host's context windows of 8 latent frames and FreeNoise."""
+    from comfy_extras.nodes_context_windows import ContextWindowsManualNode
+
+    settings = {"context_length": 8, "context_overlap": 2, "context_schedule": "standard_static"}
+    settings |= {"context_stride": 1, "closed_loop": False, "fuse_method": "pyramid", "dim": 2}
+    return ContextWindowsManualNode.execute(host.model(), freenoise=True, **settings).args[0]
+
+
+def case_inherited_noise_is_not_shuffled_again(host):
+    """FreeNoise shuffles once: the second leg starts from the noise that the first one had."""
+    import surf.nodes.host.preview.guider as guider
+
+    drawn, starts = [], []
+    inherited = guider.inherited_noise
+
+    def record(noise, size):
+        drawn.append(inherited(noise, size))
+        return drawn[-1].clone()
+
+    def wrapper(executor, x, sigma, *args, **kwargs):
+        starts.append((x, sigma))
+        return executor(x, sigma, *args, **kwargs)
+
+    model = windowed(host)
+    model.add_wrapper_with_key("predict_noise", "test", wrapper)
+    keys = set(model.wrappers["sampler_sample"])
+    with mock.patch.object(guider, "inherited_noise", record):
+        _, x0 = host.ours(model, long(1), *prompts(), noise_policy="inherited")
+    half = model.model.process_latent_in(halve(host, x0["samples"]))
+    z, sigma = starts[K]
+    same((z - (1 - sigma) * half) / sigma, drawn[0], 1e-4)
+    first = host.stock.comfy.sample.prepare_noise(long(1)["samples"], 5)
+    noise = starts[0][0] / starts[0][1]
+    changed = (noise - first).abs().amax((0, 1, 3, 4)) > 1e-3
+    assert changed.tolist() == [False] * 8 + [True] * 5
+    assert set(model.wrappers["sampler_sample"]) == keys
 
 
 def case_noise_masks_are_those_of_the_stock_chain(host):
@@ -153,7 +234,7 @@ def case_a_second_model_takes_the_second_leg(host):
 
     respaced = cut.respace(sigmas[1], sigmas[0][K].item(), N - K)
     wanted = sample.sample_custom(
-        low, sample.prepare_noise(half["samples"], seed), 5.0,
+        low, host.later(blank(), half), 5.0,
         host.samplers.sampler_object("euler"), respaced, *prompts(), half["samples"], seed=seed,
     )  # fmt: skip
     out = host.ours(first, blank(), *prompts(), model_low=second, shift_low=6.0)
@@ -167,14 +248,9 @@ def case_the_guider_gives_what_the_ksampler_gives(host):
         ("uni_pc", "reuse"),
     ):
         model = host.shifted(host.model(), 3.0)
-        keys = ("switch_step", "cfg", "cfg_low", "low_resolution", "low_scale", "low_width",
-                "low_height", "sigma_policy", "noise_policy")  # fmt: skip
+        settings = {key: SETTINGS[key] for key in GUIDED} | {"handover": handover}
         conds = dict(zip(("positive", "negative"), prompts(), strict=True))
-        guider = (
-            host.nodes["SurfReshiftGuider"]
-            .execute(model=model, **conds, handover=handover, **{k: SETTINGS[k] for k in keys})
-            .args[0]
-        )
+        guider = host.nodes["SurfReshiftGuider"].execute(model=model, **conds, **settings).args[0]
         sigmas = host.samplers.KSampler(model, N, "cpu", sampler, "simple", 1.0).sigmas
         before = sigmas.clone()
         for _ in range(2):  # the guider is cached between runs

@@ -4,6 +4,7 @@ For scripts that called `inside.enter` first.
 """
 
 import asyncio
+from unittest import mock
 
 import checkpoints
 import torch
@@ -24,7 +25,7 @@ class Host:
         import comfy.samplers
         import comfy.sd
         import latent_preview
-        import surf.nodes.host.preview.guider
+        import surf.nodes.host.preview.noise
         from comfy_extras import nodes_custom_sampler, nodes_easycache, nodes_model_advanced
 
         import nodes
@@ -39,7 +40,7 @@ class Host:
         extension = asyncio.run(surf.comfy_entrypoint())
         found = asyncio.run(extension.get_node_list())
         self.nodes = {node.GET_SCHEMA().node_id: node for node in found}
-        self.engine = surf.nodes.host.preview.guider
+        self.engine = surf.nodes.host.preview.noise
 
     def model(self, name="tiny_wan_t2v"):
         if name not in self.loaded:
@@ -59,13 +60,26 @@ class Host:
             .args
         )
 
-    def leg(self, model, latent, pos, neg, cfg, seed=5, denoise=1.0, **legs):
-        s = SETTINGS | legs
-        return self.stock.common_ksampler(
-            model, seed, s["steps"], cfg, s["sampler_name"], s["scheduler"], pos, neg, latent,
-            denoise=denoise, start_step=legs.get("start"), last_step=legs.get("stop"),
-            force_full_denoise=True,
-        )[0]  # fmt: skip
+    def leg(self, model, latent, pos, neg, cfg, seed=5, denoise=1.0, noise=None, **legs):
+        """Run a stock KSamplerAdvanced; it draws its own noise unless it is given."""
+        s, sample = SETTINGS | legs, self.stock.comfy.sample
+        drawn = sample.prepare_noise if noise is None else lambda *_: noise
+        with mock.patch.object(sample, "prepare_noise", drawn):
+            return self.stock.common_ksampler(
+                model, seed, s["steps"], cfg, s["sampler_name"], s["scheduler"], pos, neg, latent,
+                denoise=denoise, start_step=legs.get("start"), last_step=legs.get("stop"),
+                force_full_denoise=True,
+            )[0]  # fmt: skip
+
+    def seeds(self, latent, seed=5):
+        """Seeds of the items' noise after a switch: from their noise before it."""
+        draw = self.stock.comfy.sample.prepare_noise
+        first = draw(latent["samples"], seed, latent.get("batch_index"))
+        return [self.engine.item_seed(seed, item) for item in first]
+
+    def later(self, latent, low, seed=5):
+        """Fresh noise after a switch."""
+        return self.engine.fresh_noise(low["samples"], self.seeds(latent, seed))
 
     def chain(self, model, latent, pos, neg, k=K, evaluate=False, seed=5, low=None, **more):
         """The stock chain: high leg, half size, low leg."""
@@ -74,8 +88,9 @@ class Host:
         half = self.stock.LatentUpscaleBy().upscale(first, "bilinear", 0.5)[0]
         pos, neg = low or (pos, neg)
         return first, self.leg(
-            high, half, pos, neg, 5.0, self.engine.second_seed(seed), start=k, **more
-        )
+            high, half, pos, neg, 5.0, self.engine.second_seed(seed), start=k,
+            noise=self.later(latent, half, seed), **more,
+        )  # fmt: skip
 
 
 SETTINGS = {

@@ -2,7 +2,7 @@
 
 import checkpoints
 import torch
-from inprocess import SAMPLERS, K, N, blank, prompts, random, refused, same, text
+from inprocess import SAMPLERS, SETTINGS, K, N, blank, halve, prompts, random, refused, same, text
 
 
 def case_uni_pc_survives_one_interval(host):
@@ -53,6 +53,56 @@ def case_an_interrupted_run_leaves_nothing_behind(host):
                 host.preview.prepare_callback = make
             again = host.ours(host.model(), blank(), *prompts(), **settings)
             same(again[0], first[0]), same(again[1], first[1])
+
+
+def case_a_noisy_latent_is_parted_before_it_is_resized(host):
+    """The second stage of a pair: sigmas split, noise left in the latent, DisableNoise."""
+    import comfy.sample
+    from surf.surf_core.reshift import inherit_noise
+
+    model = host.shifted(host.model(), 3.0)
+    sigmas = host.samplers.KSampler(model, N, "cpu", "euler", "simple", 1.0).sigmas
+    euler, sample = host.samplers.sampler_object("euler"), comfy.sample.sample_custom
+    noise = comfy.sample.prepare_noise(blank()["samples"], 5)
+    first = sample(model, noise, 7.5, euler, sigmas[:3], *prompts(), blank()["samples"], seed=5)
+    zeros, sigma = torch.zeros_like(first), sigmas[2].item()
+    x0 = sample(model, zeros, 7.5, euler, torch.tensor([sigma, 0.0]), *prompts(), first)
+    into, half = model.model.process_latent_in, halve(host, x0)
+    left = inherit_noise(((1 - sigma) * (into(first) - into(x0))) / sigma, half.shape[-2:])
+    wanted = sample(model, left, 5.0, euler, sigmas[2:], *prompts(), half)
+    keys = {k: v for k, v in SETTINGS.items() if k.startswith(("cfg", "low_", "hand"))}
+    keys |= {"sigma_policy": "same", "noise_policy": "inherited", "switch_step": 0}
+    conds = dict(zip(("positive", "negative"), prompts(), strict=True))
+    for sampler in ("euler", "uni_pc"):
+        guider = host.nodes["SurfReshiftGuider"].execute(model=model, **conds, **keys).args[0]
+        out = host.custom.SamplerCustomAdvanced.execute(
+            host.custom.Noise_EmptyNoise(), guider, host.samplers.sampler_object(sampler),
+            sigmas[2:], {"samples": first},
+        ).args[0]  # fmt: skip
+        if sampler == "euler":
+            same(out, wanted, 1e-3)
+        assert out["samples"].shape[-2:] == (8, 12)
+    keys["noise_policy"] = "fresh"
+    guider = host.nodes["SurfReshiftGuider"].execute(model=model, **conds, **keys).args[0]
+    refused(
+        lambda: host.custom.SamplerCustomAdvanced.execute(
+            host.custom.Noise_EmptyNoise(), guider, euler, sigmas[2:], {"samples": first}
+        ),
+        "Reshift Guider", "DisableNoise", "inherited",
+    )  # fmt: skip
+
+
+def case_samplers_of_other_packs_are_listed_whenever_they_come(host):
+    node, made = host.nodes["SurfReshiftKSampler"], host.samplers.KSampler
+    for name, kind in (("sampler_name", "SAMPLERS"), ("scheduler", "SCHEDULERS")):
+        listed = getattr(made, kind)
+        listed.append("of_another_pack")
+        try:
+            given = node.GET_NODE_INFO_V1()["input"]["required"][name]
+            assert "of_another_pack" in str(given)
+            assert "'dpm_fast'" not in str(given)
+        finally:
+            listed.remove("of_another_pack")
 
 
 def case_hunyuan_with_odd_latents_is_refused(host):

@@ -18,7 +18,6 @@ import comfy.sample  # noqa: E402
 import comfy.samplers  # noqa: E402
 import comfy.sd  # noqa: E402
 import latent_preview  # noqa: E402
-import surf.nodes.host.preview.guider as engine  # noqa: E402
 from comfy_extras.nodes_model_advanced import ModelSamplingSD3  # noqa: E402
 from surf.nodes.host.refiner.tiny import CHANNELS, TinyFormat  # noqa: E402
 from surf.nodes.preview import SurfReshiftKSampler  # noqa: E402
@@ -122,9 +121,8 @@ def case_the_preview_is_what_the_core_makes():
     shifted = ModelSamplingSD3().patch(model, PREVIEW["shift"])[0]
     schedule = shifted.get_model_object("model_sampling")
     sigmas = comfy.samplers.calculate_sigmas(schedule, "simple", PREVIEW["steps"])
-    fresh = comfy.sample.prepare_noise(blank[..., :8, :8], engine.second_seed(5))
     z = reshift.preview(
-        core.velocity(4.0), comfy.sample.prepare_noise(blank, 5), sigmas, 2, (8, 8), noise=fresh,
+        core.velocity(4.0), comfy.sample.prepare_noise(blank, 5), sigmas, 2, (8, 8),
         velocity_low=core.velocity(3.0), sigma_policy="snr_equal", noise_policy="inherited",
     )  # fmt: skip
     same(preview()["samples"], TinyFormat().process_out(z), 2e-2)

@@ -66,6 +66,7 @@ LATENTS = {
     "nan mask": latent(noise_mask=torch.full((1, 16, 24), NAN)),
     "odd rows": latent(1, 16, 3, 15, 24),
     "odd columns": latent(1, 16, 3, 16, 25),
+    "filled": latent(fill=0.5),
 }
 K, G, D, R = SurfReshiftKSampler, SurfReshiftGuider, SurfLatentDownscale, SurfRefiner
 # (node, what is wrong with it, words that the message must hold)
@@ -131,6 +132,12 @@ TABLE = [
     (G, {"sigmas": SIGMAS[None]}, "one row", r"\(1, 9\)", "connect a scheduler"),
     (G, {"sigmas": torch.ones(9)}, "end below sigma 1", "1.0, 1.0", "use the lower part"),
     (G, {"switch_step": 9}, "0 to 8", "step=9", "use"),
+    (G, {"noise": latent()}, "DisableNoise", "got none", "set noise_policy to inherited"),
+    (G, {"noise": latent(), "latent_image": "filled", "sigmas": SIGMAS[2:], "switch_step": 0},
+     "DisableNoise", "got none", "set noise_policy to inherited"),
+    (G, {"sigmas": SIGMAS[:3], "switch_step": 1, "sigma_policy": "snr_equal", "low_scale": 0.25},
+     "ending at 0.75, does not reach", "split the sigmas later, switch earlier",
+     "or set sigma_policy to same"),
     (G, {"low_resolution": "480p"}, "above the input's", "got", "choose a lower"),
     (D, {"samples": "nested"}, "one video latent", "nested", "separate"),
     (D, {"samples": "no samples"}, "one tensor", "NoneType", "pass"),
@@ -166,11 +173,13 @@ def run(node, known, changes):
     if node is K:
         return K.execute(**(flow | {"latent_image": latent()} | SAMPLE | given))
     sampling = {"latent_image": latent(), "sampler": "euler", "sigmas": SIGMAS}
+    sampling["noise"] = latent(fill=1.0)
     sampling = {key: given.pop(key, value) for key, value in sampling.items()}
     (guider,) = G.execute(**(flow | SWITCH | given)).args
     samples = sampling["latent_image"]["samples"]
     sampler = comfy.samplers.sampler_object(sampling["sampler"])
-    return guider.sample(samples, samples, sampler, sampling["sigmas"], seed=1)
+    noise = sampling["noise"]["samples"]
+    return guider.sample(noise, samples, sampler, sampling["sigmas"], seed=1)
 
 
 @pytest.mark.parametrize(

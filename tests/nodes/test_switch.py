@@ -7,7 +7,7 @@ import host_stub
 import pytest
 import torch
 from surf.nodes.host import models
-from surf.nodes.host.preview.guider import second_seed
+from surf.nodes.host.preview.noise import fresh_noise, item_seed, second_seed
 from surf.nodes.preview import SurfReshiftGuider, SurfReshiftKSampler
 from surf.surf_core.schedule import snr_equal_sigma
 
@@ -37,15 +37,22 @@ def run(model=None, latent=None, **changes):
     return model, *out.args
 
 
-def plain(latent, cfg, shift=3.0, seed=5, sampler="euler", steps=8):
+def plain(latent, cfg, shift=3.0, seed=5, sampler="euler", steps=8, noise=None):
     """What a KSampler of the fake host makes."""
     model = models.with_shift(host_stub.Patcher(), shift)
     sigmas = comfy.samplers.KSampler(model, steps, "cpu", sampler, "simple", 1.0, {}).sigmas
     guider = comfy.samplers.CFGGuider(model)
     guider.set_conds(*conds().values())
     guider.set_cfg(cfg)
-    noise = host_stub.prepare_noise(latent, seed)
+    noise = host_stub.prepare_noise(latent, seed) if noise is None else noise
     return guider.sample(noise, latent, comfy.samplers.sampler_object(sampler), sigmas, seed=seed)
+
+
+def later_noise(latent, seed=5, size=LOW):
+    """Fresh noise after a switch, from the first noise of each item."""
+    first = host_stub.prepare_noise(latent["samples"], seed)
+    low = torch.zeros(*first.shape[:-2], *size)
+    return fresh_noise(low, [item_seed(seed, item) for item in first])
 
 
 @pytest.mark.parametrize("k", range(9))
@@ -82,9 +89,9 @@ def test_switch_at_step_zero_matches_a_plain_sampler_at_low_resolution():
     for sampler in ("euler", "euler_ancestral", "uni_pc"):
         start = blank()
         _, preview, x0 = run(latent=start, switch_step=0, sampler_name=sampler)
-        assert torch.equal(
-            preview["samples"], plain(blank(size=LOW)["samples"], 5.0, sampler=sampler)
-        )
+        low = blank(size=LOW)["samples"]
+        expected = plain(low, 5.0, sampler=sampler, noise=later_noise(start))
+        assert torch.equal(preview["samples"], expected)
         assert torch.equal(x0["samples"], start["samples"])
 
 
@@ -147,13 +154,29 @@ def test_the_second_seed_is_in_range_and_another():
     assert torch.isfinite(run(seed=2**64 - 1)[1]["samples"]).all()
 
 
+@pytest.mark.parametrize("noise_policy", ["fresh", "inherited"])
 @pytest.mark.parametrize("k", [0, 3, 8])
-def test_batch_index_makes_an_item_again(k, tolerance):
-    whole = run(latent=blank(3), switch_step=k)[1]
-    alone = run(latent=blank() | {"batch_index": [2]}, switch_step=k)[1]
+def test_batch_index_makes_an_item_again(k, noise_policy, tolerance):
+    settings = {"switch_step": k, "noise_policy": noise_policy}
+    whole = run(latent=blank(3), **settings)[1]
+    alone = run(latent=blank() | {"batch_index": [2]}, **settings)[1]
     gap = (alone["samples"] - whole["samples"][2:]).abs().max()
     assert gap <= 10 * tolerance[torch.float32]
     assert alone["batch_index"] == [2]
+
+
+@pytest.mark.parametrize("noise_policy", ["fresh", "inherited"])
+@pytest.mark.parametrize("k", [0, 3])
+def test_the_guider_makes_an_item_again_and_as_the_ksampler_does(k, noise_policy, tolerance):
+    settings = {"switch_step": k, "noise_policy": noise_policy, "sigma_policy": "snr_equal"}
+    whole = run(latent=blank(3), shift=0.0, shift_low=0.0, **settings)[1]["samples"]
+    first = host_stub.prepare_noise(blank(3)["samples"], 5)
+    sigmas = comfy.samplers.KSampler(host_stub.Patcher(), 8, "", "euler", "", 1.0, {}).sigmas
+    for items in ([0, 1, 2], [2], [1, 0]):
+        noise = host_stub.prepare_noise(blank(len(items))["samples"], 5, items)
+        assert torch.equal(noise, first[items])
+        out = sample(make_guider(**settings), sigmas, noise=noise)
+        assert (out - whole[items]).abs().max() <= 10 * tolerance[torch.float32]
 
 
 @pytest.mark.parametrize("shape", [HIGH, (1, *HIGH), (3, *HIGH), (1, 1, *HIGH), (1, 1, 3, *HIGH)])
@@ -179,8 +202,8 @@ def test_the_second_leg_starts_from_the_resized_estimate():
     model = host_stub.Patcher(velocity=velocity)
     _, _, x0 = run(model)
     z, sigma = next((x, s) for x, s in seen if tuple(x.shape[-2:]) == LOW)
-    half = torch.nn.functional.avg_pool3d(x0["samples"], (1, 2, 2))
-    noise = host_stub.prepare_noise(half, second_seed(5))
+    half, z0 = torch.nn.functional.avg_pool3d(x0["samples"], (1, 2, 2)), blank()["samples"]
+    noise = host_stub.prepare_noise(half, item_seed(5, host_stub.prepare_noise(z0, 5)[0]))
     expected = sigma * noise + (1 - sigma) * model.model.process_latent_in(half)
     torch.testing.assert_close(z, expected)
 
@@ -255,7 +278,7 @@ def make_guider(model=None, **changes):
 
 def sample(guider, sigmas=None, callback=None, noise=None):
     sigmas = torch.linspace(1, 0, 9) if sigmas is None else sigmas
-    samples = blank()["samples"]
+    samples = blank()["samples"] if noise is None else torch.zeros_like(noise)
     noise = host_stub.prepare_noise(samples, 5) if noise is None else noise
     return guider.sample(
         noise, samples, comfy.samplers.sampler_object("euler"), sigmas, callback=callback, seed=5

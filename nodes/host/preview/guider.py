@@ -7,83 +7,31 @@ second; a noisy latent is never resized.
 Dims: B batch, C channels, T latent frames, H, W latent cells.
 """
 
-import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
-import comfy.sample
 import comfy.samplers
 import torch
 from torch import Tensor
 
 from ....surf_core.resample import resize
-from ....surf_core.reshift import implied_noise, inherit_noise
 from ....surf_core.schedule import SwitchedSchedule, check_sigmas, switch
 from .. import models
 from ..conditioning import Conditioning, SizeChange, carry
 from ..latents import check_channels, check_plain, is_blank, to_intermediate
 from ..node_name import NodeLog, reporting_as, running_node
+from .leg import Segment, check_sampler, one_bar, sampler_for
+from .noise import fresh_noise, inherited_noise, item_seed, noise_of, second_seed
 from .plan import Switch
 
 log = NodeLog(__name__)
-
-OWN_GRID = ("dpm_fast", "dpm_adaptive")
-"""Samplers that make steps of their own and cannot be cut at one."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Segment:
-    """One leg: a plain sampling call at one size."""
-
-    model: Any
-    """The host's model patcher."""
-    cfg: float
-    """Guidance scale."""
-    conds: dict[str, Conditioning] | None
-    """"positive" and "negative" for this size; None keeps those of the guider."""
-    size: tuple[int, int]
-    """Rows and columns in latent cells."""
-    sigmas: Tensor
-    """[n + 1]; the samplers may write into it."""
-
-
-def second_seed(seed: int) -> int:
-    """Derive the seed of the leg after a switch: a hash, 0..2**63 - 1.
-
-    The next integer would repeat the noise stream that stochastic samplers draw from on a CPU,
-    and does not exist for 2**64 - 1.
-    """
-    digest = hashlib.sha256(b"surf reshift" + (seed % 2**64).to_bytes(8, "little")).digest()
-    return int.from_bytes(digest[:8], "little") >> 1
-
-
-def check_sampler(sampler: Any) -> None:
-    """Refuse samplers that choose their own steps."""
-    name = getattr(getattr(sampler, "sampler_function", sampler), "__name__", "")
-    for own in OWN_GRID:
-        if own in name:
-            raise ValueError(
-                f"expected a sampler that takes the schedule's steps, got {own}, which "
-                "chooses its own and cannot be cut at one; use euler, uni_pc or dpmpp_2m."
-            )
-
-
-def sampler_for(sampler: Any, sigmas: Tensor) -> Any:
-    """Replace uni_pc by euler on a single interval, where it would return its input unchanged."""
-    name = getattr(getattr(sampler, "sampler_function", None), "__name__", "")
-    if len(sigmas) != 2 or "unipc" not in name:
-        return sampler
-    log.info("uni_pc cannot take a single step; euler takes it (%s).", sigmas.tolist())
-    return comfy.samplers.sampler_object("euler")
 
 
 class ReshiftGuider(comfy.samplers.CFGGuider):
     """A guider whose sampling call changes the resolution on the way.
 
-    Works wherever the host takes a GUIDER; the latent that comes out is smaller. A sampling call
-    has no batch_index, so it is an argument here.
+    Works wherever the host takes a GUIDER; the latent that comes out is smaller.
     """
 
     def __init__(
@@ -95,7 +43,6 @@ class ReshiftGuider(comfy.samplers.CFGGuider):
         *,
         model_low: Any = None,
         sigmas_low: Tensor | None = None,
-        batch_index: list[int] | None = None,
         on_switch: Callable[[Tensor], None] | None = None,
     ):
         """Take a MODEL and conditioning for the high resolution.
@@ -103,7 +50,6 @@ class ReshiftGuider(comfy.samplers.CFGGuider):
         Args:
             model_low: MODEL after the switch; default `model`.
             sigmas_low: schedule after the switch; default that of the sampling call.
-            batch_index: of the LATENT, so that an item of a batch can be made again alone.
             on_switch: called once with the clean high-resolution estimate, VAE space.
 
         Raises:
@@ -118,7 +64,7 @@ class ReshiftGuider(comfy.samplers.CFGGuider):
         self.set_cfg(plan.cfg)
         self.plan, self.model_low, self.sigmas_low = plan, low, sigmas_low
         self.raw_conds = {"positive": positive, "negative": negative}
-        self.batch_index, self.on_switch = batch_index, on_switch
+        self.on_switch = on_switch
         self.last_evaluation: tuple[Tensor, Tensor, Tensor] | None = None
         self.node = running_node()
         self.recording = False
@@ -137,7 +83,7 @@ class ReshiftGuider(comfy.samplers.CFGGuider):
         """Sample before and after the switch; same arguments as the host's guiders.
 
         Args:
-            noise: of the size of `latent_image`, for the first leg.
+            noise: of the size of `latent_image`; zeros where that holds noise already.
             sigmas: the whole schedule; not changed.
 
         Returns:
@@ -148,65 +94,111 @@ class ReshiftGuider(comfy.samplers.CFGGuider):
             ValueError: before any evaluation, for anything that cannot work.
         """
         with reporting_as(self.node):
-            segments = self.segments(latent_image, sampler, sigmas)
+            segments = self.segments(latent_image, noise, sampler, sigmas, denoise_mask)
         callback_of = one_bar(callback, [len(s.sigmas) - 1 for s in segments])
-        seed, x = seed or 0, latent_image
+        seed, x, earlier = seed or 0, latent_image, None
+        # Before the first leg, since the host's context windows write into its noise.
+        seeds = [] if self.inherits or is_blank(noise) else [item_seed(seed, n) for n in noise]
         try:
             for index, segment in enumerate(segments):
-                if index or segment.size != tuple(x.shape[-2:]):
+                if earlier or segment.size != tuple(x.shape[-2:]):
                     x = resize(to_intermediate(x), segment.size)
-                    # The first leg keeps the plain seed, at whatever size.
-                    seed = second_seed(seed) if index else seed
-                    noise = self.noise_for(x, noise, seed)
-                inherits = self.plan.noise_policy == "inherited"
-                self.recording = inherits and index < len(segments) - 1
-                leg_sampler = sampler_for(sampler, segment.sigmas)
+                    noise = self.noise_for(x, noise, seeds)
+                if earlier and not earlier.estimates:
+                    seed = second_seed(seed)
+                last = index == len(segments) - 1
+                self.recording = not last and (self.inherits or segment.estimates)
+                self.last_evaluation = None
                 with self.using_segment(segment):
                     x = super().sample(
                         noise,
                         x,
-                        leg_sampler,
+                        sampler_for(sampler, segment),
                         segment.sigmas,
-                        denoise_mask,
+                        None if segment.estimates else denoise_mask,
                         callback_of(index),
                         disable_pbar,
                         seed,
                     )
                 if index == 0 and self.on_switch is not None:
                     self.on_switch(latent_image if self.plan.switch_step == 0 else x)
+                earlier = segment
         finally:
             self.recording, self.last_evaluation = False, None
         return x
 
-    def segments(self, samples: Tensor, sampler: Any, sigmas: Tensor) -> list[Segment]:
+    @property
+    def inherits(self) -> bool:
+        """Whether the noise after the switch is what is left of the noise before it."""
+        return self.plan.noise_policy == "inherited"
+
+    def segments(
+        self,
+        samples: Tensor,
+        noise: Tensor,
+        sampler: Any,
+        sigmas: Tensor,
+        denoise_mask: Tensor | None = None,
+    ) -> list[Segment]:
         """Cut a run into its legs, or refuse it: nothing is evaluated here."""
-        plan = self.plan
+        plan, model = self.plan, self.model_patcher
         check_sampler(sampler)
         check_plain(samples, "latent_image")
-        check_channels(self.model_patcher, samples, "latent_image")
+        check_channels(model, samples, "latent_image")
+        check_sigmas(sigmas)
         high = tuple(samples.shape[-2:])
-        models.check_grid(self.model_patcher, *high)
-        low = plan.size(self.model_patcher, samples)
-        cut = self.cut(sigmas, high, low)
-        legs = []
-        if len(cut.high):
-            alone = not len(cut.low)
-            model = self.model_patcher if alone else models.without_step_caches(self.model_patcher)
-            legs.append(Segment(model=model, cfg=self.cfg, conds=None, size=high, sigmas=cut.high))
+        models.check_grid(model, *high)
+        low = plan.size(model, samples)
+        # Zeros for noise: what noise there is lies in the latent.
+        noisy = is_blank(noise) and not is_blank(samples) and sigmas[0].item() < 1
+        cut = self.cut(sigmas, high, low, noisy)
+        if len(cut.low) and is_blank(noise) and (noisy or len(cut.high)) and not self.inherits:
+            raise ValueError(
+                "fresh noise after the switch follows from the noise before it, got none "
+                "(DisableNoise); set noise_policy to inherited, or connect Random Noise where the "
+                "latent is clean."
+            )
+        estimates = noisy and (denoise_mask is not None or not len(cut.high))
+        legs = self.high_legs(high, cut, sigmas[0].item() if estimates else None)
         if len(cut.low):
             conds = carry(self.raw_conds, SizeChange.of(self.model_low, high, low))
+            model = self.model_low
+            if legs and self.inherits:
+                model = models.without_noise_shuffle(model)
             legs.append(
-                Segment(
-                    model=self.model_low, cfg=plan.cfg_low, conds=conds, size=low, sigmas=cut.low
-                )
+                Segment(model=model, cfg=plan.cfg_low, conds=conds, size=low, sigmas=cut.low)
             )
+        if denoise_mask is not None:
+            warn_of_mask(noisy, sigmas[-1].item())
         return legs
 
-    def cut(self, sigmas: Tensor, high: tuple[int, int], low: tuple[int, int]) -> SwitchedSchedule:
+    def high_legs(
+        self, size: tuple[int, int], cut: SwitchedSchedule, estimate_at: float | None
+    ) -> list[Segment]:
+        """Build the legs before the switch.
+
+        Args:
+            estimate_at: sigma of a latent that is to be parted into picture and noise first; None
+                where it is not.
+        """
+        shared = {"cfg": self.cfg, "conds": None, "size": size}
+        model = models.without_step_caches(self.model_patcher)
+        legs = []
+        if estimate_at is not None:
+            sigmas = torch.tensor([estimate_at, 0.0])
+            legs.append(Segment(model=model, sigmas=sigmas, estimates=True, **shared))
+        if len(cut.high):
+            model = model if len(cut.low) else self.model_patcher
+            model = models.without_noise_shuffle(model) if legs else model
+            legs.append(Segment(model=model, sigmas=cut.high, **shared))
+        return legs
+
+    def cut(
+        self, sigmas: Tensor, high: tuple[int, int], low: tuple[int, int], noisy: bool
+    ) -> SwitchedSchedule:
         """Cut the schedule at the switch."""
         plan, ratio = self.plan, ((high[0] * high[1]) / (low[0] * low[1])) ** 0.5
         below = None if self.sigmas_low is None else self.sigmas_low.cpu()
-        check_sigmas(sigmas)
         cut = switch(
             sigmas.cpu(),
             plan.switch_step,
@@ -214,6 +206,7 @@ class ReshiftGuider(comfy.samplers.CFGGuider):
             sigma_policy=plan.sigma_policy,
             handover=plan.handover,
             sigmas_low=below,
+            estimated=noisy,
         )
         if (cut.low if len(cut.low) else cut.high)[-1] >= 1:
             raise ValueError(
@@ -222,23 +215,23 @@ class ReshiftGuider(comfy.samplers.CFGGuider):
             )
         return cut
 
-    def noise_for(self, x: Tensor, noise: Tensor, seed: int) -> Tensor:
-        """Make the noise of a leg at a new size; zero noise stays zero.
+    def noise_for(self, x: Tensor, noise: Tensor, seeds: list[int]) -> Tensor:
+        """Make the noise of a leg that follows another or has a new size; zero noise stays zero.
 
         Args:
             x: the latent that the leg starts from, for shape and dtype.
             noise: of the leg before, or the argument of `sample`.
+            seeds: of the items, for fresh noise; empty where it is inherited or zero.
         """
+        size = tuple(x.shape[-2:])
         if self.last_evaluation is not None:
-            z, sigma, x0 = self.last_evaluation
-            noise = implied_noise(z, x0, sigma.flatten()[0].item())
-            return inherit_noise(noise, tuple(x.shape[-2:]))
-        if self.plan.switch_step == 0 and is_blank(noise):
-            return torch.zeros_like(x)
-        return comfy.sample.prepare_noise(x, seed, self.batch_index)
+            return inherited_noise(noise_of(self.last_evaluation), size)
+        if seeds:
+            return fresh_noise(x, seeds)
+        return torch.zeros_like(x) if is_blank(noise) else inherited_noise(noise, size)
 
     def outer_predict_noise(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Evaluate the model; in a leg whose noise is inherited, record (x, sigma, x0)."""
+        """Evaluate the model; in a leg whose noise the next one inherits, record (x, sigma, x0)."""
         x0 = super().outer_predict_noise(*args, **kwargs)
         if self.recording:
             x, sigma = args[0], args[1]
@@ -262,22 +255,21 @@ class ReshiftGuider(comfy.samplers.CFGGuider):
             self.model_patcher, self.model_options, self.original_conds, self.cfg = before
 
 
-def one_bar(callback: Callable[..., None] | None, steps: list[int]) -> Callable[[int], Any]:
-    """Number the steps of all legs consecutively, for one progress bar.
+def warn_of_mask(noisy: bool, last: float) -> None:
+    """Warn where a noise mask and noise that is left in a latent meet.
 
     Args:
-        callback: the host's (step, x0, x, total); None stays None.
-        steps: of each leg.
-
-    Returns:
-        A function from the index of a leg to its callback.
+        noisy: whether the latent came with its noise.
+        last: sigma at which the run ends.
     """
-    total = sum(steps)
-
-    def callback_of(index: int) -> Callable[..., None] | None:
-        base = sum(steps[:index])
-        if callback is None:
-            return None
-        return lambda step, x0, x, _: callback(base + step, x0, x, total)
-
-    return callback_of
+    if noisy:
+        log.warning(
+            "the latent holds noise, where the noise mask keeps it too; what is kept is the "
+            "model's estimate. Sample masked latents in one run to keep them exactly."
+        )
+    if last > 0:
+        log.warning(
+            "a run with a noise mask ends at sigma %.3g: a sampler that goes on from there with "
+            "the mask keeps the noise. Sample down to 0 here, or go on with a Reshift Guider, "
+            "which estimates the clean latent first.", last,
+        )  # fmt: skip

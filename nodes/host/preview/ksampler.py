@@ -15,7 +15,8 @@ from ....surf_core.checks import check_choice
 from .. import models
 from ..conditioning import Conditioning
 from ..latents import close_latent, open_latent, to_intermediate
-from .guider import OWN_GRID, ReshiftGuider, check_sampler
+from .guider import ReshiftGuider
+from .leg import OWN_GRID, check_sampler
 from .plan import Switch
 
 
@@ -84,7 +85,7 @@ def sample_preview(
     sigmas, sigmas_low = (
         schedule(each, steps, sampler_name, scheduler, denoise) for each in (model, low)
     )
-    batch_index, estimates = latent.get("batch_index"), []
+    estimates = []
     guider = ReshiftGuider(
         model,
         positive,
@@ -92,11 +93,10 @@ def sample_preview(
         plan,
         model_low=low,
         sigmas_low=sigmas_low,
-        batch_index=batch_index,
         on_switch=estimates.append,
     )
     out = guider.sample(
-        comfy.sample.prepare_noise(samples, seed, batch_index),
+        comfy.sample.prepare_noise(samples, seed, latent.get("batch_index")),
         samples,
         sampler,
         sigmas,

@@ -1,0 +1,83 @@
+"""One leg of a run, and the sampler and the progress that fit it.
+
+Dims: H, W latent cells.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.samplers
+from torch import Tensor
+
+from ..conditioning import Conditioning
+from ..node_name import NodeLog
+
+log = NodeLog(__name__)
+
+OWN_GRID = ("dpm_fast", "dpm_adaptive")
+"""Samplers that make steps of their own and cannot be cut at one."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Segment:
+    """One leg: a plain sampling call at one size."""
+
+    model: Any
+    """The host's model patcher."""
+    cfg: float
+    """Guidance scale."""
+    conds: dict[str, Conditioning] | None
+    """"positive" and "negative" for this size; None keeps those of the guider."""
+    size: tuple[int, int]
+    """Rows and columns in latent cells."""
+    sigmas: Tensor
+    """[n + 1]; the samplers may write into it."""
+    estimates: bool = False
+    """Whether it is one evaluation, for the clean part and the noise of a latent that holds both:
+    without a noise mask, which would paste the noise."""
+
+
+def check_sampler(sampler: Any) -> None:
+    """Refuse samplers that choose their own steps."""
+    name = getattr(getattr(sampler, "sampler_function", sampler), "__name__", "")
+    for own in OWN_GRID:
+        if own in name:
+            raise ValueError(
+                f"expected a sampler that takes the schedule's steps, got {own}, which "
+                "chooses its own and cannot be cut at one; use euler, uni_pc or dpmpp_2m."
+            )
+
+
+def sampler_for(sampler: Any, segment: Segment) -> Any:
+    """Replace a sampler by euler: for an estimate, and uni_pc, which cannot take a single step."""
+    name = getattr(getattr(sampler, "sampler_function", None), "__name__", "")
+    if not segment.estimates:
+        if len(segment.sigmas) != 2 or "unipc" not in name:
+            return sampler
+        log.info(
+            "uni_pc would return its input for a single step; euler takes it (%s).",
+            segment.sigmas.tolist(),
+        )
+    return comfy.samplers.sampler_object("euler")
+
+
+def one_bar(callback: Callable[..., None] | None, steps: list[int]) -> Callable[[int], Any]:
+    """Number the steps of all legs consecutively, for one progress bar.
+
+    Args:
+        callback: the host's (step, x0, x, total); None stays None.
+        steps: of each leg.
+
+    Returns:
+        A function from the index of a leg to its callback.
+    """
+    total = sum(steps)
+
+    def callback_of(index: int) -> Callable[..., None] | None:
+        base = sum(steps[:index])
+        if callback is None:
+            return None
+        return lambda step, x0, x, _: callback(base + step, x0, x, total)
+
+    return callback_of
