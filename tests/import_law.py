@@ -16,7 +16,7 @@ THIRD_PARTY = {
     "surf_core/refiner/": CORE | {"comfy_kitchen"},
     "surf_core/window/": CORE | {"flash_attn", "triton"},
     "surf_core/tiny/": CORE | {"av", "numpy", "PIL"},
-    "surf_core/training/": CORE | {"av", "numpy", "PIL", "pyarrow", "wandb"},
+    "surf_core/training/": CORE | {"av", "filelock", "numpy", "PIL", "pyarrow", "wandb"},
     "surf_core/training/prepare/": CORE
     | {"av", "diffusers", "numpy", "pyarrow", "ray", "tqdm", "transformers"},
     "nodes/": {"torch", "comfy_api"},

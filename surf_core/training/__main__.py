@@ -1,10 +1,12 @@
 """Train a refiner from prepared clips: python -m surf_core.training RECIPE --data D --out O.
 
-Under torchrun it runs in every process; called again, it goes on from the last checkpoint.
+Under torchrun it runs in every process; called again, it goes on from the last whole checkpoint.
+Go on in folders of your own only: checksums find damage, not what somebody put there.
 """
 
 import argparse
 import logging
+import sys
 from pathlib import Path
 
 from .clip_source import NoClips
@@ -32,17 +34,35 @@ def parser() -> argparse.ArgumentParser:
     return command
 
 
-def main() -> None:
-    args = parser().parse_args()
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; 0 if all went well, 2 if something given does not fit, 1 if it stopped."""
+    args = parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        _train(args)
+    except (ValueError, ImportError, FileNotFoundError) as error:
+        print(f"surf-train: {error}", file=sys.stderr)
+        return 2
+    except (OSError, FloatingPointError) as error:
+        print(f"surf-train: stopped: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _train(args: argparse.Namespace) -> None:
     make = RECIPES[args.recipe]
     if args.dry_run:
+        if args.recipe == "mask":  # Its task draws clips as soon as it is made.
+            raise ValueError(
+                "expected a refiner's recipe for a dry run, got mask; it is so small that it is "
+                "sooner run."
+            )
         job = make(NoClips(), seed=args.seed)
         print("\n".join(job.dry_run(args.gpus, args.shards).lines(args.gpus)))
         return
     for name in ("data", "out"):
         if getattr(args, name) is None:
-            raise SystemExit(f"expected --{name}, got none; name the folder, or add --dry-run.")
+            raise ValueError(f"expected --{name}, got none; name the folder, or add --dry-run.")
     job = make(Shards(args.data), args.weights, args.seed)
     run(
         job.task, job.recipe, args.out, compile_model=args.compile, max_minutes=args.max_minutes,
@@ -51,4 +71,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -18,6 +18,7 @@ from torch.distributed.tensor import DTensor
 from . import state
 from .distributed import World, processes, shard_model
 from .divergence import DivergenceGuard, write_report
+from .lock import locked_by_first
 from .logs import Log
 from .optim import Average, optimizers, take_step
 from .task import Batch, Recipe, Task
@@ -51,13 +52,17 @@ def run(
         The exported file; None if the time ran out before the last step.
 
     Raises:
-        ValueError: a batch that the processes do not divide, or a checkpoint of another recipe.
+        ValueError: a batch that the processes do not divide, a checkpoint of another recipe, only
+            damaged ones, or another run in the same folder.
         FloatingPointError: the loss is not finite, or explodes; `bad-step-*.json` says where.
         OSError: a checkpoint could not be written; the one before is intact.
         ImportError: a tracker's package is missing.
     """
     out.mkdir(parents=True, exist_ok=True)
-    with processes(device, shards) as world:
+    with (
+        processes(device, shards) as world,
+        locked_by_first(out / "run.lock", f"the folder {out}", world),
+    ):
         return TrainingLoop(task, recipe, out, world, compile_model, trackers).to_the_end(
             max_minutes
         )

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ..lock import locked
 from .captions import Captions
 from .codecs import named, stable_name
 from .filters import Scorer, compression_quality
@@ -229,9 +230,22 @@ def prepare(
         threads: that read files to hash them: new videos, and all clips that are there already.
 
     Raises:
-        ValueError: no videos, or a folder that was prepared with other options.
+        ValueError: no videos, a folder that was prepared with other options, or another process
+            that prepares the same part of it.
         OSError: the disk is full; everything recorded so far counts.
     """
+    lock = job.folder.root / "tmp" / f"{job.folder.scratch.name}.lock"
+    part, parts = job.part
+    with locked(lock, f"part {part} of {parts} of the folder {job.folder.root}"):
+        return _prepare(job, run, progress, threads)
+
+
+def _prepare(
+    job: PrepareJob,
+    run: Callable[[PrepareJob, list[Source]], Iterable[Item]],
+    progress: Callable[[int, int, int], None] | None,
+    threads: int,
+) -> Report:
     began, folder = time.monotonic(), job.folder
     folder.claim(job.identity())
     if left := clear(folder.scratch):
