@@ -1,4 +1,4 @@
-"""What every number comes with: commit, hardware, library; and the page that it stands on."""
+"""Pages of results: their origin, their tables, where they go, and the command line they share."""
 
 import argparse
 import os
@@ -8,114 +8,123 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Iterable
 from datetime import date
 from pathlib import Path
+from typing import Self
 
 import torch
 
 COMMIT = "SURF_COMMIT"
 """Names the commit where a copy of the tree has no history, as on a rented machine."""
+NOT_MEASURED = "not measured"
+TOY = "TOY SIZE: says nothing about real models. "
 
 
 def provenance() -> str:
     """One sentence on commit, processor, GPU, driver, threads and torch."""
-    command = ["git", "describe", "--always", "--dirty"]
-    said = subprocess.run(command, capture_output=True, text=True, check=False)
-    commit = said.stdout.strip() or os.environ.get(COMMIT) or "unknown"
+    commit = _output_of("git", "describe", "--always", "--dirty") or os.environ.get(COMMIT)
     info = Path("/proc/cpuinfo")
-    names = [
-        line.split(":", 1)[1].strip()
-        for line in (info.read_text().splitlines() if info.exists() else [])
-        if line.startswith("model name")
-    ]
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     processor = names[0] if names else platform.processor() or platform.machine()
+    gpu = ""
+    if torch.cuda.is_available():
+        memory = torch.cuda.get_device_properties(0).total_memory / 2**30
+        driver = _output_of("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+        gpu = (
+            f"{torch.cuda.get_device_name()} with {memory:.1f} GiB, driver "
+            f"{(driver or 'unknown').split()[0]}, cuDNN {torch.backends.cudnn.version()}, "
+        )
     return (
-        f"Commit {commit}, {processor}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, "
-        f"{gpu()}torch {torch.__version__}."
+        f"Commit {commit or 'unknown'}, {processor}, {os.cpu_count()} cores, "
+        f"{torch.get_num_threads()} threads, {gpu}torch {torch.__version__}."
     )
 
 
-def gpu() -> str:
-    """The GPU, its memory, driver and cuDNN, with a comma after them; empty without one."""
-    if not torch.cuda.is_available():
+def _output_of(*command: str) -> str:
+    if shutil.which(command[0]) is None:
         return ""
-    memory = torch.cuda.get_device_properties(0).total_memory / 2**30
-    return (
-        f"{torch.cuda.get_device_name()} with {memory:.1f} GiB, driver {driver()}, "
-        f"cuDNN {torch.backends.cudnn.version()}, "
-    )
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 
-def driver() -> str:
-    """Version of the NVIDIA driver, as far as it can be asked."""
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return "unknown"
-    command = [tool, "--query-gpu=driver_version", "--format=csv,noheader"]
-    found = subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()
-    return found[0] if found else "unknown"
+def table(columns: str, rows: Iterable[Iterable]) -> list[str]:
+    """Lay out rows in Markdown; floats get four digits.
+
+    Args:
+        columns: heads, with " | " between them.
+    """
+
+    def cell(value: object) -> str:
+        return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+    head = [f"| {columns} |", "| --- " * (columns.count(" | ") + 1) + "|"]
+    return [*head, *(f"| {' | '.join(map(cell, row))} |" for row in rows)]
+
+
+def parser(about: str, minutes: float | None = None) -> argparse.ArgumentParser:
+    """Make a command line with --out, and with --minutes where a default for it is given.
+
+    Args:
+        about: docstring of the script.
+    """
+    made = argparse.ArgumentParser(description=about.partition("\n")[0])
+    made.add_argument("--out", type=Path, help="a Markdown file for the page, or a folder")
+    if minutes is not None:
+        made.add_argument("--minutes", type=float, default=minutes, help="for all of it")
+    return made
+
+
+class Page:
+    """Write a page whenever it grows; print it at the end, an interrupt included."""
+
+    def __init__(self, module: str, title: str, out: Path | None, legend: str, subject: str = ""):
+        """Name the page and write nothing yet.
+
+        Args:
+            module: `__spec__.name` of the script.
+            out: a file, or a folder that gets one named by machine, date and subject.
+            legend: what the tables mean.
+            subject: default: the script's name.
+        """
+        name = subject or module.rpartition(".")[2].replace("_", "-")
+        dated = f"{machine()}-{date.today().isoformat()}-{name}.md"
+        self.path = out / dated if out and out.is_dir() else out
+        self.head = [f"# {title}", "", f"    {command_line(module)}", "", legend, ""]
+        self.began, self.where, self.text = time.time(), provenance(), ""
+
+    def write(self, lines: Iterable[str]) -> None:
+        """Set what stands below the legend."""
+        self.text = "\n".join([*self.head, *lines, ""])
+        if self.path:
+            self.path.write_text(self.text, encoding="utf-8")
+
+    def origin(self, how: str) -> str:
+        """Say how a table was made, how long the run has taken so far, and where."""
+        return f"{how}; {time.time() - self.began:.0f} s. {self.where}"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        print(self.text)
 
 
 def machine() -> str:
-    """What pages of this machine begin with: "cpu", or the GPU's name, as "h100-80gb-hbm3"."""
+    """Name the machine as pages do: "cpu", or the GPU, as "h100-80gb-hbm3"."""
     if not torch.cuda.is_available():
         return "cpu"
     words = re.findall(r"[a-z0-9]+", torch.cuda.get_device_name().lower())
     return "-".join(word for word in words if word not in ("nvidia", "amd", "geforce"))
 
 
-def place(out: Path | None, name: str) -> Path | None:
-    """Where a page goes: a file, or in a folder one that is named by machine, date and subject."""
-    if out is None or not out.is_dir():
-        return out
-    return out / f"{machine()}-{date.today().isoformat()}-{name}.md"
-
-
 def command_line(module: str) -> str:
-    """The command as pages show it: without where they were written to."""
-    words, kept = iter(sys.argv[1:]), []
+    """Return the command of this run, without where its page goes."""
+    words, shown = iter(sys.argv[1:]), []
     for word in words:
         if word == "--out":
             next(words, None)
         elif not word.startswith("--out="):
-            kept.append(word)
-    return shlex.join(["python", "-m", f"benchmarks.{module}", *kept])
-
-
-def publish_page(
-    title: str, legend: str, lines: list[str], out: Path | None, *, final: bool = True
-) -> None:
-    """Write tables below the command that made them, where asked, and print them.
-
-    Args:
-        out: a file, or a folder that gets one.
-        final: False while rows are still to come: nothing is printed then.
-    """
-    script = Path(sys.argv[0]).stem
-    module = f"{Path(sys.argv[0]).parent.name}.{script}"
-    text = "\n".join([f"# {title}", "", f"    {command_line(module)}", "", legend, "", *lines, ""])
-    if path := place(out, script.replace("_", "-")):
-        path.write_text(text, encoding="utf-8")
-    if final:
-        print(text)
-
-
-def publish_counted(about: str, page: Callable[[], Iterable[str]]) -> None:
-    """Print a page of what was counted and not run, and write it where the command line asks.
-
-    Args:
-        about: docstring of the script.
-        page: its lines, but the last.
-    """
-    parser = argparse.ArgumentParser(description=about.partition("\n")[0])
-    parser.add_argument("--out", type=Path, help="a Markdown file to write the page to")
-    args = parser.parse_args()
-    text = "\n".join([*page(), provenance(), ""])
-    if args.out:
-        args.out.write_text(text, encoding="utf-8")
-    print(text)
-
-
-if __name__ == "__main__":
-    print(provenance())
+            shown.append(word)
+    return shlex.join(["python", "-m", module, *shown])

@@ -4,18 +4,17 @@
 
 Two layers, one of each phase. Once with real values at the shape of 1080p and a quarter of its
 tokens a side; then at full sizes on the meta device, where nothing is computed and attention gives
-back an empty tensor: what a fused kernel leaves beside its inputs. Beside each stands the estimate
-of `surf_core.cost`. On a GPU, benchmarks/speed/refiner_step.py has the allocator's own figures.
+back an empty tensor: what a fused kernel leaves beside its inputs. Beside each is the estimate of
+`surf_core.cost`. On a GPU, benchmarks/speed/refiner_step.py has the allocator's own figures.
 """
 
-import argparse
+from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from benchmarks.page import provenance
+from benchmarks.page import Page, parser, table
 from surf_core.cost import ModelShape, activation_bytes, tokens
 from surf_core.refiner import RefinerConfig, SurfRefinerDiT, outline
 from surf_core.training.live_bytes import LiveBytes
@@ -25,15 +24,21 @@ SIZES = {"720p": (720, 1280), "1080p": (1088, 1920), "1440p": (1440, 2560), "4K"
 SCALED = (272, 480)
 """1088 x 1920, a quarter a side."""
 FRAMES, LATENT_FRAMES = 81, 21
+LEGEND = """Bytes of live tensors at the peak of a forward without gradients, 81 frames, batch 1;
+weights, input latent and text are not in it, nor what a kernel needs inside one
+operation. The peak does not depend on the number of layers. `stream` is the tokens
+alone, which is all that grows with the number of frames when there are windows.
+1080p / 4 has real values, heads of 72 and a fourth of the width; the other rows are
+the real models at real sizes on the meta device."""
 
 
 def empty(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """The result of attention without its work."""
+    """Allocate the result of attention without its work."""
     return torch.empty_like(q)
 
 
 def live(config: RefinerConfig, side: tuple[int, int], dtype, segmentwise: bool, meta: bool) -> int:
-    """Peak bytes of live tensors in one forward, weights and inputs left out."""
+    """Measure the peak bytes of live tensors in one forward, without weights and inputs."""
     if meta:
         model = outline(config, attention=empty)
     else:
@@ -49,70 +54,42 @@ def live(config: RefinerConfig, side: tuple[int, int], dtype, segmentwise: bool,
     return counter.peak
 
 
-def row(
-    name: str, config: RefinerConfig, side: tuple[int, int], dtype, meta: bool, windows
-) -> list[str]:
-    """Lines of one model at one size."""
-    lines = []
+def rows_of(name: str, config: RefinerConfig, side, dtype, windows, meta=True) -> Iterator[list]:
+    """Yield the rows of one model at one size, one for each window."""
     for window in windows:
         changed = replace(config, window=window)
-        whole, pieces = (live(changed, side, dtype, way, meta) for way in (False, True))
+        whole, pieces = (live(changed, side, dtype, how, meta) for how in (False, True))
         shape, size = ModelShape.of(config), dtype.itemsize
         estimate = activation_bytes(shape, FRAMES, *side, window, itemsize=size)
         stream = tokens(shape, FRAMES, *side) * shape.dim * size
-        figures = [f"{count / 2**20:.0f}" for count in (stream, whole, pieces)]
-        lines.append(
-            f"| {name} | {config.block} | {str(dtype).removeprefix('torch.')} | "
-            f"{window or 'full'} | {' | '.join(figures)} | {whole / pieces:.2f} | "
-            f"{estimate / pieces:.3f} |"
-        )
-    return lines
+        yield [
+            name, config.block, str(dtype).removeprefix("torch."), window or "full",
+            *(f"{count / 2**20:.0f}" for count in (stream, whole, pieces)),
+            f"{whole / pieces:.2f}", f"{estimate / pieces:.3f}",
+        ]  # fmt: skip
 
 
-def table() -> list[str]:
-    """All rows."""
-    lines = [
-        "| size | block | dtype | W_t | stream, MiB | whole, MiB | segment-wise, MiB | ratio | "
-        "cost / measured |",
-        "| --- " * 9 + "|",
-    ]
+def rows() -> Iterator[list]:
+    """Yield the rows of all models."""
     surf = replace(RefinerConfig.surf_1b(), layers=2)
     narrow = replace(surf, dim=288, heads=4, ffn_dim=1152)
-    lines += row("1080p / 4, CPU", narrow, SCALED, torch.float32, False, (4, 8, 0))
+    yield from rows_of("1080p / 4, CPU", narrow, SCALED, torch.float32, (4, 8, 0), meta=False)
     for name, side in SIZES.items():
-        lines += row(f"{name}, meta", surf, side, torch.bfloat16, True, (4, 8, 0))
+        yield from rows_of(f"{name}, meta", surf, side, torch.bfloat16, (4, 8, 0))
     wan = replace(RefinerConfig.wan_1_3b(), layers=2)
     for name in ("720p", "1080p"):
-        lines += row(f"{name}, meta", wan, SIZES[name], torch.bfloat16, True, (4, 8))
-    return lines
+        yield from rows_of(f"{name}, meta", wan, SIZES[name], torch.bfloat16, (4, 8))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, help="a Markdown file to write the table to")
-    args = parser.parse_args()
-    text = "\n".join(
-        [
-            "# Activations of one forward, whole and segment by segment",
-            "",
-            "    python -m benchmarks.cost.block_memory",
-            "",
-            "Bytes of live tensors at the peak of a forward without gradients, 81 frames, batch 1;",
-            "weights, input latent and text are not in it, nor what a kernel needs inside one",
-            "operation. The peak does not depend on the number of layers. `stream` is the tokens",
-            "alone, which is all that grows with the number of frames when there are windows.",
-            "1080p / 4 has real values, heads of 72 and a fourth of the width; the other rows are",
-            "the real models at real sizes on the meta device.",
-            "",
-            *table(),
-            "",
-            provenance(),
-            "",
-        ]
-    )
-    if args.out:
-        args.out.write_text(text)
-    print(text)
+    args = parser(__doc__).parse_args()
+    title = "Activations of one forward, whole and segment by segment"
+    with Page(__spec__.name, title, args.out, LEGEND) as page:
+        columns = (
+            "size | block | dtype | W_t | stream, MiB | whole, MiB | segment-wise, MiB | ratio | "
+            "cost / measured"
+        )
+        page.write([*table(columns, rows()), "", page.origin("two layers")])
 
 
 if __name__ == "__main__":

@@ -6,13 +6,12 @@ Counted by torch's FlopCounterMode as the model runs on the meta device, where t
 and no values, and set beside the estimate of `surf_core.cost`. 81 frames, 512 text tokens.
 """
 
-import argparse
-from pathlib import Path
+from collections.abc import Iterator
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.page import provenance
+from benchmarks.page import Page, parser, table
 from surf_core.cost import SURF_1B, forward_flops, tokens
 from surf_core.refiner import RefinerConfig, outline
 from surf_core.refiner.fused import Fused
@@ -30,7 +29,7 @@ UNCOUNTED = Fused(
 
 
 def counted(height: int, width: int, window: int) -> int:
-    """Operations of one forward, by torch's counter; sizes in pixels, padded to whole tokens."""
+    """Count the operations of one forward by torch's counter; sizes in pixels, padded."""
     config = RefinerConfig.surf_1b(window)
     model = outline(config, fused=UNCOUNTED)
     model.rows = 10**9
@@ -42,49 +41,31 @@ def counted(height: int, width: int, window: int) -> int:
     return counter.get_total_flops()
 
 
-def table() -> list[str]:
-    """One row for every size and window."""
-    lines = [
-        "| size | tokens | W_t | counted, PFLOPs | cost, PFLOPs | cost / counted | full / W_t |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
+def rows() -> Iterator[list]:
+    """Yield one row for every size and window."""
     for name, side in SIZES.items():
-        full = None
-        for window in WINDOWS:
-            found = counted(*side, window)
-            priced = forward_flops(SURF_1B, FRAMES, *side, window)
-            full = full or found
-            lines.append(
-                f"| {name} | {tokens(SURF_1B, FRAMES, *side)} | {window or 'full'} | "
-                f"{found / 1e15:.4f} | {priced / 1e15:.4f} | {priced / found:.5f} | "
-                f"{full / found:.2f} |"
-            )
-    return lines
+        works = {window: counted(*side, window) for window in WINDOWS}
+        for window, work in works.items():
+            estimate = forward_flops(SURF_1B, FRAMES, *side, window)
+            yield [
+                name, tokens(SURF_1B, FRAMES, *side), window or "full", f"{work / 1e15:.4f}",
+                f"{estimate / 1e15:.4f}", f"{estimate / work:.5f}", f"{works[0] / work:.2f}",
+            ]  # fmt: skip
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, help="a Markdown file to write the table to")
-    args = parser.parse_args()
-    text = "\n".join(
-        [
-            "# Operations of one forward of surf_1b",
-            "",
-            "    python -m benchmarks.cost.refiner_flops",
-            "",
-            "81 frames (21 latent frames), 512 text tokens, one sample; guidance runs two.",
-            "1080p is 1920x1088 in tokens. W_t: latent frames of a window; every second layer is",
-            "shifted.",
-            "",
-            *table(),
-            "",
-            f"torch's FlopCounterMode on the meta device. {provenance()}",
-            "",
-        ]
+    args = parser(__doc__).parse_args()
+    legend = (
+        "81 frames (21 latent frames), 512 text tokens, one sample; guidance runs two.\n"
+        "1080p is 1920x1088 in tokens. W_t: latent frames of a window; every second layer is\n"
+        "shifted."
     )
-    if args.out:
-        args.out.write_text(text)
-    print(text)
+    with Page(__spec__.name, "Operations of one forward of surf_1b", args.out, legend) as page:
+        columns = (
+            "size | tokens | W_t | counted, PFLOPs | cost, PFLOPs | cost / counted | full / W_t"
+        )
+        how = "torch's FlopCounterMode on the meta device"
+        page.write([*table(columns, rows()), "", page.origin(how)])
 
 
 if __name__ == "__main__":

@@ -26,18 +26,18 @@ LOW = CELLS // 2
 
 def scenes(count: int, size: int, first: int = 0, frames: int = FRAMES) -> CaptionedScenes:
     """Render held-out scenes `first` to `first` + `count`; each depends on its number alone."""
-    found = [
+    parts = [
         render(1, frames, size, torch.Generator().manual_seed(STREAM + index))
         for index in range(first, first + count)
     ]
     return CaptionedScenes(
-        prompts=[scene.prompts[0] for scene in found],
-        video=torch.cat([scene.video for scene in found]),
+        prompts=[scene.prompts[0] for scene in parts],
+        video=torch.cat([scene.video for scene in parts]),
     )
 
 
 def numbers_with(objects: int, count: int) -> list[int]:
-    """The first `count` held-out scenes with so many objects."""
+    """List the first `count` held-out scenes with so many objects."""
     numbers, index = [], 0
     while len(numbers) < count:
         if scenes(1, 8, index, frames=1).prompts[0].count("moving") == objects:
@@ -53,12 +53,12 @@ def batches(numbers: list[int], size: int) -> Iterator[list[int]]:
 
 
 def seeds(numbers: list[int], of: int = 0) -> list[int]:
-    """Seeds of noise of held-out videos; `of` is 0, OTHER, FRESH or REFINE."""
+    """Return the seeds of noise of held-out videos; `of` is 0, OTHER, FRESH or REFINE."""
     return [NOISE + of + number for number in numbers]
 
 
 def schedule(steps: int = Settings().steps) -> Tensor:
-    """Sigmas of the tiny model: [steps + 1]."""
+    """Return the sigmas of the tiny model: [steps + 1]."""
     return flow_sigmas(steps, Settings().shift)
 
 

@@ -8,15 +8,13 @@ steps under both noise policies, both sigma policies and the paper's eq. 2 as pr
 paired by prompt and seed.
 """
 
-import argparse
-import time
+import sys
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 
 from torch import Tensor
 
-from benchmarks.page import provenance
+from benchmarks.page import Page, parser, table
 from benchmarks.quality.held_out import LOW, scenes, seeds
 from benchmarks.quality.measures import mean_and_error
 from surf_core.flow import euler
@@ -72,41 +70,33 @@ percent = partial(mean_and_error, scale=100.0)
 """Mean and standard error in percent of the pixel range."""
 
 
-def table(distances: dict[str, Tensor]) -> list[str]:
-    """Lay out the distances, and what each method gains over direct and over the paper's."""
-    lines = [
-        "| method | layout distance, % | gain over direct | gain over the paper's |",
-        "| --- | --- | --- | --- |",
-    ]
+def rows(distances: dict[str, Tensor]) -> Iterator[list[str]]:
+    """Yield the distances, and what each method gains over direct and over the paper's."""
     for name, values in distances.items():
         paper = distances.get(name.split()[0] + " fresh same")
-        gain = percent(distances[DIRECT] - values)
         over = percent(paper - values) if paper is not None else "-"
-        lines.append(f"| {name} | {percent(values)} | {gain} | {over} |")
-    return lines
+        yield [name, percent(values), percent(distances[DIRECT] - values), over]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pairs", type=int, default=64)
-    parser.add_argument("--out", type=Path, help="a Markdown file to write the table to")
-    args = parser.parse_args()
-    prompts = scenes(args.pairs, 8, frames=1).prompts
-    tiny = TinyT2V(prompts)
-    began, distances, baseline = time.time(), {}, None
-    for name, latent in methods(tiny, seeds(list(range(args.pairs)))):
-        video = to_pixels(latent)
-        baseline = video if baseline is None else baseline
-        distances[name] = layout_distance(video, baseline)
-        print(f"{time.time() - began:6.0f} s  {name}: {percent(distances[name])}")
+    line = parser(__doc__)
+    line.add_argument("--pairs", type=int, default=64)
+    args = line.parse_args()
+    tiny = TinyT2V(scenes(args.pairs, 8, frames=1).prompts)
+    distances, baseline = {}, None
     how = (
         f"{args.pairs} prompt and seed pairs, {STEPS} steps, shift {SHIFT}, cfg {CFG} / {CFG_LOW}, "
-        f"Euler; mean +- standard error; {time.time() - began:.0f} s. {provenance()}"
+        f"Euler; mean +- standard error"
     )
-    text = "\n".join([*table(distances), "", how, ""])
-    if args.out:
-        args.out.write_text(text)
-    print(text)
+    title = "Layout over the switch, on the embedded model"
+    with Page(__spec__.name, title, args.out, "Distances to the baseline.") as page:
+        for name, latent in methods(tiny, seeds(list(range(args.pairs)))):
+            video = to_pixels(latent)
+            baseline = video if baseline is None else baseline
+            distances[name] = layout_distance(video, baseline)
+            print(name, file=sys.stderr)
+        columns = "method | layout distance, % | gain over direct | gain over the paper's"
+        page.write([*table(columns, rows(distances)), "", page.origin(how)])
 
 
 if __name__ == "__main__":

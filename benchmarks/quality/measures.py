@@ -11,6 +11,7 @@ import torch
 from kornia.metrics import ssim3d
 from torch import Tensor
 
+from benchmarks.page import parser, table
 from surf_core.resample import resize
 from surf_core.signature import detail, psnr
 from surf_core.tiny.model import REFINER, WEIGHTS
@@ -20,7 +21,7 @@ WINDOW = 7
 
 
 def ssim(video: Tensor, truth: Tensor) -> Tensor:
-    """Structural similarity over space and time, up to 1; kornia's `ssim3d`."""
+    """Measure structural similarity over space and time, up to 1; kornia's `ssim3d`."""
     return ssim3d(video, truth, WINDOW).flatten(1).mean(dim=1)
 
 
@@ -30,17 +31,17 @@ def sharpness(video: Tensor, truth: Tensor) -> Tensor:
 
 
 def temporal_error(video: Tensor, truth: Tensor) -> Tensor:
-    """How far the change from frame to frame is from the truth's, in % of the pixel range."""
+    """Measure how far changes from frame to frame are from the truth's, in % of the pixel range."""
     return 100 * (video.diff(dim=2) - truth.diff(dim=2)).abs().flatten(1).mean(dim=1)
 
 
 def low_band(video: Tensor, shown: Tensor) -> Tensor:
-    """PSNR to a smaller video after averaging down to its size: what is kept of it, in dB."""
+    """Compute PSNR to a smaller video after averaging down to its size: what it keeps, dB."""
     return psnr(resize(video, tuple(shown.shape[-2:]), "area"), shown)
 
 
 def against_truth(video: Tensor, truth: Tensor, shown: Tensor) -> dict[str, Tensor]:
-    """Detail and fidelity where the sharp video is known."""
+    """Measure detail and fidelity where the sharp video is known."""
     return {
         "PSNR, dB": psnr(video, truth),
         "SSIM": ssim(video, truth),
@@ -51,14 +52,14 @@ def against_truth(video: Tensor, truth: Tensor, shown: Tensor) -> dict[str, Tens
 
 
 def mean_and_error(values: Tensor, digits: int = 2, scale: float = 1.0) -> str:
-    """Mean and standard error, e.g. "31.02 +- 0.11"."""
+    """Format mean and standard error, e.g. "31.02 +- 0.11"."""
     values = scale * values.double()
     error = values.std() / len(values) ** 0.5
     return f"{values.mean():.{digits}f} +- {error:.{digits}f}"
 
 
 def share_and_error(hits: Tensor) -> str:
-    """Share in % of a tensor of 0 and 1, with its binomial standard error.
+    """Format the share in % of a tensor of 0 and 1, with its binomial standard error.
 
     The error is that of one hit and one miss more, which is not 0 where all or none are hits.
     """
@@ -83,7 +84,7 @@ class Rows:
         return {name: torch.cat(parts) for name, parts in self.parts[method].items()}
 
     def change(self, method: str, to: str, name: str) -> Tensor:
-        """What a method has more than another of one measure, paired by video."""
+        """Subtract one measure of a method from that of another, paired by video."""
         return self[method][name] - self[to][name]
 
     def table(self, first: str, gains: dict[str, tuple[str, str]] | None = None) -> list[str]:
@@ -95,39 +96,31 @@ class Rows:
         """
         gains = gains or {}
         names = list(dict.fromkeys(name for parts in self.parts.values() for name in parts))
-        heads = [first, *names, *gains]
-        lines = [f"| {' | '.join(heads)} |", f"| {' | '.join('---' for _ in heads)} |"]
-        for method in self.parts:
+
+        def gain(method: str, name: str, other: str) -> str:
+            known = method != other and other in self.parts and name in self.parts[method]
+            return mean_and_error(self.change(method, other, name), _digits(name)) if known else "-"
+
+        def row(method: str) -> list[str]:
             values = self[method]
-            cells = [
+            means = [
                 mean_and_error(values[name], _digits(name)) if name in values else "-"
                 for name in names
             ]
-            for name, other in gains.values():
-                known = method != other and other in self.parts and name in values
-                cells.append(mean_and_error(self.change(method, other, name)) if known else "-")
-            lines.append(f"| {method} | {' | '.join(cells)} |")
-        return lines
+            return [method, *means, *(gain(method, *pair) for pair in gains.values())]
+
+        return table(" | ".join([first, *names, *gains]), map(row, self.parts))
 
 
 def _digits(name: str) -> int:
     return 2 if name.endswith((", dB", ", %", ", s")) else 3
 
 
-def arguments(text: str, pairs: int, batch: int = 16) -> argparse.ArgumentParser:
-    """What all benchmarks of the tiny models take."""
-    parser = argparse.ArgumentParser(description=text.partition("\n")[0])
-    parser.add_argument("--pairs", type=int, default=pairs, help="held-out prompts and seeds")
-    parser.add_argument("--batch", type=int, default=batch, help="videos at once")
-    parser.add_argument("--out", type=Path, help="a Markdown file to write the tables to")
-    parser.add_argument("--weights", type=Path, default=WEIGHTS, help="text-to-video model")
-    parser.add_argument("--refiner", type=Path, default=REFINER, help="its refiner")
-    return parser
-
-
-def publish(lines: list[str], how: str, out: Path | None) -> None:
-    """Print tables with the sentence on how they came about, and write them where asked."""
-    text = "\n".join([*lines, "", how, ""])
-    if out:
-        out.write_text(text)
-    print(text)
+def arguments(about: str, pairs: int, batch: int = 16) -> argparse.ArgumentParser:
+    """Make the command line of benchmarks of the tiny models."""
+    line = parser(about)
+    line.add_argument("--pairs", type=int, default=pairs, help="held-out prompts and seeds")
+    line.add_argument("--batch", type=int, default=batch, help="videos at once")
+    line.add_argument("--weights", type=Path, default=WEIGHTS, help="text-to-video model")
+    line.add_argument("--refiner", type=Path, default=REFINER, help="its refiner")
+    return line

@@ -9,13 +9,13 @@ that covers most of the pixels of a colour and little else, at any place and siz
 much as their area, and what lies outside the picture or behind another named object is no loss.
 """
 
-import time
+from collections import defaultdict
 from functools import cache
 
 import torch
 from torch import Tensor
 
-from benchmarks.page import provenance
+from benchmarks.page import Page, table
 from benchmarks.quality.held_out import (
     LOW,
     REFINE,
@@ -27,7 +27,7 @@ from benchmarks.quality.held_out import (
     seeds,
     shown,
 )
-from benchmarks.quality.measures import arguments, publish, share_and_error
+from benchmarks.quality.measures import arguments, share_and_error
 from surf_core.flow import euler
 from surf_core.reshift import inherit_noise
 from surf_core.tiny.demo import Settings, resized, to_pixels
@@ -50,7 +50,7 @@ ASKED = ("colour", "shape", "colour and shape", "direction", "all")
 
 
 def masks(video: Tensor) -> Tensor:
-    """Which pixels have which colour, grey being none: [colours, T, H, W] of a video in 0..1."""
+    """Find the pixels of each colour, grey being none, in a video in 0..1: [colours, T, H, W]."""
     palette = torch.cat([PALETTE, torch.tensor([[0.35] * 3, [0.5] * 3, [0.65] * 3])])
     nearest = (video[None] - palette[:, :, None, None, None]).square().sum(dim=1).argmin(dim=0)
     return torch.stack([nearest == index for index in range(len(COLOURS))])
@@ -58,7 +58,7 @@ def masks(video: Tensor) -> Tensor:
 
 @cache
 def _templates() -> tuple[Tensor, Tensor]:
-    """Spectra of every shape at every radius, centred on pixel (0, 0), and their areas.
+    """Compute the spectra of every shape at every radius, centred on pixel (0, 0), and their areas.
 
     [shapes, radii, 2 * SIDE, SIDE + 1] and [shapes, radii].
     """
@@ -71,15 +71,15 @@ def _templates() -> tuple[Tensor, Tensor]:
 
 
 def _around(mask: Tensor) -> Tensor:
-    """Sum of a mask [T, H, W] under every template at every place: [shapes, radii, T, H, W]."""
+    """Sum a mask [T, H, W] under every template at every place: [shapes, radii, T, H, W]."""
     spectra, _ = _templates()
-    found = torch.fft.rfft2(mask.float(), s=(2 * SIDE, 2 * SIDE))
-    sums = torch.fft.irfft2(found * spectra[:, :, None].conj(), s=(2 * SIDE, 2 * SIDE))
+    spectrum = torch.fft.rfft2(mask.float(), s=(2 * SIDE, 2 * SIDE))
+    sums = torch.fft.irfft2(spectrum * spectra[:, :, None].conj(), s=(2 * SIDE, 2 * SIDE))
     return sums[..., :SIDE, :SIDE]
 
 
 def fit(mask: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
-    """Lay every shape on a mask as well as it goes.
+    """Fit every shape to a mask.
 
     Args:
         mask: [T, SIDE, SIDE] bool, pixels of the object's colour.
@@ -107,15 +107,15 @@ def direction_of(place: Tensor) -> str:
 
 
 def hits(prompt: str, video: Tensor) -> dict[str, bool]:
-    """What of a prompt a video [3, T, H, W] in 0..1 shows; with two objects, both of them."""
+    """Find what of a prompt a video [3, T, H, W] in 0..1 shows; with two objects, both of them."""
     objects = [words.split() for words in prompt.split(",") if "moving" in words]
-    found = masks(resized(video[None], SIDE)[0])
+    of_colour = masks(resized(video[None], SIDE)[0])
     named = [COLOURS.index(words[0]) for words in objects]
-    largest = found.sum(dim=(1, 2, 3)).topk(len(named)).indices.tolist()
+    largest = of_colour.sum(dim=(1, 2, 3)).topk(len(named)).indices.tolist()
     right = {"colour": set(largest) == set(named), "shape": True, "direction": True}
     for index, (_, shape, _, direction) in zip(named, objects, strict=True):
-        others = found[[other for other in named if other != index]].any(dim=0)
-        overlap, place = fit(found[index], others)
+        others = of_colour[[other for other in named if other != index]].any(dim=0)
+        overlap, place = fit(of_colour[index], others)
         likeness = overlap.mean(dim=1)
         right["shape"] &= likeness.max() >= LIKE and SHAPES[likeness.argmax()] == shape
         right["direction"] &= direction_of(place) == direction
@@ -125,13 +125,13 @@ def hits(prompt: str, video: Tensor) -> dict[str, bool]:
 
 
 def score(prompts: list[str], videos: Tensor) -> dict[str, Tensor]:
-    """Name of what is asked -> [B] of 0 and 1."""
-    found = [hits(prompt, video) for prompt, video in zip(prompts, videos, strict=True)]
-    return {name: torch.tensor([float(one[name]) for one in found]) for name in ASKED}
+    """Score videos by what is asked, [B] of 0 and 1."""
+    right = [hits(prompt, video) for prompt, video in zip(prompts, videos, strict=True)]
+    return {name: torch.tensor([float(one[name]) for one in right]) for name in ASKED}
 
 
 def sampled(numbers: list[int], prompts: list[str], args) -> dict[str, Tensor]:
-    """Stage -> videos in 0..1 of held-out prompts."""
+    """Sample the videos of each stage, in 0..1 of held-out prompts."""
     s, tiny = Settings(), TinyT2V(prompts, args.weights)
     full = tiny.noise(seeds(numbers))
     small = shown(tiny, numbers)
@@ -150,10 +150,9 @@ def sampled(numbers: list[int], prompts: list[str], args) -> dict[str, Tensor]:
 
 
 def main() -> None:
-    parser = arguments(__doc__, pairs=256)
-    parser.add_argument("--objects", type=int, default=1, choices=(1, 2), help="in every prompt")
-    args = parser.parse_args()
-    began, found = time.time(), {}
+    line = arguments(__doc__, pairs=256)
+    line.add_argument("--objects", type=int, default=1, choices=(1, 2), help="in every prompt")
+    args, s, shares = line.parse_args(), Settings(), defaultdict(list)
     numbers = numbers_with(args.objects, max(args.pairs, 256))
     for part in batches(numbers, args.batch):
         rendered = [scenes(1, SIDE, number) for number in part]
@@ -163,19 +162,18 @@ def main() -> None:
         if part:
             videos |= sampled(part, prompts[: len(part)], args)
         for name, video in videos.items():
-            into = found.setdefault(name, [])
-            into.append(score(prompts[: len(video)], video))
-    lines = [f"| right, % | {' | '.join(ASKED)} |", "| --- " * (len(ASKED) + 1) + "|"]
-    for name, parts in found.items():
-        cells = [share_and_error(torch.cat([part[asked] for part in parts])) for asked in ASKED]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    s = Settings()
+            shares[name].append(score(prompts[: len(video)], video))
+    rows = [
+        [name, *(share_and_error(torch.cat([each[asked] for each in parts])) for asked in ASKED)]
+        for name, parts in shares.items()
+    ]
     how = (
         f"{args.pairs} held-out prompts with {args.objects} object(s), {s.steps} steps, cfg "
-        f"{s.cfg} / {s.cfg_low}, switch at {s.switch_step}; binomial standard errors; "
-        f"{time.time() - began:.0f} s. {provenance()}"
+        f"{s.cfg} / {s.cfg_low}, switch at {s.switch_step}; binomial standard errors"
     )
-    publish(lines, how, args.out)
+    title = "Do the embedded models draw what they are asked for?"
+    with Page(__spec__.name, title, args.out, "Share of videos in which it is right.") as page:
+        page.write([*table(" | ".join(["right, %", *ASKED]), rows), "", page.origin(how)])
 
 
 if __name__ == "__main__":

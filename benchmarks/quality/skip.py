@@ -15,10 +15,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.page import provenance
+from benchmarks.page import Page
 from benchmarks.quality.held_out import NOISE
-from benchmarks.quality.measures import Rows, arguments, publish, ssim
-from benchmarks.quality.tiny_refiner import PSNR, SIDE, Case, cases
+from benchmarks.quality.measures import Rows, arguments, ssim
+from benchmarks.quality.tiny_refiner import PSNR, SIDE, PreviewCase, cases
 from surf_core.cost import TINY, forward_flops
 from surf_core.signature import psnr
 from surf_core.skip import Mask, choose, oracle_mask, packing, predict_mask
@@ -35,8 +35,8 @@ TOKEN = 2 * codec.CELL
 STEPS = 10
 
 
-def sources(case: Case, predictor, seed: int) -> dict[str, Callable[[float], Mask]]:
-    """Name -> how to choose a share of the tokens of one scene."""
+def sources(case: PreviewCase, predictor, seed: int) -> dict[str, Callable[[float], Mask]]:
+    """Return by name how to choose a share of the tokens of one scene."""
     start, sharp = enlarge(case.shown), codec.encode(2 * case.truth - 1)
     grid = (FRAMES, SIDE // TOKEN, SIDE // TOKEN)
     drawn = torch.rand(grid, generator=torch.Generator().manual_seed(seed))
@@ -53,27 +53,14 @@ def in_pixels(tokens: Tensor) -> Tensor:
     return tokens.repeat_interleave(TOKEN, 1).repeat_interleave(TOKEN, 2)
 
 
-def laplacian(video: Tensor) -> Tensor:
-    """Of the luma of one video [1, 3, T, H, W]: [T, H, W], edges repeated."""
-    luma = torch.nn.functional.pad(video.mean(dim=1), (1, 1, 1, 1), mode="replicate")[0]
-    around = luma[:, :-2, 1:-1] + luma[:, 2:, 1:-1] + luma[:, 1:-1, :-2] + luma[:, 1:-1, 2:]
-    return around - 4 * luma[:, 1:-1, 1:-1]
-
-
-def high_band(video: Tensor, truth: Tensor, where: Tensor) -> Tensor:
-    """Energy of the Laplacian over the truth's, on some pixels: [1]; NaN without any."""
-    energy = [laplacian(x)[where].square().mean() for x in (video, truth)]
-    return (energy[0] / energy[1].clamp_min(1e-8))[None]
-
-
 def flicker(video: Tensor, truth: Tensor, where: Tensor) -> Tensor:
-    """Error of the change from frame to frame, in %, on pixels that are so in both frames: [1]."""
+    """Measure the error of the change from frame to frame, in %, on the same pixels: [1]."""
     wrong = (video.diff(dim=2) - truth.diff(dim=2)).abs().mean(dim=(0, 1))
     return 100 * wrong[where[1:] & where[:-1]].mean()[None]
 
 
 def seam(video: Tensor, truth: Tensor, tokens: Tensor) -> Tensor:
-    """Mean step over the borders of kept and skipped tokens, over the truth's: [1]."""
+    """Divide the mean difference over borders of kept and skipped tokens by the truth's: [1]."""
     kept, sums = in_pixels(tokens), []
     for x in (video, truth):
         across, down = (x.diff(dim=dim).abs().mean(dim=(0, 1)) for dim in (4, 3))
@@ -83,32 +70,30 @@ def seam(video: Tensor, truth: Tensor, tokens: Tensor) -> Tensor:
 
 
 def regions(video: Tensor, truth: Tensor, tokens: Tensor) -> dict[str, Tensor]:
-    """What differs between what was refined and what was not."""
+    """Measure what differs between refined and skipped tokens."""
     kept = in_pixels(tokens)
     return {
-        "high band, kept": high_band(video, truth, kept),
-        "high band, skipped": high_band(video, truth, ~kept),
         "flicker, skipped, %": flicker(video, truth, ~kept),
         "seam": seam(video, truth, tokens),
         "kept": tokens.float().mean()[None],
     }
 
 
-def measured(refiner: TinyRefiner, case: Case, mask: Mask | None, seam_cells: int) -> dict:
-    """Run once: fidelity, wall time and operations relative to all tokens."""
+def measured(refiner: TinyRefiner, case: PreviewCase, mask: Mask | None, seam_cells: int) -> dict:
+    """Run once; measure fidelity, time, and operations relative to all tokens."""
     began, s = time.perf_counter(), Settings()
     options = dict(steps=STEPS, cfg=s.refine_cfg, window=s.window, mask=mask, seam=seam_cells)
     video = to_pixels(refiner(case.shown, case.seeds, **options))
     spent = time.perf_counter() - began
     clip = (TINY, FRAMES, SIDE, SIDE, s.window)
     counts = None if mask is None else packing(mask.tokens).counts
-    found = {
+    values = {
         PSNR: psnr(video, case.truth),
         "SSIM": ssim(video, case.truth),
         "time, s": torch.tensor([spent]),
         "operations": torch.tensor([forward_flops(*clip, counts) / forward_flops(*clip)]),
     }
-    return found | ({} if mask is None else regions(video, case.truth, mask.tokens))
+    return values | ({} if mask is None else regions(video, case.truth, mask.tokens))
 
 
 def collect(rows: Rows, number: int, predictor, args) -> None:
@@ -118,38 +103,28 @@ def collect(rows: Rows, number: int, predictor, args) -> None:
     rows.add(FULL, measured(refiner, case, None, args.seam))
     for name, choice in sources(case, predictor, NOISE - 1 - number).items():
         for keep in KEEP:
-            found = measured(refiner, case, choice(keep), args.seam)
-            rows.add(f"{100 * keep:.0f} %, {name}", found)
-
-
-def verdict(rows: Rows) -> str:
-    """Compare the losses at half of the tokens."""
-    lost = {
-        name: -rows.change(f"50 %, {name}", FULL, PSNR).mean().item()
-        for name in ("oracle", "predictor", "detail", "random")
-    }
-    text = ", ".join(f"{name} {loss:.3f}" for name, loss in lost.items())
-    share = lost["predictor"] / lost["random"]
-    return f"PSNR lost at 50 %, dB: {text}; the predictor loses {share:.2f} of the random mask's."
+            values = measured(refiner, case, choice(keep), args.seam)
+            rows.add(f"{100 * keep:.0f} %, {name}", values)
 
 
 def main() -> None:
-    parser = arguments(__doc__, pairs=128)
-    parser.add_argument("--predictor", type=Path, default=MASK, help="weights of the predictor")
-    parser.add_argument("--seam", type=int, default=0, help="latent cells of blending")
-    args = parser.parse_args()
-    began, rows = time.time(), Rows()
+    line = arguments(__doc__, pairs=128)
+    line.add_argument("--predictor", type=Path, default=MASK, help="weights of the predictor")
+    line.add_argument("--seam", type=int, default=0, help="latent cells of blending")
+    args, rows, s = line.parse_args(), Rows(), Settings()
     predictor, _ = load(args.predictor)
-    for number in range(args.pairs):
-        collect(rows, number, predictor, args)
-    table = rows.table("tokens", {"PSNR over all, dB": (PSNR, FULL)})
-    s = Settings()
-    how = (
-        f"{args.pairs} held-out scenes, 32 to {SIDE} pixels, {STEPS} steps, window {s.window}, cfg "
-        f"{s.refine_cfg}, seam {args.seam}, one video at a time; ratios are to the scene, change "
-        f"is paired; mean +- standard error; {time.time() - began:.0f} s. {provenance()}"
-    )
-    publish([*table, "", verdict(rows)], how, args.out)
+    title = "What does skipping tokens cost in quality, and which tokens may be skipped?"
+    with Page(
+        __spec__.name, title, args.out, "Ratios are to the scene, the change paired."
+    ) as page:
+        for number in range(args.pairs):
+            collect(rows, number, predictor, args)
+        how = (
+            f"{args.pairs} held-out scenes, 32 to {SIDE} pixels, {STEPS} steps, window {s.window}, "
+            f"cfg {s.refine_cfg}, seam {args.seam}, one video at a time; mean +- standard error"
+        )
+        gains = {"PSNR over all, dB": (PSNR, FULL)}
+        page.write([*rows.table("tokens", gains), "", page.origin(how)])
 
 
 if __name__ == "__main__":

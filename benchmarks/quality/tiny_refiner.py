@@ -9,17 +9,18 @@ refiner in 1 to 12 steps, with windows and without. Then real previews, for whic
 their sharpness is that of the mean scene, their fidelity the low band.
 """
 
-import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from benchmarks.page import provenance
+from benchmarks.page import Page
 from benchmarks.quality.held_out import REFINE, batches, pixels, scenes, seeds, shown
-from benchmarks.quality.measures import Rows, against_truth, arguments, low_band, publish
+from benchmarks.quality.measures import Rows, against_truth, arguments, low_band
 from surf_core.degrade import degrade, draw
 from surf_core.resample import resize
 from surf_core.signature import detail
@@ -39,7 +40,7 @@ PSNR, SHARP = "PSNR, dB", "sharpness"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Case:
+class PreviewCase:
     """Some previews, and what they are measured against."""
 
     prompts: list[str]
@@ -74,30 +75,33 @@ def smaller(video: Tensor, numbers: list[int], kind: str) -> Tensor:
     return torch.stack(made)
 
 
-def cases(numbers: list[int], weights: Path) -> Iterator[tuple[str, Case]]:
+def cases(numbers: list[int], weights: Path) -> Iterator[tuple[str, PreviewCase]]:
     """Yield (kind of preview, case): clean and degraded scenes, then real previews."""
     drawn = scenes(len(numbers), SIDE, numbers[0])
     truth, prompts = pixels(drawn.video), drawn.prompts
     known = dict(prompts=prompts, seeds=seeds(numbers, REFINE), detail=detail(truth))
     for kind in STARTS:
         low = smaller(truth, numbers, kind)
-        yield kind, Case(shown=codec.encode(2 * low - 1), truth=truth, **known)
-    yield "previews", Case(shown=shown(TinyT2V(prompts, weights), numbers), truth=None, **known)
+        yield kind, PreviewCase(shown=codec.encode(2 * low - 1), truth=truth, **known)
+    yield (
+        "previews",
+        PreviewCase(shown=shown(TinyT2V(prompts, weights), numbers), truth=None, **known),
+    )
 
 
-def interpolated(case: Case, method: str) -> Tensor:
+def interpolated(case: PreviewCase, method: str) -> Tensor:
     """Enlarge in pixels, and nothing else."""
     return resize(to_pixels(case.shown), (SIDE, SIDE), method).clamp(0, 1)
 
 
-def refined(case: Case, weights: Path, **options) -> Tensor:
+def refined(case: PreviewCase, weights: Path, **options) -> Tensor:
     """Videos of the trained refiner, with the demo's guidance."""
     refiner = TinyRefiner(case.prompts, weights)
     options = {"cfg": Settings().refine_cfg, **options}
     return to_pixels(refiner(case.shown, case.seeds, **options))
 
 
-def untrained(case: Case, weights: Path, cells: int) -> Tensor:
+def untrained(case: PreviewCase, weights: Path, cells: int) -> Tensor:
     """Videos of the text-to-video model as a refiner, with the demo's settings."""
     s = Settings()
     video = refined(
@@ -107,46 +111,40 @@ def untrained(case: Case, weights: Path, cells: int) -> Tensor:
     return video if cells == LARGE else resize(video, (SIDE, SIDE), BICUBIC).clamp(0, 1)
 
 
-def methods(case: Case, args) -> Iterator[tuple[str, Callable[[], Tensor]]]:
+def methods(case: PreviewCase, args) -> Iterator[tuple[str, Callable[[], Tensor]]]:
     """Yield (name, how to make its videos)."""
     yield "bilinear", lambda: interpolated(case, "bilinear")
     yield BICUBIC, lambda: interpolated(case, BICUBIC)
     yield "training-free, 128 pixels", lambda: untrained(case, args.weights, LARGE)
     yield "training-free, 64 pixels, bicubic", lambda: untrained(case, args.weights, CELLS)
     for steps in STEPS:
-        yield (
-            f"refiner, {steps} steps",
-            lambda steps=steps: refined(case, args.refiner, steps=steps),
-        )
+        make = partial(refined, case, args.refiner, steps=steps)
+        yield f"refiner, {steps} steps", make
     yield f"{TEN}, full attention", lambda: refined(case, args.refiner, steps=10, window=0)
     if case.truth is not None:
-        yield (
-            "the scene through the codec",
-            lambda: to_pixels(codec.encode(2 * case.truth - 1)),
-        )
+        yield "the scene through the codec", lambda: to_pixels(codec.encode(2 * case.truth - 1))
 
 
 def main() -> None:
-    args = arguments(__doc__, pairs=128, batch=8).parse_args()
-    began, found = time.time(), {}
-    for part in batches(list(range(args.pairs)), args.batch):
-        for kind, case in cases(part, args.weights):
-            rows = found.setdefault(kind, Rows())
-            for name, make in methods(case, args):
-                rows.add(name, case.measure(make()))
-    lines = []
-    for kind, rows in found.items():
-        name = SHARP if kind == "previews" else PSNR
-        gains = {f"{name} over bicubic": (name, BICUBIC), f"over {TEN}": (name, TEN)}
-        lines += [*rows.table(kind, gains), ""]
-    s = Settings()
-    how = (
-        f"{args.pairs} held-out scenes and previews, 32 to {SIDE} pixels; refiner in windows of "
-        f"its file, at the noise of its file, cfg {s.refine_cfg}; training-free from "
-        f"{s.sigma_start}, {s.refine_steps} steps, window {s.window}, cfg {s.cfg}; changes are "
-        f"paired; mean +- standard error; {time.time() - began:.0f} s. {provenance()}"
-    )
-    publish(lines[:-1], how, args.out)
+    args, rows = arguments(__doc__, pairs=128, batch=8).parse_args(), defaultdict(Rows)
+    title = "What does the embedded refiner add?"
+    with Page(__spec__.name, title, args.out, "Changes are paired.") as page:
+        for part in batches(list(range(args.pairs)), args.batch):
+            for kind, case in cases(part, args.weights):
+                for name, make in methods(case, args):
+                    rows[kind].add(name, case.measure(make()))
+        lines, s = [], Settings()
+        for kind, values in rows.items():
+            name = SHARP if kind == "previews" else PSNR
+            gains = {f"{name} over bicubic": (name, BICUBIC), f"over {TEN}": (name, TEN)}
+            lines += [*values.table(kind, gains), ""]
+        how = (
+            f"{args.pairs} held-out scenes and previews, 32 to {SIDE} pixels; refiner in windows "
+            f"of its file, at the noise of its file, cfg {s.refine_cfg}; training-free from "
+            f"{s.sigma_start}, {s.refine_steps} steps, window {s.window}, cfg {s.cfg}; mean +- "
+            f"standard error"
+        )
+        page.write([*lines, page.origin(how)])
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Clip:
+class WindowedClip:
     """Which tokens there are, and which of them see each other."""
 
     counts: tuple[int, ...]
@@ -51,7 +51,7 @@ class Clip:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Way:
+class AttentionWay:
     """One way to compute the attention of a clip, or why it cannot."""
 
     name: str
@@ -69,7 +69,7 @@ class Way:
         scaled = (qkv[0] * (self.width / WIDTH) ** 0.5, *qkv[1:])
         return tuple(F.pad(x, (0, self.width - WIDTH)) for x in scaled)
 
-    def bounds(self, clip: Clip):
+    def bounds(self, clip: WindowedClip):
         return ((0, sum(clip.counts)),) if self.whole else clip.bounds
 
 
@@ -97,24 +97,22 @@ def flash3(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 def why_not_dense(dense: Attention, dtype: torch.dtype, device: torch.device) -> str | None:
     """Say why a dense attention cannot run on heads of 72; None if it can."""
     q = torch.randn(1, PROBE, HEADS, WIDTH, dtype=dtype, device=device)
-    with warnings.catch_warnings(record=True) as said:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
             dense(q, q, q)
         except FAILURES as error:
             # What torch has against a kernel it says in warnings.
-            found = [
-                reason(error),
-                *(str(each.message).partition(" (Triggered")[0] for each in said),
-            ]
-            return " ".join(dict.fromkeys(found)).replace("|", "/")[:400]
+            messages = (str(each.message).partition(" (Triggered")[0] for each in caught)
+            parts = dict.fromkeys([reason(error), *messages])
+            return " ".join(parts).replace("|", "/")[:400]
     return None
 
 
 DENSE = {name: only(kernel) for name, kernel in FORCED.items()} | {"FA3": flash3}
 
 
-def roll_and_mask(clip: Clip, device: torch.device) -> Attention:
+def roll_and_mask(clip: WindowedClip, device: torch.device) -> Attention:
     """The paper's way at its best: masks are made once, and only windows that need one get it."""
     frames, window, per_frame = len(clip.counts), clip.window, clip.counts[0]
     shift = window // 2 if clip.shifted and frames > window else 0
@@ -125,22 +123,22 @@ def roll_and_mask(clip: Clip, device: torch.device) -> Attention:
     mixed = (label != label[:, :1]).any(dim=1)
     mixed, plain = mixed.nonzero()[:, 0].tolist(), (~mixed).nonzero()[:, 0].tolist()
     fine = label[mixed].repeat_interleave(per_frame, dim=1).to(device)
-    made = {}
+    masks = []
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         def windows(x: Tensor) -> Tensor:
             x = F.pad(x[0].unflatten(0, (frames, per_frame)), (0, 0, 0, 0, 0, 0, 0, extra))
             return x.roll(-shift, dims=0).unflatten(0, (-1, window)).flatten(1, 2).transpose(1, 2)
 
-        if mixed and not made:
-            made["mask"] = fine[:, None, :, None] == fine[:, None, None, :]
+        if mixed and not masks:
+            masks.append(fine[:, None, :, None] == fine[:, None, None, :])
         q, k, v = (windows(x) for x in (q, k, v))
         out = torch.empty_like(v)
         if plain:
             out[plain] = F.scaled_dot_product_attention(q[plain], k[plain], v[plain])
         if mixed:
             out[mixed] = F.scaled_dot_product_attention(
-                q[mixed], k[mixed], v[mixed], made["mask"]
+                q[mixed], k[mixed], v[mixed], masks[0]
             )  # fmt: skip
         out = out.transpose(1, 2).unflatten(1, (window, per_frame)).flatten(0, 1)
         return out.roll(shift, dims=0)[:frames].flatten(0, 1)[None]
@@ -148,7 +146,7 @@ def roll_and_mask(clip: Clip, device: torch.device) -> Attention:
     return attend
 
 
-def ways(clip: Clip, like: Tensor) -> Iterator[Way]:
+def ways(clip: WindowedClip, like: Tensor) -> Iterator[AttentionWay]:
     """Yield every way to attend in this clip, the segments first."""
     bounds = clip.bounds
 
@@ -156,22 +154,21 @@ def ways(clip: Clip, like: Tensor) -> Iterator[Way]:
         packed = grouped(dense)
         return lambda q, k, v: packed(q, k, v, bounds)
 
-    yield Way(name="segments", attend=over(sdpa))
+    yield AttentionWay(name="segments", attend=over(sdpa))
+    uneven = "frames with different numbers of tokens would need padding"
     if len(set(clip.counts)) == 1:
-        yield Way(name="roll + mask", attend=roll_and_mask(clip, like.device))
+        yield AttentionWay(name="roll + mask", attend=roll_and_mask(clip, like.device))
     else:
-        yield Way(
-            name="roll + mask", reason="frames with different numbers of tokens would need padding"
-        )
-    yield Way(name="full", attend=sdpa, whole=True)
+        yield AttentionWay(name="roll + mask", reason=uneven)
+    yield AttentionWay(name="full", attend=sdpa, whole=True)
     for name, dense in DENSE.items():
-        said = why_not_dense(dense, like.dtype, like.device)
-        yield Way(name=name, reason=said) if said else Way(name=name, attend=over(dense))
+        why = why_not_dense(dense, like.dtype, like.device)
+        yield AttentionWay(name=name, reason=why, attend=None if why else over(dense))
     for name in BACKENDS[1:]:
-        if said := why_not(name, like.expand(1, 1, HEADS, WIDTH)):
-            yield Way(name=name, reason=said)
+        if why := why_not(name, like.expand(1, 1, HEADS, WIDTH)):
+            yield AttentionWay(name=name, reason=why)
         else:
             packed = backend(name)
-            yield Way(name=name, attend=lambda q, k, v, p=packed: p(q, k, v, bounds))
+            yield AttentionWay(name=name, attend=lambda q, k, v, p=packed: p(q, k, v, bounds))
     for width in PADDED:
-        yield Way(name=f"segments, heads of {width}", attend=over(sdpa), width=width)
+        yield AttentionWay(name=f"segments, heads of {width}", attend=over(sdpa), width=width)

@@ -19,32 +19,31 @@ Dims: T latent frames, H, W latent cells.
 """
 
 import argparse
-import os
-import shlex
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.page import command_line, place, provenance
+from benchmarks.page import TOY, Page, parser
 from benchmarks.speed.host import models
-from benchmarks.speed.host.calls import Kit
-from benchmarks.speed.host.memory import memory_table
-from benchmarks.speed.host.minutes import VAE_WIDTH, guess, plan, profile, turn
-from benchmarks.speed.host.plans import DRY_LEGEND, GUIDANCE, Layout, Setting, priced
-from benchmarks.speed.host.stages import UPSAMPLE, Machine
-from benchmarks.speed.host.tables import (
-    floor_table,
-    flow_table,
-    goal_table,
-    share_table,
-    stage_table,
+from benchmarks.speed.host.budget import VAE_WIDTH, guess, plan, turn
+from benchmarks.speed.host.calls import HostCalls
+from benchmarks.speed.host.cards import memory_table
+from benchmarks.speed.host.plans import (
+    CARD_LEGEND,
+    DRY_LEGEND,
+    GUIDANCE,
+    FlowSetting,
+    PlanLayout,
+    card_table,
+    operations_table,
 )
-from benchmarks.speed.host.watch import ELEMENTWISE, KINDS, Watch
-from benchmarks.timing import bandwidth, ceilings
+from benchmarks.speed.host.profiler import StageProfiler
+from benchmarks.speed.host.stages import UPSAMPLE, Machine
+from benchmarks.speed.host.tables import floor_table, flow_table, stage_table
+from benchmarks.timing import ceilings, device_scalar
 from surf_core import cost
 from surf_core.refiner import RefinerConfig
 
@@ -59,9 +58,9 @@ TOY_HUNYUAN = replace(cost.HUNYUAN_VIDEO, name="toy HunyuanVideo", dim=256, laye
 TOY_SURF = {"dim": 144, "heads": 2, "layers": 2, "ffn_dim": 288}
 TOY_VAE_WIDTH = 4
 BASES = ("wan", "hunyuan")
-PLANNED = 0.8
-"""Of the minutes, for the calls; the rest is for profiles, and for what takes longer."""
-NEEDS = "host_flow: not run: set COMFYUI_PATH to a ComfyUI checkout, and use the Python of it."
+FRAMES = {"wan": 81, "hunyuan": 129}
+PLANNED = 0.9
+"""Of the minutes, for the calls; the rest is for what takes longer."""
 LEGEND = f"""`guidance` of a stage is whether it runs the network twice; of a plan, where it does:
 `on` everywhere, `first` until the switch, `off` nowhere. The plain run of all but `off` has it.
 `plans` are those that a stage is part of. `keep` in a refiner's name is the share of tokens that a
@@ -75,31 +74,27 @@ with `later` for each evaluation that it lacks. `peak` is what was allocated at 
 every model on the device among it.
 
 TFLOP/s count the operations of `surf_core.cost`. A floor is its linear operations at the measured
-rate of matrix products and its self-attention's at that of dense attention of that head width; or
-its weights, read once at the measured rate of a copy. `gap` is the stage less its floors.
+rate of matrix products and its self-attention's at that of dense attention of that head width.
+`gap` is the stage less its floors.
 
 `networks` is both legs and the refiner, `share` its gain in time over that in operations, `at the
 floors` the gain if every evaluation took its floor. `all` is with upsampling and the decode of the
 result, on both sides. `{UPSAMPLE}` is all that Surf Refiner does before its latent is there; with a
-mask, all of Surf Skip Mask, which does it instead. Kernels are told by their names."""
+mask, all of Surf Skip Mask, which does it instead."""
 
 
-def setting(args: argparse.Namespace, base: str, switch_step: int | None = None) -> Setting:
-    """What the command line compares, on one base; its first --switch-step if none is given."""
-    toy, wan, real = args.toy, base == "wan", 129 if base == "hunyuan" else 81
-    surf = surf_config(args)
-    shape = {"wan": (cost.WAN_14B, TOY_WAN), "hunyuan": (cost.HUNYUAN_VIDEO, TOY_HUNYUAN)}[base][
-        toy
-    ]
+def setting(args: argparse.Namespace, base: str, switch_step: int | None = None) -> FlowSetting:
+    """Return what the command line compares, on one base; default: its first --switch-step."""
+    toy, wan, surf = args.toy, base == "wan", surf_config(args)
+    shapes = {"wan": (cost.WAN_14B, TOY_WAN), "hunyuan": (cost.HUNYUAN_VIDEO, TOY_HUNYUAN)}[base]
     small = (cost.WAN_1_3B, TOY_SMALL)[toy]
     refiners = {"surf_1b": (cost.ModelShape.of(surf), surf.window),
                 "wan_1_3b": (small, args.window)}  # fmt: skip
-    return Setting(
-        sides=TOY_SIDES if toy else SIDES, frames=args.frames or (9 if toy else real), base=shape,
-        refiners=refiners if wan else {"hunyuan": (shape, args.window)},
+    return FlowSetting(
+        sides=TOY_SIDES if toy else SIDES, frames=args.frames or (9 if toy else FRAMES[base]),
+        base=shapes[toy], refiners=refiners if wan else {"hunyuan": (shapes[toy], args.window)},
         steps=args.steps, switch_step=switch_step or args.switch_step[0],
-        refine_steps=args.refine_steps,
-        upsample=wan and args.upsample == "pixel", decode=wan,
+        refine_steps=args.refine_steps, upsample=wan and args.upsample == "pixel", decode=wan,
     )  # fmt: skip
 
 
@@ -107,69 +102,62 @@ def surf_config(args: argparse.Namespace) -> RefinerConfig:
     return replace(RefinerConfig.surf_1b(window=args.window), **(TOY_SURF if args.toy else {}))
 
 
-def plans(args: argparse.Namespace, base: str, switch_step: int | None = None) -> Layout:
-    """All plans on one base; HunyuanVideo knows no guidance that runs twice, and no mask."""
+def plans(args: argparse.Namespace, base: str, switch_step: int | None = None) -> PlanLayout:
+    """Lay out all plans on one base; HunyuanVideo has no guidance that runs twice, and no mask."""
     guidance, keeps = (args.cfg, args.keep) if base == "wan" else (["off"], [1.0])
-    return Layout(setting(args, base, switch_step)).lay_out(guidance, args.size, keeps)
+    return PlanLayout(setting(args, base, switch_step)).lay_out(guidance, args.size, keeps)
 
 
-def build(args: argparse.Namespace, like: torch.Tensor) -> Kit:
-    """Every model of the run, on the device."""
-    watch, given = Watch(like.is_cuda), setting(args, args.base)
+def build(args: argparse.Namespace, like: torch.Tensor) -> HostCalls:
+    """Build every model of the run, on the device."""
+    profiler, given = StageProfiler(like.is_cuda), setting(args, args.base)
     coder, width, base = None, TOY_VAE_WIDTH if args.toy else VAE_WIDTH, None
     if args.base == "hunyuan":
-        base = watch.over(models.hunyuan(given.base, like.dtype))
+        base = profiler.over(models.hunyuan(given.base, like.dtype))
         refiners = {"hunyuan": base}
     else:
         if not args.only_memory:
-            base = watch.over(models.wan(given.base, like.dtype))
+            base = profiler.over(models.wan(given.base, like.dtype))
         refiners = {
-            "surf_1b": watch.over(models.surf(surf_config(args), like.dtype)),
-            "wan_1_3b": watch.over(models.wan(given.refiners["wan_1_3b"][0], like.dtype)),
+            "surf_1b": profiler.over(models.surf(surf_config(args), like.dtype)),
+            "wan_1_3b": profiler.over(models.wan(given.refiners["wan_1_3b"][0], like.dtype)),
         }
         coder = models.vae(width)
-        watch.over_vae(coder)
-    return Kit(
-        watch=watch, setting=given, base=base, refiners=refiners, vae=coder, width=width,
+        profiler.over_vae(coder)
+    return HostCalls(
+        profiler=profiler, setting=given, base=base, refiners=refiners, vae=coder, width=width,
         upsample=args.upsample if coder else "latent",
     )  # fmt: skip
 
 
-def weights(model: Any) -> str:
-    """How many a network has, in billions."""
-    return f"{sum(each.numel() for each in model.model.diffusion_model.parameters()) / 1e9:.4g} B"
-
-
-def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    made.add_argument("--size", nargs="+", default=["720p"], choices=("720p", "1080p"))
-    made.add_argument("--base", choices=BASES, help="wan; a dry run: both")
-    made.add_argument("--cfg", nargs="+", choices=GUIDANCE, help="wan: on off; hunyuan only off")
-    made.add_argument("--keep", nargs="+", type=float, default=[1.0], help="0..1, of Wan's tokens")
-    made.add_argument("--frames", type=int, help="81, 129 for hunyuan")
-    made.add_argument("--steps", type=int)
-    made.add_argument("--switch-step", type=int, nargs="+", help="several: in a dry run")
-    made.add_argument("--refine-steps", type=int)
-    made.add_argument("--window", type=int, help="latent frames, of both refiners")
-    made.add_argument("--upsample", default="pixel", choices=("pixel", "latent"))
-    made.add_argument("--minutes", type=float, default=8.0, help="for all of it")
-    made.add_argument("--reps", type=int, default=3, help="calls of each stage, at most")
-    made.add_argument("--most", type=int, default=1000, help="evaluations of a call, at most")
-    made.add_argument("--limit-gb", nargs="+", type=float, default=[], help="sizes of cards")
-    made.add_argument("--limit-size", nargs="+", default=["720p", "1080p", "4k"], choices=SIDES)
-    made.add_argument("--only-memory", action="store_true", help="no flow")
-    made.add_argument("--dry-run", action="store_true", help="operations of every plan, no run")
-    made.add_argument("--toy", action="store_true", help="as on a CPU")
-    made.add_argument("--host", default="", help="options of the host, in one string")
-    made.add_argument("--out", type=Path, help="a Markdown file for the tables, or a folder")
-    return made
+def command() -> argparse.ArgumentParser:
+    line = parser(__doc__, minutes=8.0)
+    line.add_argument("--size", nargs="+", default=["720p"], choices=("720p", "1080p"))
+    line.add_argument("--base", choices=BASES, help="wan; a dry run: both")
+    line.add_argument("--cfg", nargs="+", choices=GUIDANCE, help="wan: on off; hunyuan only off")
+    line.add_argument("--keep", nargs="+", type=float, default=[1.0], help="0..1, of Wan's tokens")
+    line.add_argument("--frames", type=int, help="81, 129 for hunyuan")
+    line.add_argument("--steps", type=int)
+    line.add_argument("--switch-step", type=int, nargs="+", help="several: in a dry run")
+    line.add_argument("--refine-steps", type=int)
+    line.add_argument("--window", type=int, help="latent frames, of both refiners")
+    line.add_argument("--upsample", default="pixel", choices=("pixel", "latent"))
+    line.add_argument("--reps", type=int, default=3, help="calls of each stage, at most")
+    line.add_argument("--most", type=int, default=1000, help="evaluations of a call, at most")
+    line.add_argument("--limit-gb", nargs="+", type=float, default=[], help="sizes of cards")
+    line.add_argument("--limit-size", nargs="+", default=["720p", "1080p", "4k"], choices=SIDES)
+    line.add_argument("--only-memory", action="store_true", help="no flow")
+    line.add_argument("--dry-run", action="store_true", help="operations of every plan, no run")
+    line.add_argument("--toy", action="store_true", help="as on a CPU")
+    line.add_argument("--host", default="", help="options of the host, in one string")
+    return line
 
 
 def arguments() -> argparse.Namespace:
-    """The command line, with what a size leaves open filled in."""
-    made = parser()
-    args = made.parse_args()
-    # A dry run is of the real sizes wherever it is made.
+    """Read the command line, and fill in what a size leaves open."""
+    line = command()
+    args = line.parse_args()
+    # A dry run is of the real sizes wherever it is line.
     args.toy = args.toy or not (args.dry_run or torch.cuda.is_available())
     for name, toy, value in (("steps", 4, 50), ("switch_step", [2], [10]), ("refine_steps", 2, 10),
                              ("window", 2, 4)):  # fmt: skip
@@ -180,153 +168,128 @@ def arguments() -> argparse.Namespace:
     hunyuan = args.base == "hunyuan"
     args.cfg = args.cfg or (["off"] if hunyuan else ["on", "off"])
     if hunyuan and (args.cfg != ["off"] or args.keep != [1.0]):
-        made.error("HunyuanVideo's guidance is distilled, and it takes no mask: --cfg off --keep 1")
+        line.error("HunyuanVideo's guidance is distilled, and it takes no mask: --cfg off --keep 1")
     if not all(0 < keep <= 1 for keep in args.keep):
-        made.error(f"--keep must lie above 0 and be at most 1, got {args.keep}.")
+        line.error(f"--keep must lie above 0 and be at most 1, got {args.keep}.")
     if len(args.switch_step) > 1 and not args.dry_run:
-        made.error("several --switch-step are for --dry-run; run them one after the other.")
+        line.error("several --switch-step are for --dry-run; run them one after the other.")
     if not all(0 < step < args.steps for step in args.switch_step):
-        made.error(f"--switch-step must lie between 0 and {args.steps}, got {args.switch_step}.")
+        line.error(f"--switch-step must lie between 0 and {args.steps}, got {args.switch_step}.")
     return args
 
 
 def measure(
-    kit: Kit, args: argparse.Namespace, machine: Machine, deadline: float, tell: Callable
+    calls: HostCalls, args: argparse.Namespace, machine: Machine, deadline: float, publish: Callable
 ) -> None:
-    """Call all stages in turns, and tell the tables after each call."""
-    made = plans(args, args.base)
-    stages = [stage for stage in made.stages.values() if stage.times]
-    every = sorted(made.stages.values(), key=lambda stage: stage.work is None)
-    kinds = [*(name for name, _ in KINDS), ELEMENTWISE]
+    """Call all stages in turns, and publish the tables after each call."""
+    layout = plans(args, args.base)
+    stages = [stage for stage in layout.stages.values() if stage.times]
+    every = sorted(layout.stages.values(), key=lambda stage: stage.work is None)
     size = " (TOY SIZE)" if args.toy else ""
 
-    def told() -> None:
+    def show() -> None:
         tables = {
-            "Goals": goal_table(made.flows, machine),
-            "The whole flow": flow_table(made.flows, machine),
+            "The whole flow": flow_table(layout.flows, machine),
             "Stages": stage_table(every),
             "Floors, largest gap first": floor_table(every, machine),
-            "One evaluation, by kernels": share_table(every, kinds),
         }
-        tell([line for name, lines in tables.items() for line in (f"## {name}{size}", "", *lines)])
+        publish(sum(([f"## {name}{size}", "", *lines, ""] for name, lines in tables.items()), []))
 
-    guess(stages, kit, machine)
+    guess(stages, calls, machine)
     now = time.perf_counter()
     calls_end = now + PLANNED * (deadline - now)
-    told()
+    show()
     for index in range(args.reps):
         # Each turn is planned with what the earlier ones have shown.
         plan(stages, calls_end - time.perf_counter(), args.most)
-        for case in made.cases:
-            turn(case, kit, calls_end if index else deadline)
-            told()
-    profile(made.cases, kit, deadline, told)
+        for case in layout.cases:
+            turn(case, calls, calls_end if index else deadline)
+            show()
 
 
-def header(args: argparse.Namespace, kit: Kit, command: str, version: str) -> list[str]:
-    """What was run."""
-    given, base = kit.setting, {} if kit.base is None else {kit.setting.base.name: kit.base}
-    networks = base | {f"refiner {name}": model for name, model in kit.refiners.items()}
-    sizes = ", ".join(f"{name} of {weights(each)} weights" for name, each in networks.items())
-    what = f"ComfyUI {version} with random weights: {sizes}"
-    if args.toy:
-        what = f"TOY SIZE: says nothing about real models. {what}"
-    return [
-        "# The whole flow in the host, against its plain run", "", f"    {command}", "",
-        f"{what}; {given.frames} frames, {args.steps} steps, {given.switch_step} of them at 480p, "
-        f"{args.refine_steps} of the refiner, windows of {args.window}, euler; without the text "
-        f"encoder. Within {args.minutes:g} minutes, at most {args.reps} calls of each stage.", "",
-        LEGEND, "",
-    ]  # fmt: skip
+def models_line(args: argparse.Namespace, calls: HostCalls, version: str) -> str:
+    """Say what was run."""
+
+    def weights(model: Any) -> str:
+        count = sum(each.numel() for each in model.model.diffusion_model.parameters())
+        return f"{count / 1e9:.4g} B weights"
+
+    given, base = calls.setting, {} if calls.base is None else {calls.setting.base.name: calls.base}
+    networks = base | {f"refiner {name}": model for name, model in calls.refiners.items()}
+    sizes = ", ".join(f"{name} of {weights(each)}" for name, each in networks.items())
+    return (
+        f"{TOY if args.toy else ''}ComfyUI {version} with random weights: {sizes}; {given.frames} "
+        f"frames, {args.steps} steps, {given.switch_step} of them at 480p, {args.refine_steps} of "
+        f"the refiner, windows of {args.window}, euler; without the text encoder. Within "
+        f"{args.minutes:g} minutes, at most {args.reps} calls of each stage.\n"
+    )
 
 
-def footer(machine: Machine, like: torch.Tensor, origin: str) -> str:
-    """Where it was run."""
+def ceilings_line(machine: Machine, like: torch.Tensor) -> str:
+    """Say what the machine did at best."""
     from comfy.ldm.modules.attention import optimized_attention
 
     widths = ", ".join(f"heads of {k}: {rate / 1e12:.3g}" for k, rate in machine.attention.items())
     return (
         f"Ceilings of the same run: matrix products {machine.matmul / 1e12:.3g} TFLOP/s; "
-        f"attention, {widths} TFLOP/s; copies {machine.copy / 1e9:.4g} GB/s. The host's attention "
-        f"is {optimized_attention.__name__}. {like.dtype}. {origin}"
+        f"attention, {widths} TFLOP/s; the host's attention "
+        f"is {optimized_attention.__name__}, {like.dtype}"
     )
 
 
-def benchmark(
-    args: argparse.Namespace, command: str, version: str, write: Callable[[str], None]
-) -> None:
+@torch.inference_mode()
+def benchmark(args: argparse.Namespace, version: str, page: Page) -> None:
     """Measure, and write the page as often as it grows."""
-    deadline = time.perf_counter() + 60 * args.minutes
-    cuda = torch.cuda.is_available()
-    like = torch.zeros((), dtype=torch.bfloat16 if cuda else torch.float32)
-    like, origin = like.to("cuda" if cuda else "cpu"), provenance()
-    kit = build(args, like)
-    shapes = [kit.setting.base, *(shape for shape, _ in kit.setting.refiners.values())]
+    deadline, like = time.perf_counter() + 60 * args.minutes, device_scalar()
+    calls = build(args, like)
+    shapes = [calls.setting.base, *(shape for shape, _ in calls.setting.refiners.values())]
     rate, attention = ceilings(like, {shape.dim // shape.heads: shape.heads for shape in shapes})
-    machine = Machine(
-        matmul=rate, attention=attention, copy=bandwidth(like), itemsize=like.itemsize
-    )
-    parts = {"flow": [], "memory": ["not run: --limit-gb was not given", ""]}
-    first, last = header(args, kit, command, version), footer(machine, like, origin)
+    machine = Machine(matmul=rate, attention=attention)
+    parts = {"flow": [], "memory": ["not run: --limit-gb was not given"]}
+    first, last = models_line(args, calls, version), ceilings_line(machine, like)
 
-    def tell(part: str, lines: list[str]) -> None:
+    def publish(part: str, lines: list[str]) -> None:
         parts[part] = lines
-        cards = ["## The refiner on smaller cards", "", *parts["memory"]]
-        write("\n".join([*first, *parts["flow"], *cards, last, ""]))
+        cards = ["## The refiner on smaller cards", "", *parts["memory"], ""]
+        page.write([first, LEGEND, "", *parts["flow"], *cards, page.origin(last)])
 
     if not args.only_memory:
-        measure(kit, args, machine, deadline, lambda lines: tell("flow", lines))
+        measure(calls, args, machine, deadline, lambda lines: publish("flow", lines))
     if args.limit_gb:
-        memory_table(kit, args, machine, deadline, lambda lines: tell("memory", lines))
+        memory_table(calls, args, machine, deadline, lambda lines: publish("memory", lines))
 
 
-def dry_run(args: argparse.Namespace, command: str) -> str:
+def dry_run(args: argparse.Namespace) -> None:
     """Price every plan."""
     names = {"wan": "Wan 2.1 14B, 81 frames", "hunyuan": "HunyuanVideo, 129 frames"}
-    toy = "TOY SIZE. " if args.toy else ""
-    flows = [
-        (names[base], step, plans(args, base, step).flows)
-        for base in args.bases for step in args.switch_step
-    ]  # fmt: skip
-    return "\n".join([
-        "# Operations of every plan, against its plain run", "", f"    {command}", "",
-        f"{toy}{args.steps} steps, at 480p until the switch, then at 240p, "
-        f"{args.refine_steps} of the refiner, windows of {args.window}.", "", DRY_LEGEND, "",
-        *priced(flows), provenance(), "",
-    ])  # fmt: skip
+    flows = [(names[base], step, plans(args, base, step).flows)
+             for base in args.bases for step in args.switch_step]  # fmt: skip
+    legend = (
+        f"{TOY if args.toy else ''}{args.steps} steps, at 480p until the switch, then at 240p, "
+        f"{args.refine_steps} of the refiner, windows of {args.window}.\n\n{DRY_LEGEND}"
+    )
+    title = "Operations of every plan, against its plain run"
+    cards = ["## The smallest card", "", CARD_LEGEND, "", *card_table(setting(args, "wan")), ""]
+    with Page(__spec__.name, title, args.out, legend, "plans") as page:
+        page.write([*operations_table(flows), "", *cards, page.where])
 
 
 def main() -> None:
-    args, command = arguments(), command_line("speed.host_flow")
-    page, sizes = {}, "-".join(args.size)
-    name = f"flow-{args.base}-{sizes}"
-    if args.dry_run or args.only_memory:
-        name = "plans" if args.dry_run else f"cards-{args.base}"
-    out = place(args.out, name)
-
-    def write(text: str) -> None:
-        page["text"] = text
-        if out:
-            out.write_text(text, encoding="utf-8")
-
+    args = arguments()
     if args.dry_run:
-        write(dry_run(args, command))
-        print(page["text"])
+        dry_run(args)
         return
-    folder = os.environ.get("COMFYUI_PATH")
-    if not folder:
-        print(NEEDS)
+    version = models.enter("host_flow", args.host)
+    if version is None:
         return
-    options = shlex.split(args.host)
-    if not torch.cuda.is_available():
-        # As on a GPU; by itself the host takes another attention on a CPU.
-        options = ["--cpu", "--use-pytorch-cross-attention", *options]
-    version = models.enter(Path(folder), options)
-    try:
-        with torch.inference_mode():
-            benchmark(args, command, version, write)
-    finally:
-        print(page.get("text", "host_flow: nothing was measured."))
+    subject = (
+        f"cards-{args.base}" if args.only_memory else f"flow-{args.base}-{'-'.join(args.size)}"
+    )
+    title = "The whole flow in the host, against its plain run"
+    with Page(
+        __spec__.name, title, args.out, "Everything is called as the nodes are.", subject
+    ) as page:
+        benchmark(args, version, page)
 
 
 if __name__ == "__main__":

@@ -4,21 +4,19 @@ See flow_run.py.
 """
 
 import json
-import os
 
 import pytest
 from surf.surf_core import cost
-from surf.tests.host.flow_run import HOST, about, call, on_a_host, run, tables
+from surf.tests.host.flow_run import about, call, on_a_host, run, tables
 
 pytestmark = on_a_host
 BUILD = """
-import json, sys
-from pathlib import Path
+import json
 import torch
 from benchmarks.speed.host import models
 from surf_core import cost
 
-models.enter(Path(sys.argv[1]), ["--cpu"])
+models.enter("sizes")
 import comfy.model_detection
 
 def on_meta(support, dtype):
@@ -40,9 +38,9 @@ print(json.dumps({
 BREAK = """
 import torch
 from benchmarks.speed import host_flow
-from benchmarks.speed.host.calls import Kit
+from benchmarks.speed.host.calls import HostCalls
 
-real = Kit.refine
+real = HostCalls.refine
 
 def refine(self, stage, **more):
     if stage.refiner == "surf_1b":
@@ -51,7 +49,7 @@ def refine(self, stage, **more):
         raise KeyboardInterrupt
     real(self, stage, **more)
 
-Kit.refine = refine
+HostCalls.refine = refine
 host_flow.main()
 """
 """One refiner runs out of memory; then someone stops the run."""
@@ -60,8 +58,8 @@ CARDS = """
 from types import SimpleNamespace
 import torch
 from benchmarks.speed import host_flow
-from benchmarks.speed.host import memory
-from benchmarks.speed.host.calls import Kit
+from benchmarks.speed.host import cards
+from benchmarks.speed.host.calls import HostCalls
 
 GIB = 2**30
 
@@ -80,8 +78,8 @@ class Card:
         self.limit = round(fraction * 24 * GIB)
 
 card = Card()
-memory.torch = SimpleNamespace(cuda=card)
-real = Kit.refine
+cards.torch = SimpleNamespace(cuda=card)
+real = HostCalls.refine
 
 def refine(self, stage, **more):
     free, total = card.mem_get_info()
@@ -92,7 +90,7 @@ def refine(self, stage, **more):
         raise RuntimeError("CUDNN_STATUS_ALLOC_FAILED")
     real(self, stage, **more)
 
-Kit.refine = refine
+HostCalls.refine = refine
 host_flow.main()
 assert card.limit == 24 * GIB
 assert card.mem_get_info() == (23 * GIB, 24 * GIB)
@@ -101,7 +99,7 @@ assert card.mem_get_info() == (23 * GIB, 24 * GIB)
 
 
 def test_real_sizes_are_those_that_the_host_and_cost_know():
-    done = call("-c", BUILD, os.environ[HOST])
+    done = call("-c", BUILD)
     assert done.returncode == 0, done.stderr[-4000:]
     found = json.loads(done.stdout.splitlines()[-1])
     shapes = {"wan_14b": cost.WAN_14B, "wan_1_3b": cost.WAN_1_3B}
@@ -187,7 +185,6 @@ def test_the_commands_for_a_gpu_run_and_write_their_pages(part, tmp_path):
 def test_what_the_minutes_do_not_allow_is_not_measured():
     said = run("--toy", "--minutes=0.0001")
     found = tables(said)
-    assert {row["met"] for row in found["Goals (TOY SIZE)"]} == {"-"}
     for row in found["Stages (TOY SIZE)"]:
         assert row["measured"].startswith("not measured: ")
         assert row["stage, s"] == "-"

@@ -1,4 +1,4 @@
-"""The calls of the flow: the host's sampler, and the nodes of the pack, with a watch on each."""
+"""The calls of the flow: the host's sampler, and the nodes of the pack, recorded by a profiler."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -8,22 +8,21 @@ import torch
 from surf_core import cost
 
 from .models import prompts
-from .plans import Case, Setting
-from .stages import Stage
-from .watch import Watch
+from .plans import FlowSetting, StageCall
+from .profiler import StageProfiler
+from .stages import TimedStage
 
 CFG = {"on": 5.0, "off": 1.0}
-UNSEEN = "the profiler saw no kernels"
 TO_SIZE = {"resolution": "by size", "scale": 2.0}
 """Inputs of the nodes that leave the size to width and height."""
 
 
 @dataclass(kw_only=True, slots=True)
-class Kit:
-    """The models of a run, and how they are called; one watch sees them all."""
+class HostCalls:
+    """The models of a run, and how they are called; one profiler records them all."""
 
-    watch: Watch
-    setting: Setting
+    profiler: StageProfiler
+    setting: FlowSetting
     base: Any | None
     """None where only refiners run."""
     refiners: dict[str, Any]
@@ -34,8 +33,8 @@ class Kit:
     upsample: str
     """Of Surf Refiner."""
 
-    def run(self, case: Case) -> None:
-        """Make a call; its stages keep what the watch saw."""
+    def run(self, case: StageCall) -> None:
+        """Make a call; its stages keep what was recorded."""
         more = {"coding": case.coding} if case.coding else {}
         getattr(self, case.call)(*case.stages, **more)
 
@@ -46,41 +45,35 @@ class Kit:
         made = torch.randn(size, generator=torch.Generator().manual_seed(2))
         return {"samples": made if noise else torch.zeros(size)}
 
-    def plain(self, stage: Stage) -> None:
+    def plain(self, stage: TimedStage) -> None:
         """The host's own sampler at the target, its first evaluations."""
         import comfy.sample
 
         zeros, texts = self.latent(stage.target)["samples"], prompts(self.setting.base)
-        began = self.watch.start(self.watch.profiling)
+        began = self.profiler.start()
         comfy.sample.sample(
             self.base, comfy.sample.prepare_noise(zeros, 0), stage.full, CFG[stage.cfg], "euler",
             "simple", *texts, zeros, start_step=0, last_step=stage.planned,
             force_full_denoise=True, disable_pbar=True, seed=0,
         )  # fmt: skip
-        self.keep(stage, self.watch.evaluations, began, self.watch.now())
+        stage.take(self.profiler.evaluations, began, self.profiler.now())
 
-    def preview(self, first: Stage, second: Stage) -> None:
+    def preview(self, first: TimedStage, second: TimedStage) -> None:
         """Reshift KSampler: both legs in one call."""
-        from surf.nodes.preview import SurfReshiftKSampler
-
         high, low = first.planned, second.planned
         latent, texts = self.latent("480p"), prompts(self.setting.base)
-        height, width = self.setting.sides["240p"]
-        began = self.watch.start(self.watch.profiling)
-        SurfReshiftKSampler.execute(
-            self.base, *texts, latent, 0, switch_step=high, cfg=CFG[first.cfg],
-            cfg_low=CFG[second.cfg], steps=high + low, shift=3.0, shift_low=3.0,
-            sampler_name="euler", scheduler="simple", denoise=1.0,
-            low_resolution="by size", low_scale=0.5, low_width=width, low_height=height,
-            sigma_policy="same", noise_policy="fresh", handover="reuse",
+        began = self.profiler.start()
+        reshift(
+            self.base, texts, latent, self.setting.sides["240p"], (high, high + low),
+            (CFG[first.cfg], CFG[second.cfg]),
         )  # fmt: skip
-        ended, seen = self.watch.now(), self.watch.evaluations
+        ended, seen = self.profiler.now(), self.profiler.evaluations
         cut = seen[high - 1].ended
-        self.keep(first, seen[:high], began, cut)
-        self.keep(second, seen[high:], cut, ended)
+        first.take(seen[:high], began, cut)
+        second.take(seen[high:], cut, ended)
 
     def refine(
-        self, stage: Stage, coding: Stage | None = None, upsample: str | None = None
+        self, stage: TimedStage, coding: TimedStage | None = None, upsample: str | None = None
     ) -> None:
         """Surf Refiner from 240p to the target; what is done before the latent is `coding`.
 
@@ -100,18 +93,18 @@ class Kit:
                   "vae": self.vae, **TO_SIZE}  # fmt: skip
         latent = self.latent("240p", noise=True)
         texts = prompts(cost.WAN_14B if self.vae else self.setting.base)
-        began = self.watch.start(self.watch.profiling)
+        began = self.profiler.start()
         mask = None if stage.keep == 1 else self.mask(stage, model, latent, wanted)
-        made = self.watch.now()
+        made = self.profiler.now()
         refine(model, *texts, latent, settings, mask=mask, **wanted)
-        ended = self.watch.now()
-        if coding and self.watch.coding:
-            coded = made if mask else self.watch.coding[-1].ended
+        ended = self.profiler.now()
+        if coding and self.profiler.coding:
+            coded = made if mask else self.profiler.coding[-1].ended
             self.keep_coding(coding, coded - began)
             began = coded
-        self.keep(stage, self.watch.evaluations, began, ended)
+        stage.take(self.profiler.evaluations, began, ended)
 
-    def mask(self, stage: Stage, model: Any, latent: dict, wanted: dict) -> Any:
+    def mask(self, stage: TimedStage, model: Any, latent: dict, wanted: dict) -> Any:
         """Surf Skip Mask by keep ratio; the stage's operations are then those of this mask."""
         from surf.nodes.host.skip.make_mask import Choice, make_mask
         from surf.surf_core.skip import packing
@@ -121,33 +114,33 @@ class Kit:
         stage.work = replace(stage.work, kept=packing(made.mask.tokens).counts)
         return made
 
-    def decode(self, stage: Stage) -> None:
+    def decode(self, stage: TimedStage) -> None:
         """The VAE of the host, from the target's latent to frames."""
         latent = self.latent(stage.target, noise=True)["samples"]
-        began = self.watch.start(self.watch.profiling)
+        began = self.profiler.start()
         self.vae.decode(latent)
-        self.keep_coding(stage, self.watch.now() - began)
+        self.keep_coding(stage, self.profiler.now() - began)
 
-    def keep(self, stage: Stage, seen: list, began: float, ended: float) -> None:
-        if self.watch.profiling:
-            stage.shares = seen[-1].shares
-            stage.no_shares = stage.no_shares if stage.shares else UNSEEN
-        else:
-            stage.take(seen, began, ended)
-
-    def keep_coding(self, stage: Stage, spent: float) -> None:
-        seen = self.watch.coding
-        if self.watch.profiling:
-            times = [each.ended - each.began for each in seen]
-            seen = [(each.shares, took) for each, took in zip(seen, times, strict=True)
-                    if each.shares]  # fmt: skip
-            whole = sum(took for _, took in seen)
-            stage.shares = {
-                kind: sum(shares[kind] * took for shares, took in seen) / whole
-                for kind in seen[0][0]
-            } if seen else None  # fmt: skip
-            stage.no_shares = stage.no_shares if seen else UNSEEN
-            return
+    def keep_coding(self, stage: TimedStage, spent: float) -> None:
+        """Keep the seconds of what the VAE does, and its peak."""
         stage.calls.append(([spent], 0.0))
         stage.alone.append(spent)
-        stage.peak = max(stage.peak, *(each.peak for each in seen))
+        stage.peak = max(stage.peak, *(each.peak for each in self.profiler.coding))
+
+
+def reshift(model: Any, texts: tuple, latent: dict, low: tuple[int, int], steps, cfg) -> dict:
+    """Run Reshift KSampler, both legs in one call.
+
+    Args:
+        low: pixels of the second leg, height and width.
+        steps: evaluations before the switch, and of both legs.
+        cfg: of both legs.
+    """
+    from surf.nodes.preview import SurfReshiftKSampler
+
+    return SurfReshiftKSampler.execute(
+        model, *texts, latent, seed=0, switch_step=steps[0], steps=steps[1], cfg=cfg[0],
+        cfg_low=cfg[1], shift=3.0, shift_low=3.0, sampler_name="euler", scheduler="simple",
+        denoise=1.0, low_resolution="by size", low_scale=0.5, low_width=low[1], low_height=low[0],
+        sigma_policy="same", noise_policy="fresh", handover="reuse",
+    ).args[0]  # fmt: skip

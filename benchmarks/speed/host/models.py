@@ -5,6 +5,8 @@ Nothing is imported from the host before `enter`.
 
 import importlib.util
 import math
+import os
+import shlex
 import sys
 from dataclasses import fields
 from pathlib import Path
@@ -19,25 +21,34 @@ from surf_core.refiner import RefinerConfig
 ROOT = Path(__file__).resolve().parents[3]
 
 
-def enter(folder: Path, options: list[str]) -> str:
-    """Make the host importable, and the pack as `surf`, as the host loads it.
+def enter(name: str, options: str = "") -> str | None:
+    """Make the host in COMFYUI_PATH importable, and the pack as `surf`, as the host loads it.
 
     Args:
-        folder: a ComfyUI checkout.
-        options: of its command line.
+        name: of the benchmark, to say what it needs.
+        options: of the host's command line.
 
     Returns:
-        Its version.
+        The host's version; None without a host.
     """
-    sys.argv = [sys.argv[0], *options]
+    folder = os.environ.get("COMFYUI_PATH")
+    if not folder:
+        print(f"{name}: not run: set COMFYUI_PATH to a ComfyUI checkout, and use the Python of it.")
+        return None
+    # As on a GPU; by itself the host takes another attention on a CPU.
+    more = [] if torch.cuda.is_available() else ["--cpu", "--use-pytorch-cross-attention"]
+    command, sys.argv = sys.argv, [sys.argv[0], *more, *shlex.split(options)]
     # The pack's folder holds `nodes`, which is a module of the host as well.
     sys.path[:] = [path for path in sys.path if Path(path).resolve() != ROOT]
-    sys.path.insert(0, str(folder))
+    sys.path.insert(0, folder)
     import comfy.options
 
     comfy.options.enable_args_parsing()
+    import comfy.cli_args
     import comfy.utils
     import comfyui_version
+
+    sys.argv = command
 
     comfy.utils.set_progress_bar_enabled(False)
     spec = importlib.util.spec_from_file_location("surf", ROOT / "__init__.py")
@@ -48,7 +59,7 @@ def enter(folder: Path, options: list[str]) -> str:
 
 
 def wan(shape: ModelShape, dtype: torch.dtype) -> Any:
-    """Wan 2.1 T2V of any size as a MODEL of the host."""
+    """Build Wan 2.1 T2V of any size as a MODEL of the host."""
     import comfy.supported_models
 
     config = {
@@ -61,7 +72,7 @@ def wan(shape: ModelShape, dtype: torch.dtype) -> Any:
 
 
 def hunyuan(shape: ModelShape, dtype: torch.dtype) -> Any:
-    """HunyuanVideo as a MODEL of the host: a third of its blocks are two-stream."""
+    """Build HunyuanVideo as a MODEL of the host: a third of its blocks are two-stream."""
     import comfy.supported_models
 
     config = {
@@ -77,7 +88,7 @@ def hunyuan(shape: ModelShape, dtype: torch.dtype) -> Any:
 
 
 def surf(config: RefinerConfig, dtype: torch.dtype) -> Any:
-    """Our refiner as a MODEL, through the classes that its loader hands to the host."""
+    """Build our refiner as a MODEL, through the classes that its loader hands to the host."""
     from surf.nodes.host.refiner.loading import (
         ATTENTION_KEY,
         HOST_ATTENTION,
@@ -94,7 +105,7 @@ def surf(config: RefinerConfig, dtype: torch.dtype) -> Any:
 
 
 def patcher(support: Any, dtype: torch.dtype) -> Any:
-    """A model on its device in the host's patcher, with random weights."""
+    """Load a model on its device in the host's patcher, with random weights."""
     import comfy.model_management as management
     import comfy.model_patcher
 
@@ -109,7 +120,7 @@ def patcher(support: Any, dtype: torch.dtype) -> Any:
 
 
 def vae(width: int) -> Any:
-    """Wan 2.1's VAE in the host's wrapper; the real one is 96 channels wide."""
+    """Build Wan 2.1's VAE in the host's wrapper; the real one is 96 channels wide."""
     import comfy.ldm.wan.vae
     import comfy.sd
 
@@ -122,7 +133,7 @@ def vae(width: int) -> Any:
 
 
 def randomise(module: nn.Module) -> None:
-    """Write every weight: layers of the host are born with whatever the memory held."""
+    """Write every weight: layers of the host start with whatever the memory held."""
     generators = {}
     for name, weight in module.named_parameters():
         if weight.device not in generators:
@@ -136,7 +147,7 @@ def randomise(module: nn.Module) -> None:
 
 
 def prompts(shape: ModelShape) -> tuple[list, list]:
-    """Positive and negative conditioning of the right shapes."""
+    """Draw positive and negative conditioning of the right shapes."""
     generator = torch.Generator().manual_seed(1)
 
     def one() -> list:

@@ -3,13 +3,12 @@
 A plan is a target, where there is guidance, a refiner, and the share of tokens that it refines.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
+from benchmarks.page import table
 from surf_core import cost
 
-from .stages import DECODE, FIRST, PLAIN, SECOND, UPSAMPLE, Flow, Stage
-from .tables import TIMES_FASTER, table
+from .stages import DECODE, FIRST, PLAIN, SECOND, UPSAMPLE, MeasuredFlow, TimedStage
 
 GUIDANCE = {
     "on": ("on", "on", "on", "on"),
@@ -19,19 +18,36 @@ GUIDANCE = {
 """Name -> guidance of the plain run, of the first leg, of the second, of the refiner."""
 Side = tuple[int, int]
 """Pixels, height and width."""
+TIMES_FASTER = {"720p": 12.58, "1080p": 51.0}
+"""How much faster than the plain run the whole flow is to be."""
+CARDS = (8, 12, 16, 24, 32, 48, 80)
+RESERVED = 1.5
+"""GiB that are left to the driver, to the host, and to what kernels need inside: an assumption."""
+LATENTS = 8
+"""In float32, of the whole picture: the start and its noise, what is sampled, the estimates with
+and without the prompt, their mix, the difference of the sampler, and one to be composed."""
+MODES = {"whole": (False, None), "segment-wise": (True, None),
+         "segment-wise, tiles of 720p": (True, "720p")}  # fmt: skip
+"""Name -> whether a block takes one window after the other, size of a tile."""
 DRY_LEGEND = f"""PFLOPs of `surf_core.cost`: matrix products of the networks, without the VAE and
 the text encoder. `guidance` is where there is some: `on` everywhere, `first` until the switch,
 `off` nowhere; the plain run of all but `off` has it. With guidance an evaluation runs the network
-twice.
-`kept` is the share of tokens that a mask leaves to the refiner, here the same in every latent
-frame. `needed` is the share of `times fewer operations` that has to come out as time for the goal:
-{TIMES_FASTER["720p"]:g} times faster than the plain run at 720p, {TIMES_FASTER["1080p"]:g} at
-1080p. The goal counts the VAE on both sides, which makes it harder. Above 1 a plan cannot reach it
-but by more operations a second than the plain run. Nothing here is measured."""
+twice. `kept` is the share of tokens that a mask leaves to the refiner, here the same in every
+latent frame. `needed` is the share of `times fewer operations` that has to come out as time for
+{TIMES_FASTER["720p"]:g} times faster than the plain run at 720p, {TIMES_FASTER["1080p"]:g} at 1080p
+with the VAE on both sides, which makes it harder. Above 1 a plan cannot reach it but by more
+operations a second than the plain run. Nothing here is measured."""
+CARD_LEGEND = f"""Bytes that one evaluation must hold, by `surf_core.cost`, of the networks of
+`surf_core` in bf16, without guidance or with its two runs one after the other. `whole` and
+`segment-wise` are how a block goes over the windows; tiles are blended where they overlap.
+{LATENTS} latents are kept in float32. The smallest card is the first of
+{", ".join(map(str, CARDS))} GiB that is left with {RESERVED:g} GiB beside the sum, for the driver,
+the host and the inside of kernels: an assumption. The host's own Wan runs whole. The VAE is not in
+it, nor the base model, which the host moves away."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Setting:
+class FlowSetting:
     """What is compared: models, sizes and steps."""
 
     sides: dict[str, Side]
@@ -51,29 +67,29 @@ class Setting:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Case:
+class StageCall:
     """One call, and the stages that it measures."""
 
     call: str
     """Method of `Kit`."""
-    stages: tuple[Stage, ...]
-    coding: Stage | None = None
+    stages: tuple[TimedStage, ...]
+    coding: TimedStage | None = None
     """What the VAE does on the way, if that is a stage."""
 
 
-class Layout:
+class PlanLayout:
     """The calls of one turn, in their order, and how their stages make up flows.
 
     Plans share what they have in common; what an earlier call measures is not called again.
     """
 
-    def __init__(self, setting: Setting):
+    def __init__(self, setting: FlowSetting):
         self.setting = setting
-        self.cases: list[Case] = []
-        self.flows: list[Flow] = []
-        self.stages: dict[tuple, Stage] = {}
+        self.cases: list[StageCall] = []
+        self.flows: list[MeasuredFlow] = []
+        self.stages: dict[tuple, TimedStage] = {}
 
-    def lay_out(self, guidance: list[str], sizes: list[str], keeps: list[float]) -> "Layout":
+    def lay_out(self, guidance: list[str], sizes: list[str], keeps: list[float]) -> "PlanLayout":
         """Add all plans; those named first are called first.
 
         Args:
@@ -106,21 +122,23 @@ class Layout:
                 )  # fmt: skip
                 self._call("refine", refine, coding=up)
                 self.flows.append(
-                    Flow(plan=plan, plain=plain, legs=legs, refine=refine, coding=(up, decode))
+                    MeasuredFlow(
+                        plan=plan, plain=plain, legs=legs, refine=refine, coding=(up, decode)
+                    )
                 )
         if decode:
             self._call("decode", decode)
 
-    def _call(self, call: str, *stages: Stage, coding: Stage | None = None) -> None:
+    def _call(self, call: str, *stages: TimedStage, coding: TimedStage | None = None) -> None:
         if all(stage.times for stage in stages):
             return
         for stage in stages:
             stage.times += 1
-        self.cases.append(Case(call=call, stages=stages, coding=coding))
+        self.cases.append(StageCall(call=call, stages=stages, coding=coding))
 
     def _network(
         self, plan, target, cfg, name, shape, steps, side, *, refiner="", keep=1.0, window=0
-    ) -> Stage:
+    ) -> TimedStage:
         clip = (self.setting.frames, *self.setting.sides[side])
         work = cost.Evaluations(
             shape=shape, steps=steps, frames=clip[0], height=clip[1], width=clip[2], window=window,
@@ -129,10 +147,10 @@ class Layout:
         )  # fmt: skip
         return self._stage(plan, target, cfg, name, work=work, refiner=refiner, keep=keep)
 
-    def _stage(self, plan: str, target: str, cfg: str, name: str, work=None, **more) -> Stage:
+    def _stage(self, plan: str, target: str, cfg: str, name: str, work=None, **more) -> TimedStage:
         key = target, cfg, name
         if key not in self.stages:
-            self.stages[key] = Stage(target=target, cfg=cfg, name=name, work=work, **more)
+            self.stages[key] = TimedStage(target=target, cfg=cfg, name=name, work=work, **more)
         stage = self.stages[key]
         if plan not in stage.plans:
             stage.plans.append(plan)
@@ -140,7 +158,7 @@ class Layout:
 
 
 def evenly(keep: float, shape: cost.ModelShape, clip: tuple[int, int, int]) -> tuple[int, ...]:
-    """As many kept tokens in every latent frame, before a mask says where they are.
+    """Keep as many tokens in every latent frame, before a mask says where they are.
 
     Args:
         clip: pixel frames, height and width.
@@ -149,21 +167,46 @@ def evenly(keep: float, shape: cost.ModelShape, clip: tuple[int, int, int]) -> t
     return (round(keep * cost.tokens(shape, *clip) / count),) * count
 
 
-def priced(plans: list[tuple[str, int, list[Flow]]]) -> list[str]:
-    """The table of a dry run, of (base, steps before the switch, flows)."""
+def operations_table(plans: list[tuple[str, int, list[MeasuredFlow]]]) -> list[str]:
+    """Lay out the operations of (base, evaluations before the switch, flows)."""
     columns = (
         "base | target | guidance | switch at | refiner | kept | plain, PF | first leg, PF "
         "| second leg, PF | refine, PF | all, PF | times fewer operations | needed"
     )
-    return table(columns, [row for plan in plans for row in _rows(*plan)])
 
-
-def _rows(base: str, step: int, flows: list[Flow]) -> Iterator[list]:
-    for flow in flows:
+    def row(base: str, switch: int, flow: MeasuredFlow) -> list:
         parts = [stage.flops / 1e15 for stage in (*flow.legs, flow.refine)]
-        yield [
-            base, flow.plain.target, flow.plan, step, flow.refine.refiner,
-            f"{flow.refine.keep:g}",
-            flow.plain.flops / 1e15, *parts, sum(parts), flow.fewer,
-            f"{TIMES_FASTER[flow.plain.target] / flow.fewer:.3f}",
+        needed = TIMES_FASTER[flow.plain.target] / flow.fewer
+        return [
+            base, flow.plain.target, flow.plan, switch, flow.refine.refiner,
+            f"{flow.refine.keep:g}", flow.plain.flops / 1e15, *parts, sum(parts), flow.fewer,
+            f"{needed:.3f}",
         ]  # fmt: skip
+
+    return table(columns, [row(base, switch, flow) for base, switch, flows in plans
+                           for flow in flows])  # fmt: skip
+
+
+def card_table(setting: FlowSetting) -> list[str]:
+    """Lay out which card each refiner would fit, by what can be counted without one."""
+
+    def row(size: str, name: str, mode: str) -> list:
+        (shape, window), (segmentwise, tile) = setting.refiners[name], MODES[mode]
+        height, width = setting.sides[size]
+        cells = cost.latent_frames(shape, setting.frames) * height * width / shape.cell_pixels**2
+        weights, latents = cost.weight_bytes(shape, 2), LATENTS * shape.latent_channels * cells * 4
+        activations = cost.activation_bytes(
+            shape, setting.frames, *setting.sides[tile or size], window, itemsize=2,
+            segmentwise=segmentwise,
+        )  # fmt: skip
+        parts = [each / 2**30 for each in (weights, latents, activations)]
+        fits = [card for card in CARDS if card >= sum(parts) + RESERVED]
+        return [size, name, mode, *parts, sum(parts), fits[0] if fits else "none of these"]
+
+    columns = (
+        "size | refiner | blocks | weights, GiB | latents, GiB | activations, GiB | sum, GiB "
+        "| smallest card, GiB"
+    )
+    return table(columns, [row(size, name, mode) for size in ("720p", "1080p", "4k")
+                           for name in setting.refiners for mode in MODES
+                           if MODES[mode][1] != size])  # fmt: skip

@@ -4,7 +4,7 @@ Dims: D width.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from statistics import median
 
 from surf_core import cost
@@ -15,7 +15,7 @@ UPSAMPLE, DECODE = "upsample through the VAE", "VAE decode"
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
-class Stage:
+class TimedStage:
     """Evaluations of one model at one size, or a pass through the VAE; and what they took."""
 
     target: str
@@ -45,10 +45,6 @@ class Stage:
     """Seconds of the last evaluation of each call, less what came before it."""
     peak: int = 0
     """Bytes allocated at most, weights of all models on the device among them; 0 on a CPU."""
-    shares: dict[str, float] | None = None
-    """Class of kernels -> share of the time of a profiled evaluation."""
-    no_shares: str = "the minutes were over"
-    """Why it was not profiled, if so."""
     why_not: str = "the minutes were over"
     """Why it was not measured, if so."""
     failed: bool = False
@@ -66,12 +62,7 @@ class Stage:
     @property
     def later(self) -> float:
         """Median of the evaluations after the first; where there is none, of the first, alone."""
-        after = [
-            spent / self._length(index)
-            for evaluations, _ in self.calls
-            for index, spent in enumerate(evaluations)
-            if index
-        ]
+        after = [spent for evaluations, _ in self.calls for spent in evaluations[1:]]
         return median(after or self.alone)
 
     @property
@@ -83,8 +74,7 @@ class Stage:
     def total(self) -> float:
         """Seconds of the whole stage: of a call, and of the evaluations that it lacks."""
         return median(
-            sum(spent) + rest + (self.full - self._worth(len(spent))) * self.later
-            for spent, rest in self.calls
+            sum(spent) + rest + (self.full - len(spent)) * self.later for spent, rest in self.calls
         )
 
     @property
@@ -102,34 +92,23 @@ class Stage:
         return sum(self.operations()) / self.later
 
     def operations(self) -> tuple[float, float]:
-        """Linear ones of an evaluation of mean length, and those of self-attention."""
+        """Count the linear ones of an evaluation, and those of self-attention."""
         work = self.work
         clip = (work.frames, work.height, work.width)
         linear, attention = operations(work.shape, *clip, work.window, work.kept)
-        runs = work.forwards / work.steps
+        runs = 1 + work.guided
         return linear * runs, attention * runs
 
     def needs(self, count: int) -> float:
-        """Seconds of a call with this many evaluations."""
-        return self.setup + self._worth(count) * (self.later if self.calls else self.guess)
-
-    def _worth(self, count: int) -> float:
-        """The first so many evaluations of a call, in those of mean length."""
-        if self.work is None:
-            return count
-        return self.full * replace(self.work, steps=count).forwards / self.work.forwards
-
-    def _length(self, index: int) -> float:
-        """An evaluation of a call, in those of mean length."""
-        return self._worth(index + 1) - self._worth(index)
+        """Estimate the seconds of a call with this many evaluations."""
+        return self.setup + count * (self.later if self.calls else self.guess)
 
     def take(self, evaluations: list, began: float, ended: float) -> None:
-        """Keep what a watch saw of a call."""
+        """Keep what was recorded of a call."""
         marks = [began, *(each.ended for each in evaluations)]
         spent = [after - before for before, after in zip(marks[:-1], marks[1:], strict=True)]
         self.calls.append((spent, ended - marks[-1]))
-        took = evaluations[-1].ended - evaluations[-1].began
-        self.alone.append(took / self._length(len(evaluations) - 1))
+        self.alone.append(evaluations[-1].ended - evaluations[-1].began)
         self.peak = max(self.peak, *(each.peak for each in evaluations))
 
 
@@ -141,7 +120,7 @@ def operations(
     window: int = 0,
     kept: Sequence[int] | None = None,
 ) -> tuple[int, int]:
-    """Linear operations of a forward, and those of its self-attention.
+    """Count the linear operations of a forward, and those of its self-attention.
 
     Their sum is `cost.forward_flops`. That prices no windows of a model whose text passes through
     the same blocks; here its windows attend to the text too, and the text to everything.
@@ -159,57 +138,41 @@ def operations(
     linear = whole - shape.layers * 4 * shape.dim * (video + text) ** 2
     attention = 0
     for layers, shifted in (((shape.layers + 1) // 2, False), (shape.layers // 2, True)):
-        runs = [b - a for a, b in token_bounds(counts, segments(count, window, shifted))]
-        pairs = sum(run * (run + text) for run in runs) + text * (video + text)
+        lengths = [b - a for a, b in token_bounds(counts, segments(count, window, shifted))]
+        pairs = sum(length * (length + text) for length in lengths) + text * (video + text)
         attention += layers * 4 * shape.dim * pairs
     return linear, attention
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Machine:
-    """What it did at best in this run, operations and bytes a second."""
+    """What it did at best in this run, operations a second."""
 
     matmul: float
     attention: dict[int, float]
     """By head width."""
-    copy: float
-    itemsize: int
-    """Bytes of a weight."""
 
-    def floors(self, stage: Stage) -> tuple[float, float]:
-        """Seconds that an evaluation must take: for its operations, and to read its weights."""
-        shape = stage.work.shape
+    def floor(self, stage: TimedStage) -> float:
+        """Return the seconds that an evaluation's operations take at these rates."""
         linear, attention = stage.operations()
-        rate = self.attention[shape.dim // shape.heads]
-        weights = joint_weights(shape) * self.itemsize if shape.joint_text else (
-            cost.weight_bytes(shape, self.itemsize)
-        )  # fmt: skip
-        return linear / self.matmul + attention / rate, weights / self.copy
-
-    def floor(self, stage: Stage) -> float:
-        return max(self.floors(stage))
-
-
-def joint_weights(shape: cost.ModelShape) -> int:
-    """Weights of HunyuanVideo's blocks, which cost does not price; a third are two-stream."""
-    double = shape.layers // 3
-    return (36 * double + 15 * (shape.layers - double)) * shape.dim**2
+        rate = self.attention[stage.work.shape.dim // stage.work.shape.heads]
+        return linear / self.matmul + attention / rate
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Flow:
+class MeasuredFlow:
     """The stages of a plain run and those that take its place."""
 
     plan: str
     """Where there is guidance, see `plans.GUIDANCE`."""
-    plain: Stage
-    legs: tuple[Stage, Stage]
-    refine: Stage
-    coding: tuple[Stage | None, Stage | None]
+    plain: TimedStage
+    legs: tuple[TimedStage, TimedStage]
+    refine: TimedStage
+    coding: tuple[TimedStage | None, TimedStage | None]
     """Upsampling and the decode of the result; None where there is no VAE."""
 
     @property
-    def parts(self) -> list[Stage]:
+    def parts(self) -> list[TimedStage]:
         return [self.plain, *self.legs, self.refine, *(each for each in self.coding if each)]
 
     @property
@@ -233,7 +196,7 @@ class Flow:
     def faster_at(self, machine: Machine) -> float:
         """`faster`, if every evaluation took its floor."""
 
-        def floors(*stages: Stage) -> float:
+        def floors(*stages: TimedStage) -> float:
             return sum(each.full * machine.floor(each) for each in stages)
 
         return floors(self.plain) / floors(*self.legs, self.refine)

@@ -1,4 +1,4 @@
-"""What a user runs on a model, setting by setting, through the samplers that the nodes call.
+"""Settings in which a user runs a model, through the samplers that the nodes call.
 
 Dims: T latent frames, H, W latent cells.
 """
@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
+from benchmarks.speed.host import models
+from benchmarks.speed.host.calls import reshift
 from surf_core import cost
-
-from . import models
 
 SIZES = {False: {"high": (60, 104), "low": (30, 52), "target": (90, 160), "other": (60, 104)},
          True: {"high": (12, 16), "low": (8, 12), "target": (8, 12), "other": (12, 8)}}  # fmt: skip
@@ -20,7 +20,7 @@ STEPS = 4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Setting:
+class SamplerSetting:
     """One call of a sampler."""
 
     name: str
@@ -28,30 +28,24 @@ class Setting:
 
 
 def noise(frames: int, size: tuple[int, int], scale: float = 1.0) -> dict:
-    """A LATENT [1, 16, T, H, W]."""
+    """Draw a LATENT [1, 16, T, H, W]."""
     generator = torch.Generator().manual_seed(2)
     return {"samples": scale * torch.randn(1, 16, frames, *size, generator=generator)}
 
 
 def preview(model: Any, shape: cost.ModelShape, frames: int, sizes: dict, cfg: float):
-    """Reshift KSampler, two legs of two sizes."""
-    from surf.nodes.preview import SurfReshiftKSampler
-
-    height, width = (8 * cells for cells in sizes["low"])
-    return SurfReshiftKSampler.execute(
-        model, *models.prompts(shape), noise(frames, sizes["high"], 0.0), 0,
-        switch_step=STEPS // 2, cfg=cfg, cfg_low=cfg, steps=STEPS, shift=3.0, shift_low=3.0,
-        sampler_name="euler", scheduler="simple", denoise=1.0, low_resolution="by size",
-        low_scale=0.5, low_width=width, low_height=height,
-        sigma_policy="same", noise_policy="fresh", handover="reuse",
-    ).args[0]["samples"]  # fmt: skip
+    """Run Reshift KSampler, two legs of two sizes."""
+    low = tuple(8 * cells for cells in sizes["low"])
+    latent = noise(frames, sizes["high"], 0.0)
+    steps = (STEPS // 2, STEPS)
+    return reshift(model, models.prompts(shape), latent, low, steps, (cfg, cfg))["samples"]
 
 
 def refined(
     model: Any, shape: cost.ModelShape, frames: int, size: tuple[int, int], *, cfg: float = 1.0,
     window: int = 4, tile: int = 0, keep: float = 1.0,
 ) -> torch.Tensor:  # fmt: skip
-    """Surf Refiner to a size, through the latent; `keep` below 1 masks at random."""
+    """Run Surf Refiner to a size, through the latent; `keep` below 1 masks at random."""
     from surf.nodes.host.refine.run import refine
     from surf.nodes.host.refine.traits import RefineSettings
     from surf.nodes.host.skip.skip_mask import SkipMask
@@ -76,32 +70,24 @@ def refined(
     return out["samples"]
 
 
-def settings_of(name: str, shape: cost.ModelShape, toy: bool) -> list[Setting]:
-    """What a model runs, in this order."""
+def settings_of(name: str, shape: cost.ModelShape, toy: bool) -> list[SamplerSetting]:
+    """List what a model runs, in this order; previews are for the base alone."""
     sizes, (clip, other) = SIZES[toy], (9, 7) if toy else (21, 13)
     target, tile = sizes["target"], 256 if toy else 512
     tiles = (48, 80) if toy else target
 
-    def refiner(title: str, frames: int = clip, size: tuple[int, int] = target, **more) -> Setting:
-        return Setting(name=title, run=lambda m: refined(m, shape, frames, size, **more))
+    def previews(title: str, cfg: float) -> SamplerSetting:
+        frames = 3 if toy else clip
+        return SamplerSetting(name=title, run=lambda m: preview(m, shape, frames, sizes, cfg))
 
-    found = []
-    if name != "surf":
-        found = [
-            Setting(
-                name=f"preview, two sizes{', guided' * (cfg > 1)}",
-                run=lambda m, cfg=cfg: preview(m, shape, 3 if toy else clip, sizes, cfg),
-            )
-            for cfg in ((1.0,) if name == "hunyuan" else (1.0, 5.0))
-        ]
-    found += [
+    def refiner(title: str, frames: int = clip, size: tuple[int, int] = target, **more):
+        return SamplerSetting(name=title, run=lambda m: refined(m, shape, frames, size, **more))
+
+    both = [previews("preview, two sizes", 1.0), previews("preview, two sizes, guided", 5.0)]
+    return [
+        *(both if name == "wan" else []),
         refiner("refine in windows"),
         refiner("refine, fewer frames, another size", other, sizes["other"]),
-    ]
-    if name == "hunyuan":
-        return found
-    return [
-        *found,
         refiner("refine, guided", cfg=4.0),
         refiner("refine half of the tokens", keep=0.5),
         refiner("refine a third of the tokens", keep=0.33),

@@ -1,14 +1,13 @@
-"""What fits the minutes of a run: repetitions go first, then steps, then whole stages."""
+"""Fit a run into its minutes: drop repetitions first, then evaluations, then whole stages."""
 
 import sys
 import time
-from collections.abc import Callable
 
 from benchmarks.timing import FAILURES, reason
 
-from .calls import Kit
-from .plans import Case
-from .stages import Machine, Stage
+from .calls import HostCalls
+from .plans import StageCall
+from .stages import Machine, TimedStage
 
 LEVELS = (1, 2, 3, 5, 10, 20, 50, 1000)
 """Evaluations of a call, from level to level."""
@@ -20,12 +19,12 @@ VAE_WIDTH = 96
 """Channels of that VAE."""
 
 
-def guess(stages: list[Stage], kit: Kit, machine: Machine) -> None:
-    """Put down what each stage may take, before any of them ran."""
+def guess(stages: list[TimedStage], calls: HostCalls, machine: Machine) -> None:
+    """Estimate what each stage may take, before any of them ran."""
 
     def code(how: str, side: str) -> float:
-        height, width = kit.setting.sides[side]
-        work = CODING[how] * height * width * kit.setting.frames * (kit.width / VAE_WIDTH) ** 2
+        height, width = calls.setting.sides[side]
+        work = CODING[how] * height * width * calls.setting.frames * (calls.width / VAE_WIDTH) ** 2
         return 4 * work / machine.matmul
 
     for stage in stages:
@@ -33,11 +32,11 @@ def guess(stages: list[Stage], kit: Kit, machine: Machine) -> None:
             stage.guess = code("decode", stage.target)
             continue
         stage.guess = GUESS * machine.floor(stage)
-        if stage.refiner and kit.upsample == "pixel":
+        if stage.refiner and calls.upsample == "pixel":
             stage.setup = code("decode", "240p") + code("encode", stage.target)
 
 
-def plan(stages: list[Stage], seconds: float, most: int) -> None:
+def plan(stages: list[TimedStage], seconds: float, most: int) -> None:
     """Give each stage the evaluations of its next call; level by level, the cheapest first.
 
     The guidance that was named first comes first.
@@ -60,7 +59,7 @@ def plan(stages: list[Stage], seconds: float, most: int) -> None:
                 stage.planned = count
 
 
-def turn(case: Case, kit: Kit, deadline: float) -> None:
+def turn(case: StageCall, calls: HostCalls, deadline: float) -> None:
     """Call once, if there is time: with fewer evaluations where all of them would not fit."""
     stages, left = case.stages, deadline - time.perf_counter()
     if not all(stage.planned for stage in stages):
@@ -74,7 +73,7 @@ def turn(case: Case, kit: Kit, deadline: float) -> None:
         for stage in stages:
             stage.planned = 1
     try:
-        kit.run(case)
+        calls.run(case)
     except FAILURES as error:
         said = reason(error)
         for stage in stages:
@@ -83,25 +82,3 @@ def turn(case: Case, kit: Kit, deadline: float) -> None:
         said = f"{stage.later:.4g} s, all {stage.total:.4g} s" if stage.calls else stage.why_not
         name = f"{stage.target} {stage.cfg} {stage.name}"
         print(f"{name}: an evaluation {said}", file=sys.stderr, flush=True)
-
-
-def profile(cases: list[Case], kit: Kit, deadline: float, tell: Callable[[], None]) -> None:
-    """See which kernels one evaluation of each stage runs, cheapest first, as time allows.
-
-    Args:
-        tell: called after each.
-    """
-    ran = [case for case in cases if all(stage.calls for stage in case.stages)]
-    kit.watch.profiling = True
-    for case in sorted(ran, key=lambda case: sum(stage.needs(1) for stage in case.stages)):
-        for stage in case.stages:
-            stage.planned = 1
-        if 1.5 * sum(stage.needs(1) for stage in case.stages) < deadline - time.perf_counter():
-            try:
-                kit.run(case)
-            except FAILURES as error:
-                said = reason(error)
-                for stage in case.stages:
-                    stage.no_shares = said
-        tell()
-    kit.watch.profiling = False
