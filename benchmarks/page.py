@@ -69,11 +69,11 @@ def parser(about: str, minutes: float | None = None) -> argparse.ArgumentParser:
     Args:
         about: docstring of the script.
     """
-    made = argparse.ArgumentParser(description=about.partition("\n")[0])
-    made.add_argument("--out", type=Path, help="a Markdown file for the page, or a folder")
+    line = argparse.ArgumentParser(description=about.partition("\n")[0])
+    line.add_argument("--out", type=Path, help="a Markdown file for the page, or a folder")
     if minutes is not None:
-        made.add_argument("--minutes", type=float, default=minutes, help="for all of it")
-    return made
+        line.add_argument("--minutes", type=float, default=minutes, help="for all of it")
+    return line
 
 
 class Page:

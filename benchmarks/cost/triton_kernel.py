@@ -67,14 +67,14 @@ def build(case: KernelVariant) -> tuple[str, int, dict]:
     triton.knobs.nvidia.dump_ptxas_log = True
     log = io.StringIO()
     with contextlib.redirect_stdout(log):
-        made = triton.compile(
+        kernel_code = triton.compile(
             triton.compiler.ASTSource(kernel.attend, signature, constants, hints),
             target=GPUTarget("cuda", case.target, 32),
             options={
                 "num_warps": config.warps, "num_stages": config.stages, "enable_fp_fusion": True
             },
         )  # fmt: skip
-    return log.getvalue(), made.metadata.shared, {**config._asdict(), **constants}
+    return log.getvalue(), kernel_code.metadata.shared, {**config._asdict(), **constants}
 
 
 def row(case: KernelVariant) -> list:

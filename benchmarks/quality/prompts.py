@@ -90,10 +90,10 @@ def fit(mask: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
         (x, y) of the best shape, in shares of the picture.
     """
     _, areas = _templates()
-    shared, seen = _around(mask), _around(~hidden)
-    union = mask.sum(dim=(1, 2))[:, None, None] + seen - shared
+    shared, visible = _around(mask), _around(~hidden)
+    union = mask.sum(dim=(1, 2))[:, None, None] + visible - shared
     overlap = shared / union.clamp_min(1)
-    overlap[seen < VISIBLE * areas[:, :, None, None, None]] = 0
+    overlap[visible < VISIBLE * areas[:, :, None, None, None]] = 0
     flat = overlap.transpose(1, 2).flatten(2)
     best = overlap.amax(dim=(0, 1)).flatten(1).argmax(dim=1)
     place = torch.stack([best % SIDE, best // SIDE], dim=1) / SIDE

@@ -61,19 +61,19 @@ def flicker(video: Tensor, truth: Tensor, where: Tensor) -> Tensor:
 
 def seam(video: Tensor, truth: Tensor, tokens: Tensor) -> Tensor:
     """Divide the mean difference over borders of kept and skipped tokens by the truth's: [1]."""
-    kept, sums = in_pixels(tokens), []
+    refined, sums = in_pixels(tokens), []
     for x in (video, truth):
         across, down = (x.diff(dim=dim).abs().mean(dim=(0, 1)) for dim in (4, 3))
-        borders = kept[:, :, 1:] != kept[:, :, :-1], kept[:, 1:] != kept[:, :-1]
+        borders = refined.diff(dim=2), refined.diff(dim=1)
         sums.append(torch.cat([across[borders[0]], down[borders[1]]]).mean())
     return (sums[0] / sums[1].clamp_min(1e-4))[None]
 
 
 def regions(video: Tensor, truth: Tensor, tokens: Tensor) -> dict[str, Tensor]:
     """Measure what differs between refined and skipped tokens."""
-    kept = in_pixels(tokens)
+    refined = in_pixels(tokens)
     return {
-        "flicker, skipped, %": flicker(video, truth, ~kept),
+        "flicker, skipped, %": flicker(video, truth, ~refined),
         "seam": seam(video, truth, tokens),
         "kept": tokens.float().mean()[None],
     }

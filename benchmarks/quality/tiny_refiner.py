@@ -68,11 +68,11 @@ def smaller(video: Tensor, numbers: list[int], kind: str) -> Tensor:
     """Make scenes [B, 3, T, SIDE, SIDE] in 0..1 `RATIO` times smaller: "clean" or "degraded"."""
     if kind == "clean":
         return resize(video, (SIDE // RATIO,) * 2, "area")
-    made = [
+    videos = [
         degrade(clip.transpose(0, 1), draw(0, f"held-out-{number}", scale=RATIO)).transpose(0, 1)
         for clip, number in zip(video, numbers, strict=True)
     ]
-    return torch.stack(made)
+    return torch.stack(videos)
 
 
 def cases(numbers: list[int], weights: Path) -> Iterator[tuple[str, PreviewCase]]:

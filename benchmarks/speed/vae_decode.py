@@ -56,14 +56,14 @@ def on_meta(width: int) -> Any:
             dim=width, z_dim=CHANNELS, dim_mult=[1, 2, 4, 4], num_res_blocks=2, attn_scales=[],
             temperal_downsample=[False, True, True], dropout=0.0,
         )  # fmt: skip
-        made = comfy.sd.VAE(sd=module.state_dict())
-    made.first_stage_model.to("meta")
+        vae = comfy.sd.VAE(sd=module.state_dict())
+    vae.first_stage_model.to("meta")
     # What a GPU decodes in; this process may have none.
-    made.vae_dtype = torch.bfloat16
-    return made
+    vae.vae_dtype = torch.bfloat16
+    return vae
 
 
-def counter(made: Any, frames: int) -> Callable[[Size], int]:
+def counter(vae: Any, frames: int) -> Callable[[Size], int]:
     """Return a function that counts the operations of a decode by its size in pixels.
 
     Convolutions follow the area, attention within frames its square: two counts give both shares,
@@ -73,7 +73,7 @@ def counter(made: Any, frames: int) -> Callable[[Size], int]:
     def count(size: Size) -> int:
         latent = torch.zeros(1, CHANNELS, frames, size[0] // CELL, size[1] // CELL, device="meta")
         with FlopCounterMode(display=False) as counted:
-            made.first_stage_model.float().decode(latent)
+            vae.first_stage_model.float().decode(latent)
         return counted.get_total_flops()
 
     (small, one), (large, four) = ((a * b, count((a, b))) for a, b in ((128, 128), (256, 256)))
@@ -92,10 +92,10 @@ def host_tiles(size: Size, side: int) -> list[Size]:
     """Cut the tiles that the host's tiled decoder cuts, by its own loop."""
     import comfy.utils
 
-    seen = []
+    tiles = []
 
     def one(part: torch.Tensor) -> torch.Tensor:
-        seen.append((part.shape[-2] * CELL, part.shape[-1] * CELL))
+        tiles.append((part.shape[-2] * CELL, part.shape[-1] * CELL))
         return part
 
     cells = torch.zeros(1, 1, 1, size[0] // CELL, size[1] // CELL)
@@ -103,7 +103,7 @@ def host_tiles(size: Size, side: int) -> list[Size]:
         cells, one, tile=(1, side // CELL, side // CELL), out_channels=1, upscale_amount=1,
         overlap=(0, OVERLAP // CELL, OVERLAP // CELL),
     )  # fmt: skip
-    return seen
+    return tiles
 
 
 def our_pieces(size: Size, limit: Size) -> list[Size]:
@@ -115,17 +115,19 @@ def our_pieces(size: Size, limit: Size) -> list[Size]:
     return [(rows.stop - rows.start, columns.stop - columns.start) for rows, columns in cut]
 
 
-def counted(made: Any, sizes: dict[str, Size], sides: tuple[int, ...], frames: int) -> list[str]:
+def operations(vae: Any, sizes: dict[str, Size], sides: tuple[int, ...], frames: int) -> list[str]:
     """Count operations and memory, whole, in pieces, and as the node chooses for each card."""
     from surf.nodes.host.vae import decode, memory
 
-    count, rows, chosen = counter(made, frames), [], []
+    count, rows, chosen = counter(vae, frames), [], []
     for name, size in sizes.items():
         latent = torch.zeros(1, CHANNELS, frames, size[0] // CELL, size[1] // CELL, device="meta")
-        job, whole = decode.Decoding(made, latent), count(size)
+        decoding, whole = decode.Decoding(vae, latent), count(size)
 
-        def row(cut: str, by: str, parts: list[Size], name=name, job=job, whole=whole) -> list:
-            work, needed = sum(map(count, parts)), max(map(job.needed, parts))
+        def row(
+            cut: str, by: str, parts: list[Size], name=name, decoding=decoding, whole=whole
+        ) -> list:
+            work, needed = sum(map(count, parts)), max(map(decoding.needed, parts))
             largest = max(parts, key=lambda part: part[0] * part[1])
             return [name, cut, by, len(parts), size_text(largest), work / 1e15, work / whole,
                     needed / 2**30, card(needed)]  # fmt: skip
@@ -136,9 +138,9 @@ def counted(made: Any, sizes: dict[str, Size], sides: tuple[int, ...], frames: i
             rows.append(row(f"{side} / {OVERLAP}", "host", host_tiles(size, side)))
         for gigabytes in CARDS:
             room = memory.USABLE_MEMORY * gigabytes * 2**30
-            limit = memory.choose_piece(made, size, CELL, job.needed, room=room)
+            limit = memory.choose_piece(vae, size, CELL, decoding.needed, room=room)
             parts = our_pieces(size, limit)
-            work, needed = sum(map(count, parts)), job.needed(parts[0])
+            work, needed = sum(map(count, parts)), decoding.needed(parts[0])
             chosen.append([name, gigabytes, len(parts), size_text(parts[0]), work / whole,
                            needed / 2**30])  # fmt: skip
     columns = "size | cut | by | pieces | the largest | PFLOPs | x whole | GiB | smallest card, GB"
@@ -215,7 +217,7 @@ def main() -> None:
         width=args.width,
     )  # fmt: skip
     with Page(__spec__.name, "What decoding a video costs", args.out, legend) as page:
-        lines = counted(on_meta(args.width), *scale(args.toy), args.latent_frames)
+        lines = operations(on_meta(args.width), *scale(args.toy), args.latent_frames)
         page.write([*lines, "Seconds and peaks on a GPU: not measured.", "", page.where])
         if args.time:
             toy = args.toy or not torch.cuda.is_available()

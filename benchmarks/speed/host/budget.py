@@ -75,10 +75,10 @@ def turn(case: StageCall, calls: HostCalls, deadline: float) -> None:
     try:
         calls.run(case)
     except FAILURES as error:
-        said = reason(error)
+        why = reason(error)
         for stage in stages:
-            stage.planned, stage.failed, stage.why_not = 0, True, said
+            stage.planned, stage.failed, stage.why_not = 0, True, why
     for stage in stages:
-        said = f"{stage.later:.4g} s, all {stage.total:.4g} s" if stage.calls else stage.why_not
+        text = f"{stage.later:.4g} s, all {stage.total:.4g} s" if stage.calls else stage.why_not
         name = f"{stage.target} {stage.cfg} {stage.name}"
-        print(f"{name}: an evaluation {said}", file=sys.stderr, flush=True)
+        print(f"{name}: an evaluation {text}", file=sys.stderr, flush=True)

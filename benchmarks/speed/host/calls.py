@@ -42,8 +42,8 @@ class HostCalls:
         rows, columns = (pixels // 8 for pixels in self.setting.sides[side])
         count = cost.latent_frames(self.setting.base, self.setting.frames)
         size = (1, 16, count, rows, columns)
-        made = torch.randn(size, generator=torch.Generator().manual_seed(2))
-        return {"samples": made if noise else torch.zeros(size)}
+        drawn = torch.randn(size, generator=torch.Generator().manual_seed(2))
+        return {"samples": drawn if noise else torch.zeros(size)}
 
     def plain(self, stage: TimedStage) -> None:
         """The host's own sampler at the target, its first evaluations."""
@@ -67,10 +67,10 @@ class HostCalls:
             self.base, texts, latent, self.setting.sides["240p"], (high, high + low),
             (CFG[first.cfg], CFG[second.cfg]),
         )  # fmt: skip
-        ended, seen = self.profiler.now(), self.profiler.evaluations
-        cut = seen[high - 1].ended
-        first.take(seen[:high], began, cut)
-        second.take(seen[high:], cut, ended)
+        ended, evaluations = self.profiler.now(), self.profiler.evaluations
+        cut = evaluations[high - 1].ended
+        first.take(evaluations[:high], began, cut)
+        second.take(evaluations[high:], cut, ended)
 
     def refine(
         self, stage: TimedStage, coding: TimedStage | None = None, upsample: str | None = None
@@ -89,30 +89,30 @@ class HostCalls:
             low_band_lock=0.0, colour_match=False,
         )  # fmt: skip
         height, width = self.setting.sides[stage.target]
-        wanted = {"width": width, "height": height, "upsample": upsample or self.upsample,
+        target = {"width": width, "height": height, "upsample": upsample or self.upsample,
                   "vae": self.vae, **TO_SIZE}  # fmt: skip
         latent = self.latent("240p", noise=True)
         texts = prompts(cost.WAN_14B if self.vae else self.setting.base)
         began = self.profiler.start()
-        mask = None if stage.keep == 1 else self.mask(stage, model, latent, wanted)
-        made = self.profiler.now()
-        refine(model, *texts, latent, settings, mask=mask, **wanted)
+        mask = None if stage.keep == 1 else self.mask(stage, model, latent, target)
+        masked_at = self.profiler.now()
+        refine(model, *texts, latent, settings, mask=mask, **target)
         ended = self.profiler.now()
         if coding and self.profiler.coding:
-            coded = made if mask else self.profiler.coding[-1].ended
+            coded = masked_at if mask else self.profiler.coding[-1].ended
             self.keep_coding(coding, coded - began)
             began = coded
         stage.take(self.profiler.evaluations, began, ended)
 
-    def mask(self, stage: TimedStage, model: Any, latent: dict, wanted: dict) -> Any:
+    def mask(self, stage: TimedStage, model: Any, latent: dict, target: dict) -> Any:
         """Surf Skip Mask by keep ratio; the stage's operations are then those of this mask."""
         from surf.nodes.host.skip.make_mask import Choice, make_mask
         from surf.surf_core.skip import packing
 
         choice = Choice(predictor="detail", choose="keep ratio", keep=stage.keep, tau=3.0)
-        made, _ = make_mask(model, latent, choice, **wanted)
-        stage.work = replace(stage.work, kept=packing(made.mask.tokens).counts)
-        return made
+        skip, _ = make_mask(model, latent, choice, **target)
+        stage.work = replace(stage.work, kept=packing(skip.mask.tokens).counts)
+        return skip
 
     def decode(self, stage: TimedStage) -> None:
         """The VAE of the host, from the target's latent to frames."""

@@ -1,6 +1,6 @@
 """Find which card the refiner fits: one evaluation under a limit on the allocator.
 
-The host is told of a card of that size, so that it and the refiner plan for it; what does not fit
+The host reads a card of that size, so that it and the refiner plan for it; what does not fit
 all the same raises as it would there, and the refiner goes on in smaller tiles. What the driver
 keeps for itself on a card, some hundred MiB, is outside of the limit.
 """

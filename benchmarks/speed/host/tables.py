@@ -56,7 +56,7 @@ def flow_table(flows: list[MeasuredFlow], machine: Machine) -> list[str]:
             return [*start, "-", f"{NOT_MEASURED}: {lacks.name} ({lacks.cfg}) was not", *["-"] * 14]
         plain, ours = flow.whole
         return [
-            *start, kept(flow.refine), flow.plain.total, *(leg.total for leg in flow.legs),
+            *start, refined_share(flow.refine), flow.plain.total, *(leg.total for leg in flow.legs),
             flow.refine.total, flow.sampling, flow.faster, flow.fewer, flow.faster / flow.fewer,
             flow.faster_at(machine), *(each.total if each else "-" for each in flow.coding),
             plain, ours, plain / ours, 1 - flow.sampling / ours,
@@ -65,7 +65,7 @@ def flow_table(flows: list[MeasuredFlow], machine: Machine) -> list[str]:
     return table(columns, map(row, flows))
 
 
-def kept(refine: TimedStage) -> float:
+def refined_share(refine: TimedStage) -> float:
     """Return the share of the tokens that were refined."""
     work = refine.work
     every = cost.tokens(work.shape, work.frames, work.height, work.width)
