@@ -24,6 +24,8 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 LONGEST = 9.0
 """Minutes of a part, at most, so that rented machines can be given back in between."""
+TOY_MINUTES = 3
+"""Times its minutes that a toy run may take: a CPU is slow, and often shared."""
 GRACE = 45
 """Seconds that a command may take beyond its minutes, and has to put down its page."""
 TESTS = "pytest"
@@ -42,6 +44,10 @@ class GpuCommand:
     plan: str = ""
     """Options that stay at toy size."""
 
+    def limit(self, share: float, toy: bool) -> float:
+        """Return its minutes: a share of all, at toy size more."""
+        return share * self.minutes * (TOY_MINUTES if toy else 1)
+
     def line(self, out: Path, share: float, toy: bool) -> list[str]:
         """What is run; `share` of its minutes."""
         if self.module == TESTS:
@@ -49,7 +55,7 @@ class GpuCommand:
             where = (self.toy if toy else self.options).split()
             return [sys.executable, "-P", "-m", TESTS, "-m", "gpu", "-rs", *where]
         own = f"{self.plan} {self.toy if toy else self.options}".split()
-        limits = ["--minutes", f"{share * self.minutes:g}", "--out", str(out)]
+        limits = ["--minutes", f"{self.limit(share, toy):g}", "--out", str(out)]
         return [sys.executable, "-m", f"benchmarks.{self.module}", *own, *limits]
 
 
@@ -145,7 +151,7 @@ def main() -> None:
         share = minutes / whole
         words = each.line(args.out.resolve(), share, args.toy)
         print(shlex.join(words), file=sys.stderr, flush=True)
-        ended, output = run(words, 60 * share * each.minutes + GRACE)
+        ended, output = run(words, 60 * each.limit(share, args.toy) + GRACE)
         if each.module == TESTS:
             called = shlex.join(["python", *words[1:]])
             page = Page(__spec__.name, "The tests on a GPU", args.out, f"    {called}", "gpu-tests")
