@@ -9,6 +9,7 @@ from math import isfinite, pi
 from typing import Any
 
 from ..checks import check_choice, check_range
+from ..header import json_object
 
 LEVELS = ("weak", "medium", "full")
 SHAPES = ("gaussian", "generalised", "plateau")
@@ -186,8 +187,8 @@ class Degradation:
                 range.
         """
         try:
-            record = json.loads(text)
-        except json.JSONDecodeError as error:
+            record = json_object(text)
+        except ValueError as error:
             raise ValueError(
                 f"degradation: expected the JSON of a record, got {text[:60]!r} ({error}); "
                 "pass what to_json() wrote."

@@ -66,6 +66,8 @@ def test_words_and_names_of_any_script_are_kept(tmp_path):
     [
         ("clip.json", b'{"caption": "cut o'),
         ("clip.json", b"[1, 2]"),
+        ("clip.json", b'{"a":' * 5000),
+        ("captions.jsonl", b"[" * 5000 + b"\n"),
         ("clip.json", b'{"caption": 7}'),
         ("clip.txt", b"\xff\xfe\x00latin"),
         ("captions.jsonl", b'{"file": "clip.mp4"'),

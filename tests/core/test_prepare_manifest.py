@@ -140,10 +140,10 @@ def test_a_copy_counts_while_its_first_does_and_an_unread_file_until_it_is_read(
 def test_a_damaged_part_counts_as_not_there(tmp_path, caplog):
     folder = Folder(tmp_path)
     folder.save(part("a"))
-    for name, text in (("x", '{"kind": "cl'), ("y", "{}"), ("z", "3")):
+    for name, text in (("x", '{"kind": "cl'), ("y", "{}"), ("z", "3"), ("d", "[" * 5000)):
         (tmp_path / "parts" / f"{name}.json").write_text(text)
     assert [one.source for one in folder.parts()] == ["a"]
-    assert caplog.text.count("is no part") == 3
+    assert caplog.text.count("is no part") == 4
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):

@@ -7,13 +7,17 @@ without a byte order mark; runs of white space count as one space.
 """
 
 import csv
-import json
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ...header import json_object
+
 log = logging.getLogger(__name__)
+
+_MOST = 2**24
+"""Characters of a side file in JSON, which may hold more than a caption."""
 
 Content = TypeVar("Content")
 
@@ -83,7 +87,7 @@ def _text(path: Path) -> str:
 
 
 def _json(path: Path) -> str:
-    return _caption(json.loads(_read(path)))
+    return _caption(json_object(_read(path), _MOST))
 
 
 def _caption(record: object) -> str:
@@ -95,7 +99,7 @@ def _caption(record: object) -> str:
 
 def _pair(row: Any) -> tuple[str, str]:
     """(name, caption) of a table's row, a mapping or a line of JSON."""
-    record = json.loads(row) if isinstance(row, str) else row
+    record = json_object(row) if isinstance(row, str) else row
     name = record.get("file") if isinstance(record, dict) else None
     if not isinstance(name, str) or not name:
         raise ValueError(f'expected "file" and "caption", got {str(record)[:60]!r}')

@@ -49,6 +49,8 @@ SCHEMA = pa.schema(
     }
 )
 KINDS = ("clips", "duplicate", "unread")
+_MOST = 2**26
+"""Characters of a part: of a film of thousands of clips, 2**22."""
 _KEY = re.compile(r"[0-9a-f]{32}")
 
 
@@ -223,7 +225,7 @@ class Folder:
         found = []
         for path in sorted((self.root / "parts").glob("*.json")):
             try:
-                record = json.loads(path.read_text(encoding="utf-8"))
+                record = json_object(path.read_text(encoding="utf-8"), _MOST)
                 rows = tuple(
                     Row(**{**row, "reasons": tuple(row["reasons"])}) for row in record["rows"]
                 )
