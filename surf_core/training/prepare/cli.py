@@ -2,7 +2,8 @@
 
     surf-prepare videos shards --preset wan --codec wan:FOLDER --text umt5:FOLDER --device cuda
 
-Killed at any moment, the same command goes on where it was. On N machines that share the output,
+Killed at any moment, the same command goes on where it was; shards that are missing or differ from
+their checksum are made again. On N machines that share the output,
 give each --part i/N; the last to end leaves the whole manifest, and --assemble writes it anew.
 """
 
