@@ -5,6 +5,7 @@ from comfy_api.latest import io
 from ..surf_core.resample import METHODS
 from .host.declared import ABSENT, checks_numbers, refusal
 from .host.latents import check_sides, downscale_latent
+from .host.made_for import check_made_for, with_made_for
 from .host.node_name import names_errors
 from .host.preview import (
     ReshiftGuider,
@@ -25,6 +26,7 @@ from .preview_inputs import (
     size_inputs,
     switch_step_input,
 )
+from .refine_inputs import made_for_inputs
 
 CATEGORY = "SURF"
 
@@ -225,6 +227,7 @@ class SurfLatentDownscale(io.ComfyNode):
                     advanced=True,
                     tooltip="How cells are averaged; auto takes the exact mean at half size.",
                 ),
+                *made_for_inputs(),
             ],
             outputs=[
                 declare(
@@ -236,13 +239,20 @@ class SurfLatentDownscale(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, resolution=ABSENT, width=ABSENT, height=ABSENT):
+    def validate_inputs(
+        cls, resolution=ABSENT, width=ABSENT, height=ABSENT, made_width=ABSENT, made_height=ABSENT
+    ):
         given = {"resolution": resolution, "width": width, "height": height}
-        return refusal(cls, given, check_sides)
+        given |= {"made_width": made_width, "made_height": made_height}
+        return refusal(cls, given, check_sides, check_made_for)
 
     @classmethod
     @names_errors
     @checks_numbers
-    def execute(cls, samples, resolution, scale, width, height, method) -> io.NodeOutput:
+    def execute(
+        cls, samples, resolution, scale, width, height, method, made_width=0, made_height=0
+    ) -> io.NodeOutput:
         """Resize; the input stays as it is."""
-        return io.NodeOutput(downscale_latent(samples, resolution, scale, width, height, method))
+        check_made_for(made_width, made_height)
+        out = downscale_latent(samples, resolution, scale, width, height, method)
+        return io.NodeOutput(with_made_for(out, (made_height, made_width)) if made_width else out)

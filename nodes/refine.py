@@ -9,7 +9,7 @@ from .host.node_name import names_errors
 from .host.refine import RefineSettings, check_tile, refine
 from .host.schema import declare
 from .host.vae import check_has_vae
-from .refine_inputs import target_inputs
+from .refine_inputs import made_for_inputs, target_inputs
 from .types import SurfMask
 
 WINDOW_TIP = (
@@ -74,7 +74,7 @@ class SurfRefiner(io.ComfyNode):
     def execute(
         cls, model, positive, negative, latent, seed, resolution, scale, width, height, upsample,
         sigma_start, steps, cfg, window, low_band_lock, colour_match, vae=None, tile=0, mask=None,
-        seam=0,
+        seam=0, made_width=0, made_height=0,
     ) -> io.NodeOutput:  # fmt: skip
         settings = RefineSettings(
             seed=seed, sigma_start=sigma_start, steps=steps, cfg=cfg, window=window,
@@ -83,7 +83,7 @@ class SurfRefiner(io.ComfyNode):
         target = {"resolution": resolution, "scale": scale, "width": width, "height": height}
         out, (height, width) = refine(
             model, positive, negative, latent, settings, upsample=upsample, vae=vae, mask=mask,
-            seam=seam, **target,
+            seam=seam, made_for=(made_height, made_width), **target,
         )  # fmt: skip
         return io.NodeOutput(out, width, height)
 
@@ -159,4 +159,5 @@ def _inputs() -> list:
             tooltip="Latent cells over which a refined part blends into what was skipped, inside "
             "of the refined part; 0 = a hard edge.",
         ),
+        *made_for_inputs(),
     ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Inputs for the target size of a preview and its upsampling, shared by nodes."""
+"""Inputs for the sizes of a preview and its upsampling, shared by nodes."""
 
 from comfy_api.latest import io
 
@@ -33,4 +33,18 @@ def target_inputs() -> list[io.Input]:
             tooltip="pixel: decode, resize the frames, encode; needs the VAE, keeps more detail. "
             "latent: linear in the latent, free; take a sigma_start of 0.7 or more.",
         ),
+    ]  # fmt: skip
+
+
+def made_for_inputs() -> list[io.Input]:
+    """Declare made_width and made_height."""
+    return [
+        declare(
+            io.Int.Input, f"made_{side}", optional=True, default=0, min=0, max=16384, step=8,
+            advanced=True,
+            tooltip=f"{side.capitalize()} in pixels that the prompt was made for: that of the "
+            "latent that the first sampler started from. 0 = as Reshift KSampler wrote it into the "
+            "latent. Areas and poses are placed by it.",
+        )
+        for side in ("width", "height")
     ]  # fmt: skip

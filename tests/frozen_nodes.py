@@ -71,6 +71,8 @@ INPUTS = {
         "width": widget("INT", 416, min=16, max=8192, step=16),
         "height": widget("INT", 240, min=16, max=8192, step=16),
         "method": widget("COMBO", "auto", options=METHODS, advanced=True),
+        "made_width": widget("INT", 0, min=0, max=16384, step=8, optional=True, advanced=True),
+        "made_height": widget("INT", 0, min=0, max=16384, step=8, optional=True, advanced=True),
     },
     "SurfRefiner": {
         "model": socket("MODEL"),
@@ -93,6 +95,8 @@ INPUTS = {
         "tile": widget("INT", 0, min=0, max=16384, step=16, optional=True, advanced=True),
         "mask": socket("SURF_MASK", optional=True),
         "seam": widget("INT", 0, min=0, max=16, optional=True, advanced=True),
+        "made_width": widget("INT", 0, min=0, max=16384, step=8, optional=True, advanced=True),
+        "made_height": widget("INT", 0, min=0, max=16384, step=8, optional=True, advanced=True),
     },
     "SurfRefinerLoader": {
         "refiner_name": widget("COMBO", options=[HOST]),

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...surf_core.resample import resize
-from .models import cell_side
+from .models import cell_side, uncompiled
 from .node_name import NodeLog
 
 log = NodeLog(__name__)
@@ -33,8 +33,6 @@ UNBOUND = frozenset(
     }
 )
 """Not resized: the host does it, or it is no map of the picture's cells."""
-VIDEO_LATENTS = ("concat_latent_image", "vace_frames", "time_dim_concat", "pose_video_latent")
-"""Conditioning that is a latent of the whole picture, and so has its size."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,22 +71,13 @@ def references_are_bound(model: Any) -> bool:
     HunyuanVideo and others give them tokens and positions of their own; a `ref_conv` (Wan 2.2 Fun)
     and SCAIL put them beside the frames.
     """
-    network = model.model.diffusion_model
-    return getattr(network, "ref_conv", None) is not None or "SCAIL" in type(network).__name__
+    network = uncompiled(model.model.diffusion_model)
+    return getattr(network, "ref_conv", None) is not None or is_scail(model)
 
 
-def video_cells(conds: dict[str, Conditioning]) -> tuple[int, int] | None:
-    """Find the rows and columns that conditioning was made for; None without a video latent in it.
-
-    Often the size before the preview was made smaller, as one prompt serves both nodes.
-    """
-    for options in (entry[1] for cond in conds.values() for entry in cond):
-        for key in VIDEO_LATENTS:
-            value = options.get(key)
-            value = value[0] if isinstance(value, list | tuple) and value else value
-            if isinstance(value, Tensor):
-                return tuple(value.shape[-2:])
-    return None
+def is_scail(model: Any) -> bool:
+    """Say whether the model is SCAIL: its pose latent and pose masks have half the cells a side."""
+    return "SCAIL" in type(uncompiled(model.model.diffusion_model)).__name__
 
 
 def carry(conds: dict[str, Conditioning], change: SizeChange) -> dict[str, Conditioning]:
@@ -150,6 +139,19 @@ def _latents(value: Any, change: SizeChange) -> Any:
     return _each(value, lambda x: resize(x, change.target))
 
 
+def _by_ratio(value: Any, change: SizeChange) -> Any:
+    """Resize maps by as much as the picture, whatever part of its cells they have."""
+    ratios = [new / old for old, new in zip(change.source, change.target, strict=True)]
+
+    def one(x: Tensor) -> Tensor:
+        rows, columns = (
+            max(1, round(side * by)) for side, by in zip(x.shape[-2:], ratios, strict=True)
+        )
+        return resize(x, (rows, columns))
+
+    return _each(value, one)
+
+
 def _at_source(x: Tensor, change: SizeChange) -> Tensor:
     """Resize a map of the source's cells or pixels; anything else comes back as it is."""
     if x.ndim < 4 or not x.is_floating_point():
@@ -204,7 +206,9 @@ BOUND: dict[str, Callable[[Any, SizeChange], Any]] = {
     "vace_frames": _latents,
     "vace_mask": _masks,
     "time_dim_concat": _latents,
-    "pose_video_latent": _latents,
+    "pose_video_latent": _by_ratio,
+    "driving_mask_28ch": _by_ratio,
+    "ref_mask_28ch": _by_ratio,
     "control_video": _latents,
     "camera_conditions": _pixels,
     "area": _area,

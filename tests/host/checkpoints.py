@@ -69,6 +69,29 @@ def diffusion_model(name):
     return randomise(module, NAMES.index(name))
 
 
+def scail(kind="SCAILWanModel"):
+    """The state dict of SCAIL or, with "SCAIL2WanModel", SCAIL-2; newer hosts have them."""
+    import comfy.ldm.wan.model as wan
+    import comfy.ops
+
+    made = {"operations": comfy.ops.disable_weight_init, "dtype": torch.float32, "device": "cpu"}
+    return randomise(getattr(wan, kind)(**WAN, in_dim=20, out_dim=16, **made), 300)
+
+
+def sd3():
+    """The state dict of a Stable Diffusion 3 of two blocks: an image model, latents of 16."""
+    import comfy.ops
+    from comfy.ldm.modules.diffusionmodules.mmdit import OpenAISignatureMMDITWrapper
+
+    text = {"target": "torch.nn.Linear", "params": {"in_features": 4096, "out_features": 128}}
+    module = OpenAISignatureMMDITWrapper(
+        input_size=None, in_channels=16, depth=2, context_embedder_config=text,
+        adm_in_channels=2048, pos_embed_max_size=48, num_patches=48 * 48, dtype=torch.float32,
+        device="cpu", operations=comfy.ops.disable_weight_init,
+    )  # fmt: skip
+    return randomise(module, 301)
+
+
 def wan_vae(width=8):
     """The state dict of a Wan VAE with `width` channels at its widest resolution."""
     import comfy.ldm.wan.vae

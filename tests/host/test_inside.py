@@ -21,6 +21,7 @@ SCRIPTS = {
     "decode_cases.py": ("decode_cases.py",),
     "compile_cases.py": ("compile_cases.py",),
     "refiner_cases.py": ("refiner_cases.py",),
+    "made_for_cases.py": ("made_for_cases.py",),
     "tile_cases.py": ("tile_cases.py",),
     "loader_cases.py": ("loader_cases.py",),
     "trained_cases.py": ("trained_cases.py",),

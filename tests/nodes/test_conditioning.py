@@ -34,6 +34,27 @@ def test_bound_conditioning_is_resized(key, shape, expected, listed):
     assert out.shape == (*shape[:-2], *expected)
 
 
+@pytest.mark.parametrize(
+    ("source", "target"), [((16, 24), (8, 12)), ((16, 24), (12, 18)), ((16, 24), (48, 72))]
+)
+def test_poses_at_half_of_the_grid_stay_at_half(source, target):
+    change = SizeChange(source=source, target=target, bound_references=True)
+    pose, half = torch.randn(1, 16, 3, 8, 12), (target[0] // 2, target[1] // 2)
+    driving, masks = torch.rand(1, 3, 28, 8, 12), torch.rand(1, 4, 28, 16, 24)
+    out = carried(
+        change, pose_video_latent=pose, driving_mask_28ch=driving, ref_mask_28ch=masks,
+        reference_latents=[torch.randn(1, 16, 1, 16, 24)],
+    )  # fmt: skip
+    assert out["pose_video_latent"].shape == (1, 16, 3, *half)
+    assert out["driving_mask_28ch"].shape == (1, 3, 28, *half)
+    assert out["ref_mask_28ch"].shape == (1, 4, 28, *target)
+    assert out["reference_latents"][0].shape == (1, 16, 1, *target)
+    assert 0 <= out["ref_mask_28ch"].min() <= out["ref_mask_28ch"].max() <= 1
+    torch.testing.assert_close(
+        out["driving_mask_28ch"].mean((-2, -1)), driving.mean((-2, -1)), rtol=0, atol=0.03
+    )
+
+
 def test_hard_masks_stay_hard_and_in_place():
     pixels = torch.zeros(1, 1, 128, 192)
     pixels[..., 32:96, 48:144] = 1

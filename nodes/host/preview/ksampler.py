@@ -15,6 +15,7 @@ from ....surf_core.checks import check_choice
 from .. import models
 from ..conditioning import Conditioning
 from ..latents import close_latent, open_latent, to_intermediate
+from ..made_for import with_made_for
 from .guider import ReshiftGuider
 from .leg import OWN_GRID, check_sampler
 from .plan import Switch
@@ -67,7 +68,8 @@ def sample_preview(
         shift, shift_low: timestep shifts before and after; 0 leaves the model's own.
 
     Returns:
-        (preview, switch_x0): LATENTs at the low and at the high resolution.
+        (preview, switch_x0): LATENTs at the low and at the high resolution; both carry the high
+        one, for which the conditioning was made.
 
     Raises:
         ValueError: anything that cannot work, before the first evaluation.
@@ -106,4 +108,8 @@ def sample_preview(
         seed=seed,
     )
     estimate = estimates[0] if plan.switch_step == 0 else to_intermediate(estimates[0])
-    return close_latent(latent, to_intermediate(out)), close_latent(latent, estimate)
+    made_for = tuple(side * models.cell_side(model) for side in samples.shape[-2:])
+    preview, switch_x0 = (
+        with_made_for(close_latent(latent, x), made_for) for x in (to_intermediate(out), estimate)
+    )
+    return preview, switch_x0

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from ....surf_core.checks import check_choice
 from ..attention import with_windows
-from ..conditioning import Conditioning, SizeChange, carry, video_cells
+from ..conditioning import Conditioning, SizeChange, carry
 from ..latents import open_latent
+from ..made_for import Pixels, source_cells
 from ..models import check_flow, target_cells
 from ..refiner import TRAITS_KEY, RefinerTraits
 from ..skip import CellWeights, SkipMask, cell_weights, with_mask
@@ -50,6 +51,7 @@ def prepare(
     vae: Any,
     mask: SkipMask | None,
     seam: int,
+    made_for: Pixels,
     **target: Any,
 ) -> RefineRun:
     """Check the inputs, upsample the preview and clone the model; arguments as in `refine`.
@@ -65,6 +67,8 @@ def prepare(
     check_choice(upsample, "upsample", UPSAMPLE_METHODS)
     shape = torch.empty((*samples.shape[:-2], *size), device="meta")
     weights = _weights(mask, model, shape, seam, conds)
+    source = source_cells(model, conds, latent, samples, made_for)
+    conds = carry(conds, SizeChange.of(model, source, size))
     upsampled = _reusable(mask, samples, shape, upsample)
     if upsampled is None and upsample == "pixel":
         check_vae(vae, samples)
@@ -79,10 +83,9 @@ def prepare(
     clone = with_low_band_lock(clone, samples, upsampled, settings)
     if weights is not None:
         clone = with_mask(clone, upsampled, weights)
-    change = SizeChange.of(model, video_cells(conds) or tuple(samples.shape[-2:]), size)
     return RefineRun(
-        model=clone, conds=carry(conds, change), upsampled=upsampled, settings=settings,
-        weights=weights, pixels=pixels,
+        model=clone, conds=conds, upsampled=upsampled, settings=settings, weights=weights,
+        pixels=pixels,
     )  # fmt: skip
 
 

@@ -20,6 +20,7 @@ from ....surf_core.lowband import wavelet_match
 from ....surf_core.skip import compose
 from ..conditioning import Conditioning
 from ..latents import close_latent, to_intermediate
+from ..made_for import Pixels, with_made_for
 from ..skip import SkipMask
 from .prepare import RefineRun, prepare
 from .traits import RefineSettings
@@ -36,6 +37,7 @@ def refine(
     vae: Any = None,
     mask: SkipMask | None = None,
     seam: int = 0,
+    made_for: Pixels = (0, 0),
     **target: Any,
 ) -> tuple[dict, tuple[int, int]]:
     """Turn a preview LATENT into one of the target size.
@@ -49,6 +51,8 @@ def refine(
         mask: what to refine; the rest comes out as the upsampled preview, bit for bit. None, or one
             with nothing to skip: all of it.
         seam: latent cells over which refined parts blend into the rest.
+        made_for: height and width in pixels that the conditioning was made for; zeros where the
+            latent or a video in the conditioning tells it.
         target: resolution, scale, width and height, as in `target_cells`.
 
     Returns:
@@ -60,10 +64,11 @@ def refine(
     """
     conds = {"positive": positive, "negative": negative}
     run = prepare(
-        model, conds, latent, settings, upsample=upsample, vae=vae, mask=mask, seam=seam, **target
-    )
-    out = _compose(run, _sample(run, latent))
-    return close_latent(latent, to_intermediate(out)), run.pixels
+        model, conds, latent, settings, upsample=upsample, vae=vae, mask=mask, seam=seam,
+        made_for=made_for, **target,
+    )  # fmt: skip
+    out = close_latent(latent, to_intermediate(_compose(run, _sample(run, latent))))
+    return (with_made_for(out, made_for) if all(made_for) else out), run.pixels
 
 
 def _sample(run: RefineRun, latent: dict) -> Tensor:
