@@ -8,12 +8,15 @@ from math import isfinite
 import torch
 from torch import Tensor
 
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+"""What torch computes with; float8 is for weights alone."""
+
 
 def check_latent(x: Tensor, name: str, *, channels: int | None = None) -> None:
     """Raise for a tensor that is no usable latent.
 
     Args:
-        x: [B, C, H, W] or [B, C, T, H, W], any floating dtype.
+        x: [B, C, H, W] or [B, C, T, H, W], one of FLOATS.
         name: what the caller calls it, e.g. "Surf Refiner: latent".
         channels: expected C; None takes any.
 
@@ -31,8 +34,11 @@ def check_latent(x: Tensor, name: str, *, channels: int | None = None) -> None:
         raise ValueError(
             f"{name} must be [B, C, H, W] or [B, C, T, H, W], got {shape=}; pass a latent."
         )
-    if not x.is_floating_point():
-        raise ValueError(f"{name} must hold floating point values, got {x.dtype}; convert it.")
+    if x.dtype not in FLOATS:
+        raise ValueError(
+            f"{name} must hold floating point values of at least 16 bits, got {x.dtype}; "
+            "convert it."
+        )
     if not x.numel():
         raise ValueError(f"{name} must hold at least one cell, got {shape=}; check its size.")
     if channels is not None and x.shape[1] != channels:

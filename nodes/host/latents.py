@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...surf_core.checks import check_choice, check_latent
+from ...surf_core.checks import FLOATS, check_choice, check_latent
 from ...surf_core.resample import METHODS, cell_pixels, resize, target_size
 
 LEAST_SIDE = 8
@@ -59,13 +59,26 @@ def open_latent(model: Any, latent: dict, name: str) -> Tensor:
 
 def check_companions(latent: dict, samples: Tensor, name: str) -> None:
     """Refuse a batch_index or a noise mask that cannot belong to the samples."""
-    index, mask = latent.get("batch_index"), latent.get("noise_mask")
+    index = latent.get("batch_index")
     if index is not None and (len(index) != len(samples) or any(i < 0 for i in index)):
         raise ValueError(
             f"{name}: batch_index must number each of the {len(samples)} items from 0, got "
             f"{list(index)}; take items out of a batch with Latent From Batch."
         )
-    if mask is not None and (mask.ndim < 2 or not mask.numel() or not torch.isfinite(mask).all()):
+    check_noise_mask(latent.get("noise_mask"), name)
+
+
+def check_noise_mask(mask: Any, name: str) -> None:
+    """Refuse a noise mask that the host cannot resize: of bools or whole numbers, or not finite."""
+    if mask is None or getattr(mask, "is_nested", False):
+        return
+    kind = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
+    if kind not in FLOATS:
+        raise ValueError(
+            f"{name}: the noise mask must hold floating point values from 0, kept, to 1, got "
+            f"{kind}; convert it, e.g. with mask.float()."
+        )
+    if mask.ndim < 2 or not mask.numel() or not torch.isfinite(mask).all():
         raise ValueError(
             f"{name}: the noise mask must be finite with rows and columns, got "
             f"{tuple(mask.shape)}; set it again with Set Latent Noise Mask."
@@ -74,7 +87,13 @@ def check_companions(latent: dict, samples: Tensor, name: str) -> None:
 
 def check_channels(model: Any, samples: Tensor, name: str) -> None:
     """Refuse a latent that was encoded for another model family."""
-    check_latent(samples, name, channels=model.get_model_object("latent_format").latent_channels)
+    latent = model.get_model_object("latent_format")
+    if latent.latent_dimensions == 2 and isinstance(samples, Tensor) and samples.ndim == 5:
+        raise ValueError(
+            f"{name} must be [B, C, H, W], since {type(model.model).__name__} makes images, got "
+            f"the video latent {tuple(samples.shape)}; connect a video model, or an image latent."
+        )
+    check_latent(samples, name, channels=latent.latent_channels)
 
 
 def to_intermediate(samples: Tensor) -> Tensor:

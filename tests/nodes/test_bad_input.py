@@ -43,8 +43,11 @@ def models():
     """Models by kind; they count what they evaluate."""
     eps = (host_stub.DiscreteFlow, host_stub.Eps)
     flux = (host_stub.FluxSampling, host_stub.Const)
+    image = host_stub.Patcher()
+    image.model.latent_format.latent_dimensions = 2
     return {
         "flow": host_stub.Patcher(),
+        "image": image,
         "eps": host_stub.Patcher(kind=eps),
         "flux": host_stub.Patcher(kind=flux),
         "5b": host_stub.Patcher(channels=48),
@@ -63,6 +66,10 @@ LATENTS = {
     "integers": {"samples": torch.zeros(1, 16, 3, 16, 24, dtype=torch.int64)},
     "batch_index": latent(batch_index=[0, 1, 2]),
     "mask": latent(noise_mask=torch.tensor([1.0])),
+    "float8": {"samples": torch.zeros(1, 16, 3, 16, 24).to(torch.float8_e4m3fn)},
+    "bool mask": latent(noise_mask=torch.ones(1, 16, 24, dtype=torch.bool)),
+    "int mask": latent(noise_mask=torch.ones(1, 16, 24, dtype=torch.int64)),
+    "list mask": latent(noise_mask=[1.0]),
     "nan mask": latent(noise_mask=torch.full((1, 16, 24), NAN)),
     "odd rows": latent(1, 16, 3, 15, 24),
     "odd columns": latent(1, 16, 3, 16, 25),
@@ -83,6 +90,15 @@ TABLE = [
     (K, {"latent_image": "3-d"}, r"\[B, C, H, W\]", "16, 16, 24", "pass a latent"),
     (K, {"latent_image": "empty"}, "at least one cell", r"\(0, 16", "check"),
     (K, {"latent_image": "integers"}, "floating", "int64", "convert"),
+    (K, {"latent_image": "float8"}, "at least 16 bits", "float8_e4m3fn", "convert"),
+    (K, {"latent_image": "bool mask"}, "from 0, kept, to 1", "torch.bool", "convert it"),
+    (K, {"latent_image": "int mask"}, "from 0, kept, to 1", "torch.int64", "convert it"),
+    (K, {"latent_image": "list mask"}, "from 0, kept, to 1", "list", "convert it"),
+    (K, {"model": "image"}, r"must be \[B, C, H, W\]", "video latent", "connect a video model"),
+    (G, {"model": "image"}, r"must be \[B, C, H, W\]", "video latent", "connect a video model"),
+    (G, {"denoise_mask": torch.ones(16, 24).bool()}, "from 0", "torch.bool", "convert it"),
+    (D, {"samples": "bool mask"}, "from 0, kept, to 1", "torch.bool", "convert it"),
+    (D, {"samples": "float8"}, "at least 16 bits", "float8_e4m3fn", "convert"),
     (K, {"latent_image": "batch_index"}, "batch_index", r"\[0, 1, 2\]", "take"),
     (K, {"latent_image": "mask"}, "rows and columns", r"\(1,\)", "set it again"),
     (K, {"latent_image": "nan mask"}, "finite", r"\(1, 16, 24\)", "set it again"),
@@ -173,13 +189,14 @@ def run(node, known, changes):
     if node is K:
         return K.execute(**(flow | {"latent_image": latent()} | SAMPLE | given))
     sampling = {"latent_image": latent(), "sampler": "euler", "sigmas": SIGMAS}
-    sampling["noise"] = latent(fill=1.0)
+    sampling |= {"noise": latent(fill=1.0), "denoise_mask": None}
     sampling = {key: given.pop(key, value) for key, value in sampling.items()}
     (guider,) = G.execute(**(flow | SWITCH | given)).args
     samples = sampling["latent_image"]["samples"]
     sampler = comfy.samplers.sampler_object(sampling["sampler"])
     noise = sampling["noise"]["samples"]
-    return guider.sample(noise, samples, sampler, sampling["sigmas"], seed=1)
+    mask = sampling["denoise_mask"]
+    return guider.sample(noise, samples, sampler, sampling["sigmas"], denoise_mask=mask, seed=1)
 
 
 @pytest.mark.parametrize(

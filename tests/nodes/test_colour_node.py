@@ -55,6 +55,8 @@ def test_errors_bear_the_nodes_name():
     for image, reference, changes, said in (
         (images(), images(frames=4), {}, "as many frames"),
         (images()[..., :2], images(), {}, "RGB"),
+        (images() * float("nan"), images(), {}, "image must be finite"),
+        (images(), images() / 0, {}, "reference must be finite"),
         (images(), images(columns=24), {}, "in the shape of the video"),
         (images(), images(), {"method": "none"}, "method must be one of"),
     ):

@@ -36,6 +36,11 @@ BAD = {
     "three dimensions": ({"preview": latent(16, 4, 6)}, r"\[B, C"),
     "no frames": ({"preview": latent(1, 16, 0, 4, 6)}, "at least one cell"),
     "whole numbers": ({"preview": {"samples": torch.ones(1, 16, 3, 4, 6).int()}}, "floating"),
+    "8 bits": (
+        {"preview": {"samples": torch.ones(1, 16, 3, 4, 6).to(torch.float8_e4m3fn)}},
+        "at least 16 bits"),
+    "a mask of bools": (
+        {"preview": latent(noise_mask=torch.ones(1, 4, 6, dtype=torch.bool))}, "torch.bool"),
     "sound and picture": (
         {"preview": {"samples": torch.zeros(1, 16, 3, 4, 6).as_subclass(Nested)}},
         "one video latent", "nested", "separate"),

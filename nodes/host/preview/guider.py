@@ -19,7 +19,8 @@ from ....surf_core.resample import resize
 from ....surf_core.schedule import SwitchedSchedule, check_sigmas, switch
 from .. import models
 from ..conditioning import Conditioning, SizeChange, carry
-from ..latents import check_channels, check_plain, is_blank, to_intermediate
+from ..finite import MODEL_CAUSES, FiniteWatch, check_conditioning, check_finite
+from ..latents import check_channels, check_noise_mask, check_plain, is_blank, to_intermediate
 from ..node_name import NodeLog, reporting_as, running_node
 from .leg import Segment, check_sampler, one_bar, sampler_for
 from .noise import fresh_noise, inherited_noise, item_seed, noise_of, second_seed
@@ -67,7 +68,7 @@ class ReshiftGuider(comfy.samplers.CFGGuider):
         self.on_switch = on_switch
         self.last_evaluation: tuple[Tensor, Tensor, Tensor] | None = None
         self.node = running_node()
-        self.recording = False
+        self.recording, self.watch = False, FiniteWatch("")
 
     def sample(
         self,
@@ -108,7 +109,7 @@ class ReshiftGuider(comfy.samplers.CFGGuider):
                     seed = second_seed(seed)
                 last = index == len(segments) - 1
                 self.recording = not last and (self.inherits or segment.estimates)
-                self.last_evaluation = None
+                self.last_evaluation, self.watch = None, FiniteWatch(segment.stage)
                 with self.using_segment(segment):
                     x = super().sample(
                         noise,
@@ -120,6 +121,9 @@ class ReshiftGuider(comfy.samplers.CFGGuider):
                         disable_pbar,
                         seed,
                     )
+                with reporting_as(self.node):
+                    self.watch.finish()
+                    check_finite(x, f"what the sampler made {segment.stage}", MODEL_CAUSES)
                 if index == 0 and self.on_switch is not None:
                     self.on_switch(latent_image if self.plan.switch_step == 0 else x)
                 earlier = segment
@@ -145,7 +149,10 @@ class ReshiftGuider(comfy.samplers.CFGGuider):
         check_sampler(sampler)
         check_plain(samples, "latent_image")
         check_channels(model, samples, "latent_image")
+        check_noise_mask(denoise_mask, "latent_image")
         check_sigmas(sigmas)
+        check_finite(noise, "the noise", "look at the node that made it")
+        check_conditioning(self.raw_conds)
         high = tuple(samples.shape[-2:])
         models.check_grid(model, *high)
         low = plan.size(model, samples)
@@ -166,7 +173,14 @@ class ReshiftGuider(comfy.samplers.CFGGuider):
             if legs and self.inherits:
                 model = models.without_noise_shuffle(model)
             legs.append(
-                Segment(model=model, cfg=plan.cfg_low, conds=conds, size=low, sigmas=cut.low)
+                Segment(
+                    model=model,
+                    cfg=plan.cfg_low,
+                    conds=conds,
+                    size=low,
+                    sigmas=cut.low,
+                    stage="after the switch",
+                )
             )
         if denoise_mask is not None:
             warn_of_mask(noisy, sigmas[-1].item())
@@ -186,11 +200,12 @@ class ReshiftGuider(comfy.samplers.CFGGuider):
         legs = []
         if estimate_at is not None:
             sigmas = torch.tensor([estimate_at, 0.0])
-            legs.append(Segment(model=model, sigmas=sigmas, estimates=True, **shared))
+            stage = "of the noisy latent"
+            legs.append(Segment(model=model, sigmas=sigmas, estimates=True, stage=stage, **shared))
         if len(cut.high):
             model = model if len(cut.low) else self.model_patcher
             model = models.without_noise_shuffle(model) if legs else model
-            legs.append(Segment(model=model, sigmas=cut.high, **shared))
+            legs.append(Segment(model=model, sigmas=cut.high, stage="before the switch", **shared))
         return legs
 
     def cut(
@@ -233,8 +248,10 @@ class ReshiftGuider(comfy.samplers.CFGGuider):
     def outer_predict_noise(self, *args: Any, **kwargs: Any) -> Tensor:
         """Evaluate the model; in a leg whose noise the next one inherits, record (x, sigma, x0)."""
         x0 = super().outer_predict_noise(*args, **kwargs)
+        x, sigma = args[0], args[1]
+        with reporting_as(self.node):
+            self.watch.see(x0, sigma)
         if self.recording:
-            x, sigma = args[0], args[1]
             self.last_evaluation = (x.clone(), sigma, x0.clone())
         return x0
 

@@ -33,6 +33,8 @@ class Segment:
     """Rows and columns in latent cells."""
     sigmas: Tensor
     """[n + 1]; the samplers may write into it."""
+    stage: str
+    """What errors call it, e.g. "before the switch"."""
     estimates: bool = False
     """Whether it is one evaluation, for the clean part and the noise of a latent that holds both:
     without a noise mask, which would paste the noise."""

@@ -8,7 +8,9 @@ import comfy.utils
 from torch import Tensor
 
 from ....surf_core.colour import match_colour
+from ..finite import VAE_CAUSES, check_finite
 
+FRAMES_AT_ONCE = 16
 WORKING_MEMORY = 2 * 2**30
 """Bytes that a chunk of frames needs, at most."""
 
@@ -17,8 +19,11 @@ def match_images(image: Tensor, reference: Tensor, method: str, strength: float)
     """Match IMAGE [F, height, width, 3] to a preview IMAGE: a new tensor, the inputs stay.
 
     Raises:
-        ValueError: frames that do not belong together, or settings out of range.
+        ValueError: NaN, frames that do not belong together, or settings out of range.
     """
+    for name, frames in (("image", image), ("reference", reference)):
+        for chunk in frames.split(FRAMES_AT_ONCE):
+            check_finite(chunk, name, VAE_CAUSES)
     device = comfy.model_management.get_torch_device()
     comfy.model_management.free_memory(WORKING_MEMORY, device)
     bar = comfy.utils.ProgressBar(len(image))
@@ -27,7 +32,7 @@ def match_images(image: Tensor, reference: Tensor, method: str, strength: float)
         comfy.model_management.throw_exception_if_processing_interrupted()
         bar.update_absolute(done, total)
 
-    frames = match_colour(
+    matched = match_colour(
         image.movedim(-1, 1),
         reference.movedim(-1, 1),
         method,
@@ -35,4 +40,4 @@ def match_images(image: Tensor, reference: Tensor, method: str, strength: float)
         device=device,
         on_chunk=report_progress,
     )
-    return frames.movedim(1, -1)
+    return matched.movedim(1, -1)
