@@ -14,6 +14,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/requirements.stamp
 CPU_TESTS := not gpu and not host and not web
+# A file's tests share fixtures, so they stay in one process.
+PYTEST := $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile
 
 .PHONY: demo test check bench bench-gpu format train-tiny
 
@@ -21,14 +23,14 @@ demo: $(STAMP)
 	$(BIN)/python -m surf_core.tiny --out demo
 
 test: $(STAMP)
-	$(BIN)/pytest -m "$(CPU_TESTS)"
+	$(PYTEST) -m "$(CPU_TESTS)"
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/codespell
 	$(BIN)/mypy
-	$(BIN)/pytest -m "$(CPU_TESTS) and not slow"
+	$(PYTEST) -m "$(CPU_TESTS) and not slow"
 
 train-tiny: $(STAMP)
 	$(BIN)/python -m surf_core.training.tiny --form short --out runs/tiny

@@ -20,7 +20,7 @@ SUFFIXES = frozenset([
 ])  # fmt: skip
 """What a video's name ends with; an animated .webp is one too. Other files of a folder are counted
 and named by kind, but for those that hold captions."""
-BESIDE = frozenset([".csv", ".json", ".jsonl", ".txt"])
+BESIDE = frozenset([".csv", ".json", ".jsonl", ".lock", ".txt"])
 """What the name of a file with captions ends with."""
 _KINDS = 8
 
