@@ -21,7 +21,7 @@ SUFFIXES = frozenset([
 """What a video's name ends with; an animated .webp is one too. Other files of a folder are counted
 and named by kind, but for those that hold captions."""
 BESIDE = frozenset([".csv", ".json", ".jsonl", ".lock", ".txt"])
-"""What the name of a file with captions ends with."""
+"""What the name of a file with captions, or of a lock of ours, ends with."""
 _KINDS = 8
 
 
