@@ -45,10 +45,12 @@ def open_latent(model: Any, latent: dict, name: str) -> Tensor:
         [B, C, H, W] or [B, C, T, H, W]; may be the tensor in `latent`.
 
     Raises:
-        ValueError: nested, not finite, or not of this model's channels.
+        ValueError: nested, not finite, not of this model's channels, or a video for an image model
+            and the reverse.
     """
     samples = latent.get("samples")
     check_plain(samples, name)
+    check_frames(model, samples, name)
     check_companions(latent, samples, name)
     accepted = inspect.signature(comfy.sample.fix_empty_latent_channels).parameters
     ratios = {key: latent[key] for key in RATIO_KEYS if key in latent and key in accepted}
@@ -85,15 +87,26 @@ def check_noise_mask(mask: Any, name: str) -> None:
         )
 
 
+def check_frames(model: Any, samples: Tensor, name: str) -> None:
+    """Refuse a video for an image model, and an image for a video model unless it is empty.
+
+    Families share numbers of channels: 16 are those of Flux, SD3, Wan and HunyuanVideo.
+    """
+    takes_video = model.get_model_object("latent_format").latent_dimensions == 3
+    if takes_video == (samples.ndim == 5) or (takes_video and is_blank(samples)):
+        return
+    kinds = "an image latent [B, C, H, W]", "a video latent [B, C, T, H, W]"
+    raise ValueError(
+        f"{name}: expected {kinds[takes_video]} for {type(model.model).__name__}, got "
+        f"{kinds[not takes_video]}, {tuple(samples.shape)}; connect the latent of a model with "
+        "the same VAE, or decode it and encode the frames with this model's."
+    )
+
+
 def check_channels(model: Any, samples: Tensor, name: str) -> None:
     """Refuse a latent that was encoded for another model family."""
-    latent = model.get_model_object("latent_format")
-    if latent.latent_dimensions == 2 and isinstance(samples, Tensor) and samples.ndim == 5:
-        raise ValueError(
-            f"{name} must be [B, C, H, W], since {type(model.model).__name__} makes images, got "
-            f"the video latent {tuple(samples.shape)}; connect a video model, or an image latent."
-        )
-    check_latent(samples, name, channels=latent.latent_channels)
+    check_frames(model, samples, name)
+    check_latent(samples, name, channels=model.get_model_object("latent_format").latent_channels)
 
 
 def to_intermediate(samples: Tensor) -> Tensor:

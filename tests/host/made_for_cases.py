@@ -79,6 +79,19 @@ def case_an_area_of_an_image_lies_where_it_was_made():
     check_area(model, {"samples": torch.zeros(1, 16, 16, 24)})
 
 
+def case_images_and_videos_are_told_apart_and_windows_need_a_video():
+    image, video = comfy.sd.load_diffusion_model_state_dict(checkpoints.sd3()), HOST.model()
+    conds = prompts(pooled_output=noise(1, 2048))
+    still, moving = noise(1, 16, 8, 12), noise(1, 16, 3, 8, 12)
+    refused(lambda: refine(image, {"samples": moving}, conds), "Surf Refiner", "an image latent")
+    refused(lambda: refine(video, {"samples": still}, conds), "Surf Refiner", "a video latent")
+    refused(lambda: HOST.ours(image, {"samples": moving}, *conds), "Reshift KSampler", "SD3")
+    refused(lambda: HOST.ours(video, {"samples": still}, *conds), "Reshift KSampler", "WAN21")
+    refused(lambda: refine(image, {"samples": still}, conds, window=4), "MMDIT", "set window to 0")
+    assert refine(image, {"samples": still}, conds)["samples"].shape == (1, 16, 24, 36)
+    HOST.ours(video, {"samples": torch.zeros(1, 16, 16, 24)}, *conds)
+
+
 def case_the_key_goes_through_the_hosts_nodes_and_a_crop_is_seen():
     model, conds = HOST.model(), prompts()
     pos = right_half(conds[0])

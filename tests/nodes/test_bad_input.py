@@ -74,6 +74,7 @@ LATENTS = {
     "odd rows": latent(1, 16, 3, 15, 24),
     "odd columns": latent(1, 16, 3, 16, 25),
     "filled": latent(fill=0.5),
+    "an image": latent(1, 16, 16, 24, fill=0.5),
 }
 K, G, D, R = SurfReshiftKSampler, SurfReshiftGuider, SurfLatentDownscale, SurfRefiner
 # (node, what is wrong with it, words that the message must hold)
@@ -85,6 +86,10 @@ TABLE = [
     (K, {"latent_image": "nested"}, "one video latent", "nested", "separate"),
     (K, {"latent_image": "no samples"}, "one tensor", "NoneType", "pass"),
     (K, {"latent_image": "channels"}, "16 channels", "got 8", "same model family"),
+    (K, {"latent_image": "an image"}, "a video latent", "an image latent", "decode it and encode"),
+    (K, {"model": "image"}, "an image latent", "got a video latent", "decode it and encode"),
+    (G, {"latent_image": "an image"}, "a video latent", "an image latent", "decode it and encode"),
+    (G, {"model": "image"}, "an image latent", "got a video latent", "decode it and encode"),
     (K, {"latent_image": "nan"}, "finite", "NaN", "look at"),
     (K, {"latent_image": "infinite"}, "finite", "infinity", "look at"),
     (K, {"latent_image": "3-d"}, r"\[B, C, H, W\]", "16, 16, 24", "pass a latent"),
@@ -94,8 +99,6 @@ TABLE = [
     (K, {"latent_image": "bool mask"}, "from 0, kept, to 1", "torch.bool", "convert it"),
     (K, {"latent_image": "int mask"}, "from 0, kept, to 1", "torch.int64", "convert it"),
     (K, {"latent_image": "list mask"}, "from 0, kept, to 1", "list", "convert it"),
-    (K, {"model": "image"}, r"must be \[B, C, H, W\]", "video latent", "connect a video model"),
-    (G, {"model": "image"}, r"must be \[B, C, H, W\]", "video latent", "connect a video model"),
     (G, {"denoise_mask": torch.ones(16, 24).bool()}, "from 0", "torch.bool", "convert it"),
     (D, {"samples": "bool mask"}, "from 0, kept, to 1", "torch.bool", "convert it"),
     (D, {"samples": "float8"}, "at least 16 bits", "float8_e4m3fn", "convert"),

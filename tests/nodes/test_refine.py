@@ -231,7 +231,7 @@ def test_progress_is_one_bar():
         ((1, 16, 3, 5, 7), {"scale": 1.5}, (8, 10)),
         ((1, 16, 3, 4, 6), {"scale": 1.0}, (4, 6)),
         ((1, 16, 3, 4, 6), {"resolution": "by size", "width": 80, "height": 48}, (6, 10)),
-        ((2, 16, 4, 6), {}, (8, 12)),
+        ((2, 16, 1, 4, 6), {}, (8, 12)),
     ],
 )
 def test_targets_are_snapped_to_the_model(shape, changes, expected):

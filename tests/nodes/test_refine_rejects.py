@@ -5,7 +5,9 @@ import re
 import host_stub
 import pytest
 import torch
-from surf.tests.nodes.test_refine import Model, Sound, Vae, latent, run
+from surf.nodes.host.skip import SkipMask
+from surf.surf_core.skip import Mask
+from surf.tests.nodes.test_refine import Model, Sound, Vae, latent, prompt, run
 
 
 class Nested(torch.Tensor):
@@ -24,7 +26,35 @@ def model_with(network):
     return model
 
 
+def still(network=None):
+    """An image model."""
+    model = model_with(network or type("Flux", (), {"patch_size": 2})())
+    model.model.latent_format.latent_dimensions = 2
+    return model
+
+
+def masked():
+    """A mask that skips a token of 3 frames of 4 x 6."""
+    tokens = torch.ones(3, 4, 6, dtype=torch.bool)
+    tokens[0, 0, 0] = False
+    mask = Mask(tokens=tokens, scores=tokens.float(), tau=1.0, source="detail")
+    return SkipMask(
+        mask=mask, size=(8, 12), upsampled=None, upsample="latent", samples=latent()["samples"]
+    )
+
+
+IMAGE = {"preview": latent(1, 16, 4, 6)}
 BAD = {
+    "a video for an image model": (
+        {"model": still()}, "an image latent", "for Network, got a video latent", "decode it and"),
+    "an image for a video model": (IMAGE, "a video latent", "got an image latent", "decode it and"),
+    "windows for an image model": (
+        IMAGE | {"model": still(), "window": 4}, "WanModel", "Flux .*patch=2", "set window to 0"),
+    "a mask of a video for an image": (
+        IMAGE | {"model": still(), "mask": masked()}, "belongs to a video", "disconnect the mask"),
+    "an area of unknown size": (
+        {"positive": prompt(area=(4, 6, 0, 0))}, "area in pixels", "set made_width"),
+    "a width that it was made for alone": ({"made_width": 64}, "belong together", "64 x 0"),
     "a model that predicts noise": (
         {"model": Model(kind=(host_stub.DiscreteFlow, host_stub.Eps))},
         "flow model", "Eps", "connect a flow model"),

@@ -111,8 +111,8 @@ def test_the_node_rejects(case):
 
 def test_a_still_model_is_refused(monkeypatch):
     model = wan()
-    monkeypatch.setattr(
-        sys.modules["comfy.sample"], "fix_empty_latent_channels", lambda model, latent: latent
-    )
-    with pytest.raises(ValueError, match=r"video latent .*got \(1, 16, 4, 6\)"):
+    monkeypatch.setattr(model.model.latent_format, "latent_dimensions", 2, raising=False)
+    with pytest.raises(ValueError, match=r"a video latent .*got \(1, 16, 4, 6\)"):
         run(model, latent(1, 16, 4, 6))
+    with pytest.raises(ValueError, match=r"expected an image latent .*got a video latent"):
+        run(model, latent(1, 16, 3, 4, 6))

@@ -62,6 +62,11 @@ def _check_mask(mask: Mask, model: Any, latent: Tensor, seam: int) -> None:
             a model that was compiled so that it would not notice the mask.
     """
     patch = _patch(model)
+    if latent.ndim != 5:
+        raise ValueError(
+            f"a mask belongs to a video, got one and an image latent {tuple(latent.shape)}; "
+            "disconnect the mask."
+        )
     grid = tuple(-(-side // cells) for side, cells in zip(latent.shape[2:], patch, strict=True))
     check_keep(mask.tokens, grid)
     weight(mask.tokens[:1, :1, :1], patch, seam)
