@@ -3,7 +3,7 @@
 Dims: H, W rows and columns, in latent cells unless the caller says pixels; any axes before them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 from math import ceil, pi
 
@@ -136,6 +136,63 @@ def blend(
             share = (row_weight[:, None] * column_weight).to(out)
             out[..., y, x].addcmul_(part.to(out.dtype), share)
     return out.to(part.dtype)
+
+
+def crossfade(
+    parts: Iterable[Tensor], starts: list[int], length: int, axis: int, looks_ahead: bool = False
+) -> Tensor:
+    """Join stretches of frames that overlap; what a decoder lacks at the ends of each stays out.
+
+    A stretch has no past at its first frames, so those of the earlier one stand for most of what
+    two share, and the rest is half a cosine wave. Where the decoder looks ahead, the last frames
+    of the earlier stretch lack their future alike, and the wave lies in the middle.
+
+    Args:
+        parts: frames of each stretch along `axis`, in order; the first is complete.
+        starts: frame at which each begins, rising; only neighbours overlap.
+        length: frames in all.
+        looks_ahead: whether a frame depends on later ones.
+
+    Returns:
+        [.., length, ..], dtype of the parts.
+
+    Raises:
+        ValueError: parts that leave a gap, or do not end at `length`.
+
+    Source: ours.
+    """
+    out, done = None, 0
+    for start, part in zip(starts, parts, strict=True):
+        shared, stop = done - start, start + part.shape[axis]
+        if shared < 0 or not done < stop <= length:
+            raise ValueError(
+                f"expected frames that go on from {done} of {length}, got {start} to {stop}; cut "
+                "time only for a decoder that makes as many frames of each latent frame."
+            )
+        if out is None:
+            shape = list(part.shape)
+            shape[axis] = length
+            out = part.new_empty(shape)
+        if shared:
+            share = _rise(shared, looks_ahead).to(out)
+            share = share.view(-1, *[1] * (out.ndim - axis - 1))
+            old = out.narrow(axis, start, shared)
+            old.lerp_(part.narrow(axis, 0, shared), share)
+        out.narrow(axis, done, stop - done).copy_(part.narrow(axis, shared, stop - done))
+        done = stop
+    if done != length:
+        raise ValueError(f"expected {length} frames, got {done}; decode all latent frames.")
+    return out
+
+
+def _rise(shared: int, looks_ahead: bool) -> Tensor:
+    """How much of each shared frame comes from the later stretch: [shared], float64, 0 to 1."""
+    wave = max(1, shared // 3)
+    after = wave if looks_ahead else 0
+    after = min(after, (shared - wave) // 2)
+    steps = torch.arange(wave, dtype=torch.float64).add(0.5).mul(pi / wave)
+    before = torch.zeros(shared - wave - after, dtype=torch.float64)
+    return torch.cat([before, (1 - steps.cos()) / 2, torch.ones(after, dtype=torch.float64)])
 
 
 def in_tiles(

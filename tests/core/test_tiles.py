@@ -5,7 +5,7 @@ from itertools import pairwise, product
 import pytest
 import torch
 from surf.surf_core import flow
-from surf.surf_core.tiles import blend, boxes, in_tiles, spans, weights
+from surf.surf_core.tiles import blend, boxes, crossfade, in_tiles, spans, weights
 from surf.surf_core.tiny.codec import CELL
 from surf.surf_core.tiny.demo import to_pixels
 from surf.surf_core.tiny.model import TinyT2V
@@ -222,3 +222,43 @@ def test_a_refined_video_shows_no_tile_edges():
 
     assert max(against_whole(16, 8)) <= 1.05
     assert min(against_whole(12, 0)) > 1.15
+
+
+@pytest.mark.parametrize("looks_ahead", [False, True])
+@pytest.mark.parametrize("axis", [0, 2])
+def test_stretches_of_one_video_join_to_it(axis, looks_ahead):
+    video = noise(3, 2, 41, 2) if axis == 2 else noise(41, 3)
+    for length, shared in ((41, 0), (20, 4), (9, 1), (9, 2), (7, 3)):
+        cut = spans(41, length, shared)
+        parts = (video.narrow(axis, start, stop - start) for start, stop in cut)
+        joined = crossfade(parts, [start for start, _ in cut], 41, axis, looks_ahead)
+        torch.testing.assert_close(joined, video, rtol=0, atol=1e-6)
+
+
+def test_what_a_stretch_lacks_at_its_ends_stays_out():
+    """Ones are the first stretch, zeros the second; 12 frames are shared."""
+    first, second = torch.ones(20), torch.zeros(20)
+    causal, ahead = (crossfade((first, second), [0, 8], 28, 0, kind) for kind in (False, True))
+    assert (causal[:16] == 1).all()
+    assert (ahead[:12] == 1).all()
+    assert (ahead[16:] == 0).all()
+    for joined in (causal, ahead):
+        assert (joined[20:] == 0).all()
+        wave = joined[(joined > 0) & (joined < 1)]
+        assert len(wave) == 4
+        torch.testing.assert_close(wave + wave.flip(0), torch.ones(4))
+        assert (joined.diff() <= 0).all()
+
+
+@pytest.mark.parametrize(
+    ("lengths", "starts", "said"),
+    [
+        ((5, 5), (0, 6), "go on from 5 of 10, got 6 to 11"),
+        ((5, 4), (0, 5), "expected 10 frames, got 9"),
+        ((8, 3), (0, 4), "go on from 8 of 10, got 4 to 7"),
+        ((5, 9), (0, 3), "go on from 5 of 10, got 3 to 12"),
+    ],
+)
+def test_stretches_that_do_not_make_the_video_are_refused(lengths, starts, said):
+    with pytest.raises(ValueError, match=said):
+        crossfade((torch.zeros(n) for n in lengths), list(starts), 10, 0)
