@@ -345,6 +345,7 @@ def contents():
         "comfy.model_management": {
             "OOM_EXCEPTION": torch.OutOfMemoryError,
             "free_memory": free_memory,
+            "psutil": SimpleNamespace(swap_memory=lambda: SimpleNamespace(free=0)),
             "get_free_memory": get_free_memory,
             "get_torch_device": get_torch_device,
             "get_total_memory": get_total_memory,

@@ -20,7 +20,8 @@ import comfy.nested_tensor  # noqa: E402
 import comfy.sd  # noqa: E402
 import comfy.utils  # noqa: E402
 from surf.nodes.decode import SurfVAEDecode  # noqa: E402
-from surf.nodes.host.vae import decode, memory  # noqa: E402
+from surf.nodes.host.vae import decoding, is_out_of_memory, memory, upsample_latent  # noqa: E402
+from surf.surf_core.tiles import spans  # noqa: E402
 
 import nodes  # noqa: E402
 
@@ -31,7 +32,7 @@ class Lines(logging.Handler):
     def __init__(self):
         super().__init__(logging.INFO)
         self.said = []
-        for name in (decode.__name__, memory.__name__):
+        for name in (decoding.__name__, memory.__name__):
             logging.getLogger(name).addHandler(self)
             logging.getLogger(name).setLevel(logging.INFO)
 
@@ -189,14 +190,14 @@ def case_the_pieces_of_1080p_follow_the_hosts_estimate():
             ("wan", wan(), (1, 16, 21, 136, 240)), ("wan22", wan22(), (1, 48, 21, 68, 120)),
         ):  # fmt: skip
             vae.vae_dtype = torch.bfloat16
-            decoding = decode.Decoding(vae, torch.zeros(shape, device="meta"))
+            whole = decoding.Decoding(vae, torch.zeros(shape, device="meta"))
             for card in (12, 16, 24, 48, 80):
                 management.get_total_memory = lambda device, card=card: card * 2**30
-                limit = memory.choose_piece(vae, decoding.size, decoding.cell, decoding.needed)
-                piece = memory.real_piece(decoding.size, limit, decoding.cell)
+                limit = memory.choose_piece(vae, whole.size, whole.cell, whole.needed)
+                piece = memory.real_piece(whole.size, limit, whole.cell)
                 chosen[name, card] = piece
-                assert decoding.needed(piece) <= 0.8 * card * 2**30
-                assert decoding.at_a_time(piece) == 21, "time is not cut"
+                assert whole.needed(piece) <= 0.8 * card * 2**30
+                assert whole.at_a_time(piece) == 21, "time is not cut"
     finally:
         management.get_total_memory, management.get_free_memory = real
     expected = {
@@ -204,6 +205,151 @@ def case_the_pieces_of_1080p_follow_the_hosts_estimate():
     }  # fmt: skip
     for name in ("wan", "wan22"):
         assert {card: piece for (vae, card), piece in chosen.items() if vae == name} == expected
+
+
+class Forgetful(torch.nn.Module):
+    """A decoder without weights that needs history: what a call begins with is too bright.
+
+    By 0.1, fading within four frames; between latent frames brightness is linear.
+    """
+
+    def decode(self, z, **kwargs):
+        frames = 1 + 4 * (z.shape[2] - 1)
+        place, grey = torch.arange(frames) / 4, z[:, :3]
+        grey = grey.repeat_interleave(8, -1).repeat_interleave(8, -2)
+        high = (place.long() + 1).clamp_max(z.shape[2] - 1)
+        video = grey[:, :, place.long()].lerp(grey[:, :, high], (place % 1).view(-1, 1, 1))
+        return video + 0.2 * (1 - torch.arange(frames) / 4).clamp_min(0).view(-1, 1, 1)
+
+
+def case_brightness_does_not_jump_where_time_is_cut():
+    """In the host's own VAE object; its tiles, which overlap by a quarter, are the control."""
+    vae = wan()
+    vae.first_stage_model = Forgetful()
+    vae.memory_used_decode = lambda shape, dtype: 10**6 * shape[2] * shape[3] * shape[4]
+    samples = torch.linspace(-0.8, 0.8, 41).view(1, 1, -1, 1, 1).expand(1, 16, 41, 20, 20).clone()
+    slope = 0.5 * 1.6 / 160
+
+    def jump(frames):
+        return (frames.diff(dim=0)[24:].abs().max() / slope).item()
+
+    real = management.get_total_memory
+    for count in (8, 16):
+        room = decoding.Decoding(vae, samples).needed((160, 160), count) + 1
+        management.get_total_memory = lambda device, room=room: room / memory.USABLE_MEMORY
+        try:
+            frames = ours(vae, samples, piece=160)
+        finally:
+            management.get_total_memory = real
+        assert frames.shape == (161, 160, 160, 3)
+        cut = spans(41, count, count // 2)
+        said = f"{len(cut)} stretches of {cut[0][1]} of 41 latent frames"
+        assert any(said in line for line in LINES.said), LINES.said
+        assert jump(frames) < 1.1, jump(frames)
+        tiled = vae.decode_tiled(samples, 20, 20, 8, tile_t=count, overlap_t=count // 4)[0]
+        assert jump(tiled) > 1.1, "the measure sees the host's"
+
+
+def case_a_vae_that_tiles_by_itself_gets_video_after_video():
+    vae, samples, seen = wan(), noise(2, 16, 2, 40, 40), []
+    expected = stock(vae, samples)
+    real = vae.first_stage_model.decode
+
+    def watch(z, *args, **kwargs):
+        seen.append(len(z))
+        return real(z, *args, **kwargs)
+
+    vae.handles_tiling = True
+    vae.first_stage_model.decode = watch
+    # As the host's front of such a VAE: on newer hosts it calls the network's own.
+    vae.first_stage_model.decode_tiled = lambda z, **kwargs: watch(z)
+    if not hasattr(vae, "_decode_tiled_owned"):
+        vae.decode_tiled = lambda z, **kwargs: vae.decode(z)
+    try:
+        torch.testing.assert_close(ours(vae, samples), expected, rtol=0, atol=1e-4)
+        assert seen == [1, 1]
+        torch.testing.assert_close(ours(vae, samples, piece=160), expected, rtol=0, atol=1e-4)
+        assert seen == [1, 1, 1, 1]
+    finally:
+        del vae.first_stage_model.decode, vae.first_stage_model.decode_tiled
+
+
+def case_nan_from_a_vae_is_refused_both_ways():
+    vae, samples = wan(), noise(1, 16, 2, 5, 7)
+    network = vae.first_stage_model
+    decode, encode = network.decode, network.encode
+    network.decode = lambda z, *args, **kwargs: decode(z, *args, **kwargs) * float("nan")
+    refused(lambda: ours(vae, samples), "frames that the VAE decodes must be finite", "--fp32-vae")
+    refused(lambda: upsample_latent(samples, (6, 8), "pixel", vae), "the VAE decodes")
+    del network.decode
+    network.encode = lambda x, *args, **kwargs: encode(x, *args, **kwargs) * float("nan")
+    refused(lambda: upsample_latent(samples, (6, 8), "pixel", vae), "latent that the VAE encodes")
+    del network.encode
+
+
+def case_every_memory_error_makes_pieces_of_encode_smaller_too():
+    vae, preview = wan(), noise(1, 16, 2, 20, 20)
+    expected = upsample_latent(preview, (40, 40), "pixel", vae)
+    for error in (
+        torch.cuda.OutOfMemoryError("pretended"), RuntimeError("Fault failed: 2"),
+        MemoryError("VBAR allocation failed"), RuntimeError("CUBLAS_STATUS_ALLOC_FAILED"),
+    ):  # fmt: skip
+        assert is_out_of_memory(error)
+        sizes, encode = [], vae.first_stage_model.encode
+
+        def full(x, *args, error=error, sizes=sizes, encode=encode, **kwargs):
+            sizes.append(tuple(x.shape[-2:]))
+            if x.shape[-1] > 200:
+                raise error
+            return encode(x, *args, **kwargs)
+
+        vae.first_stage_model.encode = full
+        LINES.said.clear()
+        try:
+            got = upsample_latent(preview, (40, 40), "pixel", vae)
+        finally:
+            del vae.first_stage_model.encode
+        assert got.shape == expected.shape
+        assert sizes[0] == (320, 320), sizes
+        assert max(sizes[1:]) < (200, 200), sizes
+        assert any("encoding begins anew" in line for line in LINES.said), LINES.said
+
+
+def case_the_cpu_allocator_is_known():
+    said = None
+    try:
+        torch.empty(2**60)
+    except RuntimeError as error:
+        said = error
+    assert is_out_of_memory(said)
+    assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+
+
+def case_short_main_memory_empties_the_hosts_caches():
+    """Its own functions are called, and free what they can."""
+    vae, samples, real, asked = wan(), noise(1, 16, 2, 5, 7), management.get_free_memory, []
+    free_memory = management.free_memory
+
+    def watch(needed, device, *args, **kwargs):
+        asked.append(str(device))
+        return free_memory(needed, device, *args, **kwargs)
+
+    def free(device=None, torch_free_too=False):
+        return (10**4, 10**4) if torch_free_too else 10**4
+
+    management.get_free_memory = free
+    management.free_memory = watch
+    swap = management.psutil.swap_memory
+    try:
+        management.psutil.swap_memory = lambda: type("Swap", (), {"free": 2**40})
+        memory.check_main_memory(10**6, "the frames", "wait")
+        assert "cpu" in asked, asked
+        assert any("page to disk" in line for line in LINES.said), LINES.said
+        management.psutil.swap_memory = lambda: type("Swap", (), {"free": 0})
+        refused(lambda: ours(vae, samples), "the frames need", "too little swap space")
+    finally:
+        management.psutil.swap_memory, management.get_free_memory = swap, real
+        management.free_memory = free_memory
 
 
 def case_sound_and_nested_latents_are_refused():

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 from surf.nodes.decode import SurfVAEDecode
-from surf.nodes.host.vae import decode
+from surf.nodes.host.vae import memory as pieces
 from surf.tests.nodes.vaes import Vae
 
 GB = 2**30
@@ -29,17 +29,6 @@ class Tight(Vae):
 
     def decode_tiled_3d(self, samples):
         raise AssertionError("the host took its own tiles")
-
-
-class Growing(Vae):
-    """Holds all frames at once; its own tiles cut time, too."""
-
-    def memory_used_decode(self, shape, dtype):
-        return super().memory_used_decode(shape, dtype) * shape[2]
-
-    def decode_tiled(self, samples, **tiles):
-        self.calls.append(("tiled", tiles))
-        return super().decode(samples)
 
 
 @pytest.fixture(autouse=True)
@@ -171,30 +160,32 @@ def test_the_vae_stays_as_it_was():
     assert vars(vae) == before
 
 
-def test_time_is_cut_only_where_no_piece_of_all_frames_fits(memory, caplog):
-    caplog.set_level(logging.INFO)
-    samples = latent(1, 16, 21, 40, 68)
-    memory["device"], vae = 10 * GB, Growing()
-    run(vae, samples)
-    assert all(call[0] == "decode" for call in vae.calls)
-    memory["device"], vae = 0.6 * GB, Growing()
-    got = run(vae, samples)
-    assert got.shape == (81, 320, 544, 3)
-    tiles = {"tile_x": 28, "tile_y": 24, "overlap": 8, "tile_t": 11, "overlap_t": 2}
-    assert vae.calls[0] == ("tiled", tiles)
-    assert "11 of 21 latent frames at a time, in the host's own tiles" in told(caplog)[-1]
-    memory["device"], vae = 0.001 * GB, Vae()
-    run(vae, samples)
-    assert all(call == ("decode", (24, 28)) for call in vae.calls), "time costs this VAE nothing"
+class Owned(Vae):
+    """Cuts pictures by itself, as SeedVR2's and MiniMax's do; knows one video at a time."""
+
+    handles_tiling = True
+
+    def decode(self, samples):
+        assert len(samples) == 1, "state of the first item in the next"
+        return super().decode(samples)
+
+    def decode_tiled(self, samples, **tiles):
+        self.calls.append(("tiled", tiles))
+        return self.decode(samples)
 
 
-def test_a_vae_that_tiles_by_itself_does(memory):
-    vae, samples = Growing(), latent(1, 16, 2, 40, 68)
-    vae.handles_tiling = True
-    run(vae, samples)
-    assert vae.calls.pop() == ("decode", (40, 68))
-    run(vae, samples, piece=256)
-    assert vae.calls[0] == ("tiled", {"tile_x": 28, "tile_y": 24, "overlap": 8})
+def test_a_vae_that_tiles_by_itself_gets_one_video_after_the_other(memory):
+    samples = latent(3, 16, 2, 40, 68)
+    expected, vae = run(Vae(), samples), Owned()
+    assert torch.equal(run(vae, samples), expected)
+    assert vae.calls == [("decode", (40, 68))] * 3
+    vae.calls.clear()
+    assert torch.equal(run(vae, samples, piece=256), expected)
+    tiles = ("tiled", {"tile_x": 28, "tile_y": 24, "overlap": 8})
+    assert vae.calls[::2] == [tiles] * 3
+    memory["main"] = 1.9 * expected.numel() * 4
+    with pytest.raises(ValueError, match="of main memory"):
+        run(vae, samples)
 
 
 @pytest.mark.parametrize(
@@ -202,6 +193,9 @@ def test_a_vae_that_tiles_by_itself_does(memory):
     [
         ({"width": 300}, latent(1, 16, 2, 20, 34), "272 x 160 pixels and cannot be cropped to 300"),
         ({"height": 161}, latent(1, 16, 2, 20, 34), "cannot be cropped to 272 x 161"),
+        ({"width": -1}, latent(1, 16, 2, 20, 34), "width must .*got -1"),
+        ({"height": -1}, latent(1, 16, 2, 20, 34), "height must .*got -1"),
+        ({"piece": -16}, latent(1, 16, 2, 20, 34), "piece must .*got -16"),
         ({"piece": 112}, latent(1, 16, 2, 20, 34), "two overlaps, 128 pixels, got piece=112"),
         ({}, latent(1, 4, 2, 20, 34), "16 channels, got 4"),
         ({}, latent(1, 16, 20, 34), r"a video latent \[B, C, T, H, W\]"),
@@ -224,22 +218,18 @@ def test_nested_latents_are_refused():
         run(Vae(), {"samples": torch.zeros(1, 16, 2, 4, 4).as_subclass(Nested)})
 
 
-def test_too_little_main_memory_is_refused_before_the_vae_decodes(memory):
-    vae, memory["main"] = Vae(), 1e6
-    with pytest.raises(ValueError, match="the frames need .* of main memory.* fewer frames"):
-        run(vae, latent(1, 16, 2, 60, 103))
-    assert not vae.calls
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_frames_that_are_not_finite_are_refused(value):
+    """What a VAE in half precision makes; black frames otherwise."""
 
+    class Half(Vae):
+        def decode(self, samples):
+            decoded = super().decode(samples)
+            decoded[0, -1, 3, 4, 1] = value
+            return decoded
 
-@pytest.mark.parametrize("batch", [1, 3])
-def test_main_memory_must_hold_the_frames_twice(memory, batch):
-    """Once as the VAE hands them over, once as they are put together, in fp32."""
-    once = batch * 5 * 160 * 272 * 3 * 4
-    memory["main"] = 1.9 * once
-    with pytest.raises(ValueError, match="of main memory"):
-        run(Vae(), latent(batch, 16, 2, 20, 34))
-    memory["main"] = 2.1 * once
-    assert len(run(Vae(), latent(batch, 16, 2, 20, 34))) == batch * 5
+    with pytest.raises(ValueError, match="Surf VAE Decode: the frames that the VAE .*--fp32-vae"):
+        run(Half(), latent(1, 16, 2, 20, 34))
 
 
 def test_a_vae_of_pictures_decodes_a_batch_and_the_first_frame_of_a_video():
@@ -257,5 +247,5 @@ def test_a_vae_of_pictures_decodes_a_batch_and_the_first_frame_of_a_video():
 def test_a_piece_is_at_least_two_overlaps_for_every_vae():
     for cell in (8, 16, 32):
         vae = Vae(cell)
-        run(vae, latent(1, 16, 1, 20, 34), piece=2 * decode.PIECE_OVERLAP)
+        run(vae, latent(1, 16, 1, 20, 34), piece=2 * pieces.PIECE_OVERLAP)
         assert len(vae.calls) > 1

@@ -91,6 +91,18 @@ def test_what_is_no_float_or_no_tensor_passes():
         finite.check_finite(torch.tensor([1.0, NAN]), "the frames", finite.VAE_CAUSES)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("value", [NAN, float("inf"), -float("inf")])
+def test_one_bad_value_is_found_anywhere_and_at_any_precision(value, dtype):
+    x = torch.rand(3, 5, 7).to(dtype)
+    assert finite.is_finite(x)
+    assert finite.is_finite(x[:0])
+    for place in ((0, 0, 0), (2, 4, 6), (1, 2, 3)):
+        bad = x.clone()
+        bad[place] = value
+        assert not finite.is_finite(bad)
+
+
 class Late:
     """An event of a GPU that is still at work."""
 

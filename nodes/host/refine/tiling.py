@@ -17,7 +17,7 @@ from ....surf_core.tiles import Box, in_tiles
 from ..attention import KEEP_KEY
 from ..models import STEP_CACHES
 from ..node_name import NodeLog
-from ..vae import is_out_of_memory
+from ..vae import MEMORY_ERRORS, is_out_of_memory
 from .tile_plan import Size, TilePlan
 
 log = NodeLog(__name__)
@@ -101,7 +101,7 @@ def evaluate(
         tile = plan.tile
         try:
             return _evaluate_once(plan, tile, apply_model, x, t, conditioning)
-        except RuntimeError as error:
+        except MEMORY_ERRORS as error:
             if not is_out_of_memory(error) or not plan.shrink(size, tile):
                 raise
         # Outside of the except block, where the tensors of the failed call are free.

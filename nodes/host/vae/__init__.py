@@ -2,7 +2,7 @@
 
 from .colour_match import match_images
 from .decode import check_piece, decode_latent
-from .memory import is_out_of_memory
+from .out_of_memory import MEMORY_ERRORS, is_out_of_memory
 from .upsample import (
     UPSAMPLE_METHODS,
     check_has_vae,
@@ -13,6 +13,7 @@ from .upsample import (
 )
 
 __all__ = [
+    "MEMORY_ERRORS",
     "UPSAMPLE_METHODS",
     "check_has_vae",
     "check_piece",

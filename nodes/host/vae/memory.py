@@ -1,16 +1,20 @@
-"""Choose pieces of a picture that fit the memory of a VAE, and detect that memory ran out.
+"""Choose pieces of a picture that fit the memory of a VAE, and make room in the main memory.
 
 Dims: H, W rows and columns in pixels.
 """
 
+import gc
+import sys
 from collections.abc import Callable
 from typing import Any
 
+import comfy
 import comfy.model_management
 import torch
 
 from ....surf_core.tiles import boxes, spans
 from ..node_name import NodeLog
+from .out_of_memory import MEMORY_ERRORS, is_out_of_memory
 
 log = NodeLog(__name__)
 
@@ -47,7 +51,7 @@ def choose_piece(
         What the pieces may be at most, see `real_piece`; the smallest where none fits.
     """
     device = room or USABLE_MEMORY * comfy.model_management.get_total_memory(vae.device)
-    main = USABLE_MEMORY * comfy.model_management.get_free_memory(torch.device("cpu"))
+    main = USABLE_MEMORY * free_main_memory(in_memory(size) / USABLE_MEMORY)
 
     def fits(limit: Size) -> bool:
         piece = real_piece(size, limit, cell)
@@ -95,31 +99,82 @@ def log_piece(vae: Any, size: Size, limit: Size, cell: int, needed: float, task:
     )  # fmt: skip
 
 
+def retry_smaller(run: Callable[[Size], Any], size: Size, limit: Size, cell: int, task: str) -> Any:
+    """Run a task of the VAE; if memory runs out, run it again from its start in smaller pieces.
+
+    Args:
+        run: called with the most that a piece may be.
+        size, limit, cell: as in `real_piece`.
+        task: "decoding" or "encoding".
+    """
+    while True:
+        try:
+            return run(limit)
+        except MEMORY_ERRORS as error:
+            smaller = halve(size, limit, cell)
+            if not is_out_of_memory(error) or smaller is None:
+                raise
+        # Outside of the except block, where the tensors of the failed call are free.
+        (rows, columns), (fewer, narrower) = (real_piece(size, x, cell) for x in (limit, smaller))
+        log.warning(
+            "out of memory with %d x %d pixels at a time; %s begins anew, with %d x %d.",
+            columns, rows, task, narrower, fewer,
+        )  # fmt: skip
+        limit = smaller
+        comfy.model_management.soft_empty_cache()
+
+
 def check_main_memory(needed: float, what: str, advice: str) -> None:
-    """Refuse frames for which the main memory is too small.
+    """Make room in the main memory for frames, and warn if the system has to page for them.
 
     Args:
         needed: bytes.
         what: the frames, in the plural.
         advice: what to do about it.
+
+    Raises:
+        ValueError: frames that do not fit into what is free, swap space included.
     """
-    free = comfy.model_management.get_free_memory(torch.device("cpu"))
-    if needed > free:
-        raise ValueError(
-            f"{what} need {needed / 2**30:.1f} GB of main memory, {free / 2**30:.1f} "
-            f"GB are free; {advice}."
-        )
+    free = free_main_memory(needed)
+    if needed <= free:
+        return
+    text = (
+        f"{what} need {needed / 2**30:.1f} GB of main memory, {free / 2**30:.1f} GB are free "
+        "after emptying ComfyUI's caches"
+    )
+    if needed > free + _swap():
+        raise ValueError(f"{text}, and there is too little swap space; {advice}.")
+    log.warning("%s; the system will page to disk, which is slow. To avoid it, %s.", text, advice)
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Say whether an error means that memory ran out; MPS and the CPU say it in its text only."""
+def free_main_memory(needed: float) -> float:
+    """Return the bytes of main memory that are free; empty the host's caches first if too few.
+
+    Those are unused weights, pinned ones, and results of earlier prompts.
+    """
+    host, cpu = comfy.model_management, torch.device("cpu")
+    if needed > host.get_free_memory(cpu):
+        gc.collect()
+        host.free_memory(needed, cpu)
+        host.soft_empty_cache()
+        # Not in older hosts.
+        caches = getattr(comfy, "memory_management", None)
+        for owner, name in ((host, "ensure_pin_budget"), (caches, "extra_ram_release")):
+            release = getattr(owner, name, None)
+            if release is not None:
+                release(int(needed))
+    return host.get_free_memory(cpu)
+
+
+def _swap() -> float:
+    """Return the bytes that can be paged to disk.
+
+    Windows and macOS enlarge their swap space when it is needed; taken as the main memory's size.
+    """
     host = comfy.model_management
-    if hasattr(host, "is_oom"):
-        by_type = host.is_oom(error)
-    else:
-        by_type = host.OOM_EXCEPTION is not Exception and isinstance(error, host.OOM_EXCEPTION)
-    text = str(error).lower()
-    return by_type or "out of memory" in text or "can't allocate memory" in text
+    free = host.psutil.swap_memory().free
+    growing = sys.platform in ("win32", "darwin")
+    return max(free, host.get_total_memory(torch.device("cpu"))) if growing else free
 
 
 def _limits(length: int, cell: int) -> list[int]:

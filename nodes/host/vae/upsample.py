@@ -14,7 +14,9 @@ from torch import Tensor
 
 from ....surf_core.resample import resize, resize_part
 from ....surf_core.tiles import Box, blend
-from .decode import decode, pixels_on_device
+from ..finite import VAE_CAUSES, check_finite
+from .decode import decode
+from .decoding import pixels_on_device
 from .memory import (
     PIECE_OVERLAP,
     PIXEL_BYTES,
@@ -23,7 +25,9 @@ from .memory import (
     choose_piece,
     log_piece,
     real_piece,
+    retry_smaller,
 )
+from .out_of_memory import without_fallback
 
 UPSAMPLE_METHODS = ("pixel", "latent")
 ADVICE = "set upsample to latent, or refine fewer frames at a time"
@@ -91,7 +95,7 @@ def encode_frames(vae, frames: Iterable[Tensor], samples: Tensor, size: tuple[in
         [B, C, (T,) *size], fp32.
 
     Raises:
-        ValueError: a VAE that gives another shape back, or too little main memory.
+        ValueError: a VAE that gives another shape back or is not finite, or too little main memory.
     """
     expected = (*samples.shape[1:-2], *size)
     items = []
@@ -124,16 +128,22 @@ def _encode(vae, frames: Tensor, size: tuple[int, int]) -> Tensor:
     def in_memory(piece: Size) -> float:
         return HOST_COPIES * count * piece[0] * piece[1] * PIXEL_BYTES
 
+    strict = without_fallback(vae)
+
     def encode(box: Box) -> Tensor:
         pixel_box = tuple(slice(part.start * cell, part.stop * cell) for part in box)
-        return vae.encode(_enlarge(frames, pixels, pixel_box))
+        encoded = strict.encode(_enlarge(frames, pixels, pixel_box))
+        check_finite(encoded, "the latent that the VAE encodes", VAE_CAUSES)
+        return encoded
+
+    def run(limit: Size) -> Tensor:
+        piece = real_piece(pixels, limit, cell)
+        log_piece(vae, pixels, limit, cell, on_device(piece), "encode")
+        check_main_memory(in_memory(piece), "a piece of the target's frames", ADVICE)
+        return blend(encode, size, (limit[0] // cell, limit[1] // cell), PIECE_OVERLAP // cell)
 
     limit = choose_piece(vae, pixels, cell, on_device, in_memory)
-    piece = real_piece(pixels, limit, cell)
-    log_piece(vae, pixels, limit, cell, on_device(piece), "encode")
-    check_main_memory(in_memory(piece), "a piece of the target's frames", ADVICE)
-    cells = (limit[0] // cell, limit[1] // cell)
-    return blend(encode, size, cells, PIECE_OVERLAP // cell)
+    return retry_smaller(run, pixels, limit, cell, "encoding")
 
 
 def _enlarge(frames: Tensor, size: Size, box: Box) -> Tensor:
