@@ -1,5 +1,6 @@
 """Say what other nodes have put on a MODEL, and whether it goes with windows, tiles and masks."""
 
+import re
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -12,8 +13,8 @@ OURS = __name__.split(".nodes.")[0]
 """The package as the host has imported it."""
 OVERRIDE = "optimized_attention_override"
 """Slot of an attention kernel in transformer_options; there is one."""
-ATTENTION, WRAPPER, PATCH, BLOCK, FUNCTION = (
-    "attention", "wrapper", "patch", "block replacement", "function wrapper",
+ATTENTION, WRAPPER, PATCH, BLOCK, FUNCTION, OBJECT = (
+    "attention", "wrapper", "patch", "block replacement", "function wrapper", "object patch",
 )  # fmt: skip
 AROUND_A_CALL = ("diffusion_model", "apply_model")
 """Kinds of the host's wrappers that run round each call of the network."""
@@ -38,16 +39,21 @@ def is_ours(function: Any) -> bool:
 def found_on(model: Any) -> Iterator[tuple[str, str]]:
     """Yield (kind, name) of what other nodes have put on a MODEL, the LoRAs left out.
 
-    Kinds are ATTENTION, WRAPPER, PATCH, BLOCK and FUNCTION.
+    Kinds are ATTENTION, WRAPPER, PATCH, BLOCK, FUNCTION and OBJECT.
     """
     options = model.model_options.get("transformer_options", {})
     override = options.get(OVERRIDE)
     if override is not None and not is_ours(override):
         yield ATTENTION, name_of(override)
-    for kind in AROUND_A_CALL:
-        for key, wrappers in model.wrappers.get(kind, {}).items():
-            if not all(map(is_ours, wrappers)):
-                yield WRAPPER, str(key)
+    for everything in (model.wrappers, options.get("wrappers", {})):
+        for kind in AROUND_A_CALL:
+            for key, wrappers in everything.get(kind, {}).items():
+                if not all(map(is_ours, wrappers)):
+                    yield WRAPPER, str(key)
+    for name, value in getattr(model, "object_patches", {}).items():
+        if name.startswith("diffusion_model") and not is_ours(value):
+            # One name for all blocks.
+            yield OBJECT, f"{re.sub(r'[.][0-9]+', '', name)} of {name_of(value)}"
     for name, patches in options.get("patches", {}).items():
         if patches:
             yield PATCH, f"{name} of {name_of(patches[0])}"

@@ -285,6 +285,9 @@ def case_tiles_take_their_part_of_the_mask_and_empty_ones_are_not_run():
         with TokenRecorder(model) as seen:
             out = refined(model, mask, preview, width, tile=256, steps=2, cfg=1.0)
         is_start(out, mask, start)
+        theirs = model.clone()
+        theirs.add_wrapper_with_key("apply_model", "theirs", lambda f, *args, **kw: f(*args, **kw))
+        assert torch.equal(refined(theirs, mask, preview, width, tile=256, steps=2, cfg=1.0), out)
         # Tiles of 32 x 32 cells start at columns 0, 16, 32, 48: two of eight have work.
         first, second = (mask.tokens[:, :16, a : a + 16].sum().item() for a in (0, 8))
         assert seen == 2 * [(1, first), (1, second)], (seen, first, second)

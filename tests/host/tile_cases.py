@@ -10,6 +10,7 @@ import logging
 import checkpoints
 import inside
 import torch
+from inprocess import refused
 from inside import noise
 
 RESULTS = inside.enter()
@@ -237,6 +238,79 @@ def case_step_caches_do_not_mix_tiles_up():
     with CallRecorder(model) as calls:
         sample(with_tiles(easy, START, 0), steps=6)
     assert len(calls) == 6
+
+
+def case_a_cache_by_time_of_another_node_never_answers_another_tile():
+    """TeaCache's way, an apply_model wrapper, a patch of forward: refused in tiles only.
+
+    Without the check, every tile but the first got the first one's answer.
+    """
+    from comfy.patcher_extension import WrappersMP
+
+    def remember(network):
+        memory, plain = {}, network.forward
+
+        def forward(x, timestep, *args, **kwargs):
+            key = float(timestep.flatten()[0])
+            if key not in memory:
+                memory[key] = plain(x, timestep, *args, **kwargs) - x
+            return x + memory[key]
+
+        return forward
+
+    def by_function(model):
+        network, made = model.model.diffusion_model, {}
+
+        def wrapper(apply_model, args):
+            made.setdefault("forward", remember(network))
+            network.forward = made["forward"]
+            try:
+                return apply_model(args["input"], args["timestep"], **args["c"])
+            finally:
+                del network.forward
+
+        model.set_model_unet_function_wrapper(wrapper)
+
+    def by_object(model):
+        model.add_object_patch("diffusion_model.forward", remember(model.model.diffusion_model))
+
+    def by_wrapper(model):
+        memory = {}
+
+        def wrapper(executor, x, t, *args, **kwargs):
+            key = float(t.flatten()[0])
+            if key not in memory:
+                memory[key] = executor(x, t, *args, **kwargs)
+            return memory[key]
+
+        model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "tea", wrapper)
+
+    plain = sample(with_tiles(load(), START, 0))
+    for install in (by_function, by_object, by_wrapper):
+        model = load().clone()
+        install(model)
+        refused(lambda model=model: sample(with_tiles(model, START, TILE)), "a cache of another")
+        network = model.model.diffusion_model
+        assert not any(module._forward_pre_hooks for module in network.modules())
+        model = load().clone()
+        install(model)
+        torch.testing.assert_close(sample(with_tiles(model, START, 0)), plain, rtol=0, atol=1e-4)
+
+
+def case_wrappers_that_run_the_whole_network_go_with_tiles():
+    from comfy.patcher_extension import WrappersMP
+
+    plain = sample(with_tiles(load(), START, TILE))
+    model = load().clone()
+    seen = []
+
+    def watch(executor, x, *args, **kwargs):
+        seen.append(tuple(x.shape[-2:]))
+        return executor(x, *args, **kwargs)
+
+    model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "watch", watch)
+    assert torch.equal(sample(with_tiles(model, START, TILE)), plain)
+    assert set(seen) == {(32, 32)}
 
 
 def case_the_host_reserves_memory_for_a_tile():

@@ -29,9 +29,12 @@ def patched():
             others.OVERRIDE: partial(kernel, None),
             "patches": {"attn1_patch": [attend_more], "attn2_patch": []},
             "patches_replace": {"dit": {("double_block", n): Cache() for n in range(3)}},
+            "wrappers": {"apply_model": {"tea": [kernel]}},
         },
         "model_function_wrapper": kernel,
     }
+    blocks = {f"diffusion_model.blocks.{n}.forward": kernel for n in range(3)}
+    model.object_patches = {"model_sampling": kernel, **blocks}
     model.add_wrapper_with_key("diffusion_model", "easycache", kernel)
     model.add_wrapper_with_key("diffusion_model", "surf_skip", make_wrapper())
     return model
@@ -43,8 +46,10 @@ def test_what_other_nodes_put_on_a_model_is_named_and_ours_is_not():
         (others.ATTENTION, "test_others.kernel"),
         (others.BLOCK, "test_others.Cache"),
         (others.FUNCTION, "test_others.kernel"),
+        (others.OBJECT, "diffusion_model.blocks.forward of test_others.kernel"),
         (others.PATCH, "attn1_patch of test_others.attend_more"),
         (others.WRAPPER, "easycache"),
+        (others.WRAPPER, "tea"),
     ]
     assert not list(others.found_on(host_stub.Patcher()))
 
@@ -55,6 +60,6 @@ def test_one_line_tells_what_goes_with_it(caplog):
         others.tell(host_stub.Patcher(), "tiles", {others.BLOCK: "runs in each"})
     [said] = [record.getMessage() for record in caplog.records]
     assert said.endswith(
-        "tiles with what other nodes put on this model: easycache (is off), test_others.Cache "
-        "(runs in each)."
+        "tiles with what other nodes put on this model: easycache (is off), tea (is off), "
+        "test_others.Cache (runs in each)."
     )

@@ -12,6 +12,7 @@ from torch import Tensor
 from ....surf_core.tiles import Box, boxes, spans
 from ..models import cell_side, patch_side
 from ..node_name import NodeLog
+from .tile_caches import TileCaches
 
 log = NodeLog(__name__)
 
@@ -39,6 +40,7 @@ class TilePlan:
         self.cell, self.patch, self.size = cell_side(model), patch_side(model), size
         self.overlap = ceil(OVERLAP_PIXELS / self.cell / self.patch) * self.patch
         self.tile: Size = size
+        self.caches = TileCaches(model)
         self.warned_of_caches = False
 
     def boxes(self, size: Size, tile: Size) -> list[Box]:

@@ -15,12 +15,8 @@ from torch import Tensor
 
 from ....surf_core.tiles import Box, in_tiles
 from ..attention import KEEP_KEY
-from ..models import STEP_CACHES
-from ..node_name import NodeLog
 from ..vae import MEMORY_ERRORS, is_out_of_memory
 from .tile_plan import Size, TilePlan
-
-log = NodeLog(__name__)
 
 WRAPPER_KEY = "surf_tiles"
 OFF_GRID = frozenset({"audio_embed", "face_pixel_values", "ref_latent", "context_latents"})
@@ -114,7 +110,8 @@ def _evaluate_once(
     size = tuple(x.shape[-2:])
     if len(plan.boxes(size, tile)) == 1:
         return apply_model(x, t, **conditioning)
-    conditioning = _without_step_cache(plan, conditioning)
+    plan.caches.tell_once()
+    conditioning = plan.caches.without_step_cache(conditioning)
 
     def call(part: Tensor, box: Box) -> Tensor:
         crops = {name: crop(value, box, size, name, plan) for name, value in conditioning.items()}
@@ -125,9 +122,10 @@ def _evaluate_once(
                 # Anything will do: `with_mask` puts the upsampled preview where it skips.
                 return part
             crops["transformer_options"] = {**options, KEEP_KEY: keep}
-        return apply_model(part, t, **crops)
+        return checked(part, t, **crops)
 
-    return in_tiles(call, x, tile, plan.overlap, plan.patch)
+    with plan.caches.checked(apply_model) as checked:
+        return in_tiles(call, x, tile, plan.overlap, plan.patch)
 
 
 def crop(value: Any, box: Box, size: Size, name: str, plan: TilePlan) -> Any:
@@ -156,21 +154,3 @@ def crop(value: Any, box: Box, size: Size, name: str, plan: TilePlan) -> Any:
         f"latent, {size[0]} x {size[1]} cells, and cannot follow its tiles; take it out, or choose "
         "a size that fits in one piece."
     )
-
-
-def _without_step_cache(plan: TilePlan, conditioning: dict) -> dict:
-    """Remove caches round the network, which would take a tile for the next step of another."""
-    from comfy.patcher_extension import WrappersMP
-
-    options = conditioning.get("transformer_options", {})
-    wrappers = options.get("wrappers", {})
-    inner = wrappers.get(WrappersMP.DIFFUSION_MODEL, {})
-    caches = [key for key in inner if key in STEP_CACHES]
-    if not caches:
-        return conditioning
-    if not plan.warned_of_caches:
-        plan.warned_of_caches = True
-        log.warning("%s is off in tiles.", " and ".join(caches))
-    inner = {key: value for key, value in inner.items() if key not in STEP_CACHES}
-    wrappers = {**wrappers, WrappersMP.DIFFUSION_MODEL: inner}
-    return {**conditioning, "transformer_options": {**options, "wrappers": wrappers}}
