@@ -163,6 +163,21 @@ def case_colour_match_is_the_wavelet_match_with_the_upsampled_preview():
     assert near < 0.5 * far, (far, near)
 
 
+def case_colours_stay_where_a_noise_mask_keeps_the_preview():
+    model, mask = load(), torch.ones(1, 1, 3, 4, 6)
+    mask[..., :3] = 0
+    preview = {"samples": PREVIEW, "noise_mask": mask}
+    free, matched = (run(model, preview, colour_match=on)["samples"] for on in (False, True))
+    changing = comfy.sampler_helpers.prepare_mask(mask, free.shape, free.device)
+    changing = changing.expand(free.shape)
+    assert (changing == 0).any()
+    assert (changing == 1).any()
+    assert torch.equal(matched[changing == 0], free[changing == 0])
+    everywhere = wavelet_match(free, resize(PREVIEW, (8, 12), "bilinear"))
+    assert (everywhere - free)[changing == 0].abs().max() > 0.05
+    torch.testing.assert_close(matched[changing == 1], everywhere[changing == 1])
+
+
 def case_progress_is_one_bar_and_an_interrupt_leaves_nothing_behind():
     model, bars = load(), []
 

@@ -214,6 +214,33 @@ def test_colour_match_is_the_cores_wavelet_match():
     torch.testing.assert_close(matched, wavelet_match(free, start))
 
 
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_colours_are_matched_as_far_as_the_noise_mask_lets_change(share):
+    mask = torch.ones(1, 3, 4, 6)
+    mask[..., :3] = share
+    preview = latent(noise_mask=mask)
+    free, matched = (run(preview=preview, colour_match=on)["samples"] for on in (False, True))
+    everywhere = wavelet_match(free, resize(preview["samples"], (8, 12), "bilinear"))
+    assert torch.equal(matched[..., 8:], everywhere[..., 8:])
+    part = free[..., :4].lerp(everywhere[..., :4], share)
+    torch.testing.assert_close(matched[..., :4], part)
+    assert not torch.allclose(everywhere[..., :4], free[..., :4], atol=0.01)
+    if share == 0:
+        assert torch.equal(matched[..., :4], free[..., :4])
+
+
+def test_nan_stops_the_refinement_at_its_evaluation_and_before_it_in_a_prompt():
+    model = Model(velocity=lambda x, sigma, cond: x / (sigma < 0.45) * 0 if sigma < 0.5 else x)
+    with pytest.raises(ValueError, match="^Surf Refiner: .*evaluation 2 of the refinement, at"):
+        run(model)
+    assert len(model.seen) == 2
+    model, bad = Model(), prompt()
+    bad[0][0][0, 0, 0] = torch.nan
+    with pytest.raises(ValueError, match="Surf Refiner: text of the positive conditioning must"):
+        run(model, positive=bad)
+    assert not model.seen
+
+
 def test_progress_is_one_bar():
     host_stub.BARS.clear()
     run(steps=3)

@@ -12,6 +12,7 @@ from torch import Tensor
 from ....surf_core.checks import check_choice
 from ..attention import with_windows
 from ..conditioning import Conditioning, SizeChange, carry
+from ..finite import check_conditioning
 from ..latents import open_latent
 from ..made_for import Pixels, source_cells
 from ..models import check_flow, target_cells
@@ -59,6 +60,7 @@ def prepare(
     What does not fit is refused before the VAE works.
     """
     check_flow(model)
+    check_conditioning(conds)
     samples = open_latent(model, latent, "latent")
     traits: RefinerTraits | None = model.get_attachment(TRAITS_KEY)
     settings = apply_traits(traits, settings)

@@ -19,6 +19,7 @@ from ....surf_core.flow import interpolate
 from ....surf_core.lowband import wavelet_match
 from ....surf_core.skip import compose
 from ..conditioning import Conditioning
+from ..finite import MODEL_CAUSES, FiniteWatch, check_finite
 from ..latents import close_latent, to_intermediate
 from ..made_for import Pixels, with_made_for
 from ..skip import SkipMask
@@ -67,7 +68,7 @@ def refine(
         model, conds, latent, settings, upsample=upsample, vae=vae, mask=mask, seam=seam,
         made_for=made_for, **target,
     )  # fmt: skip
-    out = close_latent(latent, to_intermediate(_compose(run, _sample(run, latent))))
+    out = close_latent(latent, to_intermediate(_compose(run, latent, _sample(run, latent))))
     return (with_made_for(out, made_for) if all(made_for) else out), run.pixels
 
 
@@ -89,26 +90,40 @@ def _sample(run: RefineRun, latent: dict) -> Tensor:
         end = run.model.model.process_latent_in(upsampled.float())
         noise = interpolate(end, noise.to(end), settings.sigma_start)
         clean = torch.zeros_like(end)
+    sigmas, watch = settings.sigmas(), FiniteWatch("of the refinement")
+    show = latent_preview.prepare_callback(run.model, settings.steps)
+
+    def callback(step: int, x0: Tensor, x: Tensor, total: int) -> None:
+        watch.see(x0, sigmas[step])
+        show(step, x0, x, total)
+
     out = guider.sample(
         noise,
         clean,
         comfy.samplers.sampler_object("euler"),
-        settings.sigmas(),
+        sigmas,
         denoise_mask=mask if settings.time == "sigma" else None,
-        callback=latent_preview.prepare_callback(run.model, settings.steps),
+        callback=callback,
         disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
         seed=settings.seed,
     )
+    watch.finish()
+    check_finite(out, "what the sampler made", MODEL_CAUSES)
     if mask is None or settings.time == "sigma":
         return out
     outside = 1 - comfy.sampler_helpers.prepare_mask(mask, out.shape, out.device)
     return out + outside * (upsampled.to(out) - out)
 
 
-def _compose(run: RefineRun, out: Tensor) -> Tensor:
-    """Match colours, and put the upsampled preview back where the mask skips."""
+def _compose(run: RefineRun, latent: dict, out: Tensor) -> Tensor:
+    """Match colours where the noise mask lets change, and put back what the skip mask skips."""
     if run.settings.colour_match:
-        out = wavelet_match(out, run.upsampled.to(out))
+        matched, mask = wavelet_match(out, run.upsampled.to(out)), latent.get("noise_mask")
+        if mask is None:
+            out = matched
+        else:
+            changing = comfy.sampler_helpers.prepare_mask(mask, out.shape, out.device)
+            out = out.lerp(matched, changing.to(out))
     if run.weights is not None:
         out = compose(out, run.upsampled, run.weights.hard)
     return out
