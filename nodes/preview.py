@@ -228,6 +228,13 @@ class SurfLatentDownscale(io.ComfyNode):
                     tooltip="How cells are averaged; auto takes the exact mean at half size.",
                 ),
                 *made_for_inputs(),
+                declare(
+                    io.Vae.Input,
+                    "vae",
+                    optional=True,
+                    tooltip="The VAE of the latent; tells its pixels per cell, for a bucket or "
+                    "width and height, where the latent itself does not.",
+                ),
             ],
             outputs=[
                 declare(
@@ -250,9 +257,10 @@ class SurfLatentDownscale(io.ComfyNode):
     @names_errors
     @checks_numbers
     def execute(
-        cls, samples, resolution, scale, width, height, method, made_width=0, made_height=0
-    ) -> io.NodeOutput:
+        cls, samples, resolution, scale, width, height, method, made_width=0, made_height=0,
+        vae=None,
+    ) -> io.NodeOutput:  # fmt: skip
         """Resize; the input stays as it is."""
         check_made_for(made_width, made_height)
-        out = downscale_latent(samples, resolution, scale, width, height, method)
+        out = downscale_latent(samples, resolution, scale, width, height, method, vae)
         return io.NodeOutput(with_made_for(out, (made_height, made_width)) if made_width else out)

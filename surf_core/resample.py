@@ -26,7 +26,8 @@ RESOLUTIONS = ("by scale", "240p", "480p", "720p", "1080p", "by size")
 METHODS = ("auto", "bilinear", "area", "bicubic")
 """Ways to resize, see `resize`."""
 
-_CELL_PIXELS = {16: 8, 32: 16, 48: 16}
+_CELL_PIXELS = {3: 1, 4: 8, 12: 8, 16: 8, 24: 16, 32: 16, 48: 16}
+_CELL_PIXELS_BY_KIND = {("image", 64): 32, ("image", 128): 16, ("video", 128): 32}
 _SAME_ASPECT = 0.04
 
 
@@ -126,13 +127,21 @@ def _interpolate(planes: Tensor, size: tuple[int, int], method: str) -> Tensor:
     return F.interpolate(planes, size, mode=method, antialias=method == "bicubic")
 
 
-def cell_pixels(channels: int) -> int:
+def cell_pixels(channels: int, *, video: bool = True) -> int | None:
     """Return the pixels along a side of a latent cell, by the latent's channels.
 
-    16 is Wan 2.1, HunyuanVideo and most others: 8. 48 is Wan 2.2 5B and 32 HunyuanVideo 1.5: 16.
-    Unknown counts: 8.
+    16 is Wan 2.1, HunyuanVideo and most others: 8. 48 is Wan 2.2 5B, 32 HunyuanVideo 1.5: 16.
+    128 is LTX-Video: 32, of an image Flux 2: 16; 64 of an image HunyuanImage 2.1: 32. 3 is a model
+    of pixels.
+
+    Args:
+        video: whether the latent has an axis of frames.
+
+    Returns:
+        None where channels do not tell.
     """
-    return _CELL_PIXELS.get(channels, 8)
+    kind = "video" if video else "image"
+    return _CELL_PIXELS.get(channels) or _CELL_PIXELS_BY_KIND.get((kind, channels))
 
 
 def snap(pixels: tuple[float, float], multiple: int) -> tuple[int, int]:

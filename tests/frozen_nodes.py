@@ -73,6 +73,7 @@ INPUTS = {
         "method": widget("COMBO", "auto", options=METHODS, advanced=True),
         "made_width": widget("INT", 0, min=0, max=16384, step=8, optional=True, advanced=True),
         "made_height": widget("INT", 0, min=0, max=16384, step=8, optional=True, advanced=True),
+        "vae": socket("VAE", optional=True),
     },
     "SurfRefiner": {
         "model": socket("MODEL"),

@@ -14,9 +14,12 @@ from torch.nn import functional as F
 
 from ...surf_core.checks import FLOATS, check_choice, check_latent
 from ...surf_core.resample import METHODS, cell_pixels, resize, target_size
+from .leftover_noise import warn_of_noise
 
 LEAST_SIDE = 8
 """Pixels that each side is a multiple of, for all models: the smallest patch, or a whole cell."""
+LARGEST_CELL = 32
+"""Pixels per side of a cell that is a patch of its own: LTX-Video, HunyuanImage 2.1."""
 RATIO_KEYS = ("downscale_ratio_spacial", "downscale_ratio_temporal")
 """What newer hosts write into an empty latent, for the sampler only; spelled as there."""
 
@@ -141,7 +144,13 @@ def close_latent(latent: dict, samples: Tensor) -> dict:
 
 
 def downscale_latent(
-    latent: dict, resolution: str, scale: float, width: int, height: int, method: str
+    latent: dict,
+    resolution: str,
+    scale: float,
+    width: int,
+    height: int,
+    method: str,
+    vae: Any = None,
 ) -> dict:
     """Make a LATENT smaller in space, noise mask included.
 
@@ -151,24 +160,51 @@ def downscale_latent(
         scale: factor per side for "by scale".
         width, height: pixels for "by size".
         method: one of surf_core.resample.METHODS.
+        vae: the host's VAE of the latent, which knows its cells.
 
     Raises:
-        ValueError: no plain latent, a size that does not fit, or one above the input's.
+        ValueError: no plain latent, a size that does not fit, one above the input's, or one in
+            pixels for a latent whose cells are not known.
     """
     samples = latent.get("samples")
     check_plain(samples, "samples")
     check_companions(latent, samples, "samples")
-    # Without a MODEL at hand, a patch of two cells is assumed: right for Wan, safe for others.
-    cell = int(latent.get(RATIO_KEYS[0]) or cell_pixels(samples.shape[1]))
+    cell = known_cell(latent, samples, vae, resolution)
+    # Without a MODEL at hand, a patch of two cells is assumed: right for Wan, safe for others. The
+    # largest cells are patches by themselves.
+    multiple = cell if cell >= LARGEST_CELL else 2 * cell
     size = low_size(
-        samples, cell, 2 * cell, resolution=resolution, scale=scale, width=width, height=height
+        samples, cell, multiple, resolution=resolution, scale=scale, width=width, height=height
     )
+    warn_of_noise(samples, "samples")
     check_choice(method, "method", METHODS)
     small = resize(samples, size, method)
     out = {**latent, "samples": small}
     if latent.get("noise_mask") is not None:
         out["noise_mask"] = resize_mask(latent["noise_mask"], size)
     return out
+
+
+def known_cell(latent: dict, samples: Tensor, vae: Any, resolution: str) -> int:
+    """Find the pixels per side of a latent cell: from the VAE, the latent, or its channels.
+
+    Raises:
+        ValueError: unknown, where a size in pixels is asked for; a scale needs none.
+    """
+    if vae is not None:
+        if vae.latent_channels != samples.shape[1]:
+            raise ValueError(
+                f"expected the VAE of the latent's {samples.shape[1]} channels, got one with "
+                f"{vae.latent_channels}; connect the VAE that belongs to the model."
+            )
+        return int(vae.spacial_compression_encode())
+    known = latent.get(RATIO_KEYS[0]) or cell_pixels(samples.shape[1], video=samples.ndim == 5)
+    if not known and resolution != "by scale":
+        raise ValueError(
+            f"the latent {tuple(samples.shape)} does not tell how many pixels a cell is, got "
+            f"{resolution=}; connect its VAE, or choose by scale."
+        )
+    return int(known or 8)
 
 
 def check_sides(resolution: str, width: int, height: int) -> None:

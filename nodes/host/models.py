@@ -129,9 +129,10 @@ def _without(model: Any, keys: tuple[str, ...]) -> tuple[Any, list[str]]:
 
 
 def cell_side(model: Any) -> int:
-    """Return the pixels per side of a latent cell."""
+    """Return the pixels per side of a latent cell: what the host says, else 8 where none knows."""
     latent = model.get_model_object("latent_format")
-    return getattr(latent, "spacial_downscale_ratio", None) or cell_pixels(latent.latent_channels)
+    known = cell_pixels(latent.latent_channels, video=latent.latent_dimensions == 3)
+    return getattr(latent, "spacial_downscale_ratio", None) or known or 8
 
 
 def side_multiple(model: Any) -> int:

@@ -143,9 +143,16 @@ def test_resize_rejects_bad_input(x, size, method, expected):
         resize(x, size, method)
 
 
-@pytest.mark.parametrize(("channels", "side"), [(16, 8), (48, 16), (32, 16), (4, 8), (12, 8)])
-def test_cell_pixels_match_the_model_families(channels, side):
-    assert cell_pixels(channels) == side
+@pytest.mark.parametrize(
+    ("channels", "video", "side"),
+    [
+        (16, True, 8), (16, False, 8), (48, True, 16), (32, True, 16), (4, False, 8),
+        (12, True, 8), (128, True, 32), (128, False, 16), (64, False, 32), (3, False, 1),
+        (64, True, None), (7, True, None),
+    ],
+)  # fmt: skip
+def test_cell_pixels_match_the_model_families(channels, video, side):
+    assert cell_pixels(channels, video=video) == side
 
 
 @steady

@@ -105,6 +105,37 @@ def case_samplers_of_other_packs_are_listed_whenever_they_come(host):
             listed.remove("of_another_pack")
 
 
+def case_a_run_stops_at_the_evaluation_that_gives_nan(host):
+    for at, stage in ((2, "evaluation 2 before the switch"), (K + 2, "evaluation 2 after")):
+        seen = []
+
+        def broken(executor, x, sigma, *args, at=at, seen=seen, **kwargs):
+            seen.append(x.shape)
+            return executor(x, sigma, *args, **kwargs) * (float("nan") if len(seen) == at else 1)
+
+        model = host.model().clone()
+        model.add_wrapper_with_key("predict_noise", "broken", broken)
+        refused(
+            lambda model=model: host.ours(model, blank(), *prompts()),
+            "Reshift KSampler: expected finite", stage, "fp16",
+        )  # fmt: skip
+        assert len(seen) == at
+    bad = prompts(pooled_output=torch.full((1, 8), float("nan")))
+    refused(lambda: host.ours(host.model(), blank(), *bad), "pooled_output of the positive")
+
+
+def case_cells_are_those_of_the_latent_format(host):
+    import comfy.latent_formats as formats
+    from surf.nodes.host.models import cell_side
+
+    known = {"LTXV": 32, "Flux2": 16, "HunyuanImage21": 32, "Wan21": 8, "Wan22": 16}
+    known |= {"HunyuanVideo15": 16, "HunyuanVideo": 8, "ChromaRadiance": 1}
+    for name, cell in known.items():
+        model = host.model().clone()
+        model.add_object_patch("latent_format", getattr(formats, name)())
+        assert cell_side(model) == cell, name
+
+
 def case_hunyuan_with_odd_latents_is_refused(host):
     conds = text(1, 64, pooled_output=random(1, 768)), text(2, 64, pooled_output=random(1, 768))
     refused(

@@ -103,6 +103,47 @@ def test_half_size_is_the_mean_of_four_cells(tolerance):
     torch.testing.assert_close(out, expected, atol=tolerance[torch.float32], rtol=0)
 
 
+class OneVae:
+    """A VAE of the host, as far as its cells."""
+
+    def __init__(self, channels, cell):
+        self.latent_channels, self.cell = channels, cell
+
+    def spacial_compression_encode(self):
+        return self.cell
+
+
+@pytest.mark.parametrize(
+    ("shape", "more", "vae", "size"),
+    [
+        # LTX-Video, 1280 x 704 pixels in cells of 32: 864 x 480.
+        ((1, 128, 3, 22, 40), {}, None, (15, 27)),
+        # Flux 2 in cells of 16, HunyuanImage 2.1 in cells of 32: 2048 x 2048 pixels.
+        ((1, 128, 128, 128), {}, None, (36, 36)),
+        ((1, 64, 64, 64), {}, None, (18, 18)),
+        # What the latent says, and the VAE before it.
+        ((1, 7, 1, 64, 64), {"downscale_ratio_spacial": 16}, None, (36, 36)),
+        ((1, 7, 1, 64, 64), {"downscale_ratio_spacial": 8}, OneVae(7, 16), (36, 36)),
+        ((1, 16, 1, 90, 160), {}, OneVae(16, 8), (60, 104)),
+    ],
+)
+def test_a_bucket_is_met_in_the_cells_of_the_latent(shape, more, vae, size):
+    down = DOWN | {"resolution": "480p", "vae": vae}
+    out = SurfLatentDownscale.execute(samples={"samples": torch.ones(shape), **more}, **down)
+    assert out.args[0]["samples"].shape == (*shape[:-2], *size)
+
+
+def test_unknown_cells_are_asked_for_and_only_where_they_count():
+    unknown = {"samples": torch.ones(1, 7, 1, 64, 64)}
+    for changes in ({"resolution": "480p"}, {"resolution": "by size"}):
+        with pytest.raises(ValueError, match="^Latent Downscale: .* connect its VAE, or choose by"):
+            SurfLatentDownscale.execute(samples=unknown, **(DOWN | changes))
+    out = SurfLatentDownscale.execute(samples=unknown, **DOWN)
+    assert out.args[0]["samples"].shape == (1, 7, 1, 32, 32)
+    with pytest.raises(ValueError, match="7 channels, got one with 16"):
+        SurfLatentDownscale.execute(samples=unknown, vae=OneVae(16, 8), **DOWN)
+
+
 def test_masks_keep_their_range_and_leading_axes():
     mask = (torch.rand(2, 1, 3, 17, 23) > 0.5).float()
     out = resize_mask(mask, (7, 9))

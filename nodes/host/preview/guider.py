@@ -21,6 +21,7 @@ from .. import models
 from ..conditioning import Conditioning, SizeChange, carry
 from ..finite import MODEL_CAUSES, FiniteWatch, check_conditioning, check_finite
 from ..latents import check_channels, check_noise_mask, check_plain, is_blank, to_intermediate
+from ..leftover_noise import warn_of_noise
 from ..node_name import NodeLog, reporting_as, running_node
 from .leg import Segment, check_sampler, one_bar, sampler_for
 from .noise import fresh_noise, inherited_noise, item_seed, noise_of, second_seed
@@ -158,6 +159,8 @@ class ReshiftGuider(comfy.samplers.CFGGuider):
         low = plan.size(model, samples)
         # Zeros for noise: what noise there is lies in the latent.
         noisy = is_blank(noise) and not is_blank(samples) and sigmas[0].item() < 1
+        if not noisy and not is_blank(samples):
+            warn_of_noise(samples, "latent_image")
         cut = self.cut(sigmas, high, low, noisy)
         if len(cut.low) and is_blank(noise) and (noisy or len(cut.high)) and not self.inherits:
             raise ValueError(

@@ -14,6 +14,7 @@ from ..attention import with_windows
 from ..conditioning import Conditioning, SizeChange, carry
 from ..finite import check_conditioning
 from ..latents import open_latent
+from ..leftover_noise import warn_of_noise
 from ..made_for import Pixels, source_cells
 from ..models import check_flow, target_cells
 from ..refiner import TRAITS_KEY, RefinerTraits
@@ -62,6 +63,7 @@ def prepare(
     check_flow(model)
     check_conditioning(conds)
     samples = open_latent(model, latent, "latent")
+    warn_of_noise(samples, "latent")
     traits: RefinerTraits | None = model.get_attachment(TRAITS_KEY)
     settings = apply_traits(traits, settings)
     check_prompts(traits, conds, settings.cfg)

@@ -164,7 +164,7 @@ class SurfRefinerModel(comfy.model_base.BaseModel):
     def memory_required(self, input_shape, *args, **kwargs) -> float:
         """Estimate the bytes of activations for a latent [B, C, T, H, W], run window by window."""
         batch, channels, frames, rows, cols = input_shape
-        cell = cell_pixels(channels)
+        cell = cell_pixels(channels) or 8
         shape = cost.ModelShape.of(self.diffusion_model.config, cell_pixels=cell)
         return cost.activation_bytes(
             shape, 1 + (frames - 1) * shape.cell_frames, rows * cell, cols * cell,

@@ -17,6 +17,7 @@ from ....surf_core.skip import Mask, MaskPredictor, predict_mask
 from ....surf_core.skip.predictor import load
 from ....surf_core.tiny.model import MASK
 from ..latents import open_latent
+from ..leftover_noise import warn_of_noise
 from ..models import patch_side, target_cells
 from ..refiner import FOLDER, TinyFormat
 from ..vae import UPSAMPLE_METHODS, check_vae, decode_frames, encode_frames, upsample_latent
@@ -101,6 +102,7 @@ def make_mask(
 def _open_video(model: Any, latent: dict) -> Tensor:
     """Take the samples [B, C, T, H, W] out of a LATENT."""
     samples = open_latent(model, latent, "latent")
+    warn_of_noise(samples, "latent")
     if samples.ndim != 5:
         raise ValueError(
             f"expected a video latent [B, C, T, H, W], got {tuple(samples.shape)}; connect "
