@@ -129,6 +129,26 @@ def case_poses_of_scail_stay_at_half_of_the_grid():
             check_poses(seen, {target: tuple(side // 2 for side in target)}, bool(more))
 
 
+def case_speaker_masks_of_another_grid_are_refused():
+    """InfiniteTalk's masks have a value for each token of a frame of the first latent."""
+    try:
+        from comfy.ldm.wan.model_multitalk import MultiTalkGetAttnMapPatch
+    except ImportError:
+        return
+    model, seen = recording(HOST.model())
+    masks = torch.ones(2, 8 * 12, dtype=torch.bool)
+    model.set_model_patch(MultiTalkGetAttnMapPatch(masks), "attn1_patch")
+    preview, _ = HOST.ours(HOST.model(), blank(), *prompts())
+    refused(
+        lambda: refine(model, preview, prompts()), "Surf Refiner", "MultiTalkGetAttnMapPatch",
+        "16 x 24 latent cells", "24 x 36",
+    )  # fmt: skip
+    refused(lambda: HOST.ours(model, blank(), *prompts()), "Reshift KSampler", "8 x 12; make it")
+    assert not seen
+    refine(model, preview, prompts(), scale=2.0, cfg=1.0)
+    assert sizes(seen) == {(16, 24)}
+
+
 def check_poses(seen, halves, masked):
     """Each call had its poses at half of its cells, and SCAIL-2's masks with them."""
     assert sizes(seen) == set(halves), sizes(seen)

@@ -1,5 +1,7 @@
 """Refining the tokens of a mask on the stub host: what stays, what is refused, what a tile gets."""
 
+import logging
+
 import host_stub
 import pytest
 import torch
@@ -122,6 +124,18 @@ def test_skipped_cells_are_the_start_bit_for_bit(changes):
     out, skip = run(mask, **changes), ~cells(mask).expand(1, 16, -1, -1, -1)
     assert torch.equal(out[skip], start_of()[skip])
     assert (out - start_of())[~skip].abs().mean() > 0.01
+
+
+def test_a_mask_tells_what_else_is_on_the_model(caplog):
+    model = model_of()
+    blocks = {("double_block", index): lambda args, extra: args for index in range(2)}
+    model.model_options["transformer_options"] = {"patches_replace": {"dit": blocks}}
+    with caplog.at_level(logging.INFO):
+        with_mask(model, some())
+        with_mask(model_of(), some())
+    [said] = [r.getMessage() for r in caplog.records if "other nodes" in r.getMessage()]
+    assert "a mask with what other nodes put on this model: test_skip_wrapper." in said
+    assert said.count("runs on refined tokens") == 1
 
 
 def test_every_estimate_is_the_start_where_it_skips():

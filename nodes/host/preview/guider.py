@@ -18,6 +18,7 @@ from torch import Tensor
 from ....surf_core.resample import resize
 from ....surf_core.schedule import SwitchedSchedule, check_sigmas, switch
 from .. import models
+from ..bound_patches import check_bound
 from ..conditioning import Conditioning, SizeChange, carry
 from ..finite import MODEL_CAUSES, FiniteWatch, check_conditioning, check_finite
 from ..latents import check_channels, check_noise_mask, check_plain, is_blank, to_intermediate
@@ -171,6 +172,7 @@ class ReshiftGuider(comfy.samplers.CFGGuider):
         estimates = noisy and (denoise_mask is not None or not len(cut.high))
         legs = self.high_legs(high, cut, sigmas[0].item() if estimates else None)
         if len(cut.low):
+            check_bound(self.model_low, (*samples.shape[:-2], *low), {high})
             conds = carry(self.raw_conds, SizeChange.of(self.model_low, high, low))
             model = self.model_low
             if legs and self.inherits:

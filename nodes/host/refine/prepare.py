@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ....surf_core.checks import check_choice
 from ..attention import with_windows
+from ..bound_patches import check_bound
 from ..conditioning import Conditioning, SizeChange, carry
 from ..finite import check_conditioning
 from ..latents import open_latent
@@ -72,6 +73,7 @@ def prepare(
     shape = torch.empty((*samples.shape[:-2], *size), device="meta")
     weights = _weights(mask, model, shape, seam, conds)
     source = source_cells(model, conds, latent, samples, made_for)
+    check_bound(model, shape.shape, {source, tuple(samples.shape[-2:])})
     conds = carry(conds, SizeChange.of(model, source, size))
     upsampled = _reusable(mask, samples, shape, upsample)
     if upsampled is None and upsample == "pixel":

@@ -15,10 +15,16 @@ from torch import Tensor
 from ....surf_core.skip import compose
 from ..attention import KEEP_KEY
 from ..compiling import outside_graphs
+from ..others import BLOCK, FUNCTION, OBJECT, WRAPPER, tell
 from .cell_weights import CellWeights, is_ours
 from .gather import make_wrapper
 
 WRAPPER_KEY = "surf_skip"
+FATES = {
+    BLOCK: "runs on refined tokens", WRAPPER: "sees all cells", FUNCTION: "sees all cells",
+    OBJECT: "runs on refined tokens",
+}  # fmt: skip
+"""What becomes of the functions of other nodes; those that look at a block's tokens are refused."""
 
 
 def with_mask(model: Any, upsampled: Tensor, weights: CellWeights) -> Any:
@@ -34,6 +40,7 @@ def with_mask(model: Any, upsampled: Tensor, weights: CellWeights) -> Any:
     """
     import comfy.patcher_extension
 
+    tell(model, "a mask", FATES)
     clone = model.clone()
     options = clone.model_options.get("transformer_options", {})
     options = {**options, KEEP_KEY: weights.hard > 0}
