@@ -161,7 +161,8 @@ def crossfade(
 
     Source: ours.
     """
-    out, done = None, 0
+    out: Tensor | None = None
+    done = 0
     for start, part in zip(starts, parts, strict=True):
         shared, stop = done - start, start + part.shape[axis]
         if shared < 0 or not done < stop <= length:
@@ -180,7 +181,7 @@ def crossfade(
             old.lerp_(part.narrow(axis, 0, shared), share)
         out.narrow(axis, done, stop - done).copy_(part.narrow(axis, shared, stop - done))
         done = stop
-    if done != length:
+    if out is None or done != length:
         raise ValueError(f"expected {length} frames, got {done}; decode all latent frames.")
     return out
 
