@@ -19,9 +19,11 @@ class SurfColourMatch(io.ComfyNode):
             node_id="SurfColourMatch",
             display_name="Colour Match",
             category="SURF",
-            description="Gives the frames of a refined video the colours of its preview, without "
-            "its blur: only what changes slowly over the picture is taken over.",
+            description="For refined frames that came out tinted, paler or darker than the "
+            "preview: gives them its colours without its blur, since only what changes slowly over "
+            "the picture is taken over.",
             search_aliases=["color match", "color transfer", "color correction", "grading", "surf"],
+            is_experimental=True,
             inputs=[
                 declare(
                     io.Image.Input,

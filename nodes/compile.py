@@ -19,9 +19,10 @@ class SurfCompile(io.ComfyNode):
             display_name="Surf Compile",
             category="SURF",
             description=(
-                "Runs the transformer blocks of a model compiled by torch. Sizes, windows and "
-                "masks may change from run to run: what was compiled serves all of them. The "
-                "first run takes longer. The model itself stays as it is."
+                "For fewer kernels between matrix products: runs the transformer blocks of a model "
+                "compiled by torch. Sizes, windows and masks may change from run to run: what was "
+                "compiled serves all of them. The first run takes longer. The model itself stays "
+                "as it is."
             ),
             search_aliases=["torch.compile", "inductor", "speed", "TorchCompileModel"],
             is_experimental=True,
