@@ -175,6 +175,21 @@ def room_of(parts):
     return parts[2] if len(parts) > 2 and parts[2] in ROOMS else ""
 
 
+def names_imported(path):
+    """The names that a file takes from other modules."""
+    nodes = (node for node in ast.walk(tree_of(path)) if isinstance(node, ast.ImportFrom))
+    return {alias.name for node in nodes for alias in node.names}
+
+
+def modules_of(root, parts, node):
+    """The modules that `from parts import ...` takes: files below it, as in `from ..vae import
+    memory`, or else itself."""
+    door = resolve(root, parts)
+    own = names_imported(door) if door else set()
+    names = [[*parts, alias.name] for alias in node.names if alias.name not in own]
+    return [name for name in names if resolve(root, name)] or [parts]
+
+
 def host_rooms(root):
     """A room is entered by its front door, and only from a higher room or from nodes."""
     for path in sorted((root / "nodes").rglob("*.py")):
@@ -184,15 +199,16 @@ def host_rooms(root):
         for node in ast.walk(tree_of(path)):
             if not isinstance(node, ast.ImportFrom) or not node.level:
                 continue
-            parts = [*package[: len(package) - node.level + 1], *(node.module or "").split(".")]
-            parts = [part for part in parts if part]
-            theirs = room_of(parts)
-            if not theirs or theirs == mine:
-                continue
-            if len(parts) > 3:
-                yield f"{name}:{node.lineno} imports {'.'.join(parts)}; use its front door"
-            if mine is not None and ROOMS.get(mine, 0) <= ROOMS[theirs]:
-                yield f"{name}:{node.lineno} imports the room {theirs}, which is not below"
+            start = [*package[: len(package) - node.level + 1], *(node.module or "").split(".")]
+            start = [part for part in start if part]
+            for parts in modules_of(root, start, node):
+                theirs = room_of(parts)
+                if not theirs or theirs == mine:
+                    continue
+                if len(parts) > 3:
+                    yield f"{name}:{node.lineno} imports {'.'.join(parts)}; use its front door"
+                if mine is not None and ROOMS.get(mine, 0) <= ROOMS[theirs]:
+                    yield f"{name}:{node.lineno} imports the room {theirs}, which is not below"
 
 
 def host_files_have_rooms(root):

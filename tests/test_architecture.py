@@ -160,6 +160,9 @@ PLANTED = [
         "not below",
     ),
     (host_rooms, "nodes/host/planted.py", "from .attention import with_windows\n", "not below"),
+    (host_rooms, "nodes/host/skip/planted.py", "from .. import refine\n", "not below"),
+    (host_rooms, "nodes/host/skip/planted.py", "from .. import models, preview\n", "not below"),
+    (host_rooms, "nodes/host/refine/planted.py", "from ..vae import memory\n", "front door"),
     (host_files_have_rooms, "nodes/host/planted/__init__.py", "", "planted: not both"),
     (lengths_and_names, "surf_core/planted.py", "x = 1\n" * 401, "401 lines"),
     (lengths_and_names, "nodes/host/skip/planted.py", "x = 1\n" * 301, "301 lines"),
@@ -219,3 +222,13 @@ def test_a_planted_cycle_is_seen(copy):
     for mine in ("one", "two"):
         (copy / f"surf_core/{mine}.py").unlink()
     assert any("one.py" in said and "two.py" in said for said in found)
+
+
+def test_the_tree_in_contributing_lists_the_files_of_nodes_and_no_others():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    tree = text[text.index("    nodes/\n") : text.index("A room is entered")].splitlines()
+    # Descriptions begin in column 40.
+    names = [name for line in tree for name in line[:40].split()]
+    listed = {name.removesuffix(".py") for name in names if not name.endswith("/")}
+    files = {path.stem for path in (ROOT / "nodes").rglob("*.py")} - {"__init__"}
+    assert listed == files
