@@ -134,6 +134,30 @@ def case_the_original_is_untouched_and_a_second_node_replaces_the_first():
     assert not any(plain.wrappers.values())
 
 
+def case_blocks_that_another_node_replaces_afterwards_still_skip():
+    plain, mask, seen = model(), drawn(), []
+    clone = skip(plain, mask=mask)[0]
+    expected = ksampler(clone)
+
+    def other(args, extra):
+        seen.append(len(args["vid"]))
+        return extra["original_block"](args)
+
+    def before_each_step(executor, x, time, model_options=None, seed=None):
+        model_options["transformer_options"]["patches_replace"]["dit"]["block", 1] = other
+        return executor(x, time, model_options, seed)
+
+    later, each_step = clone.clone(), clone.clone()
+    later.set_model_patch_replace(other, "dit", "block", 0)
+    kinds = comfy.patcher_extension.WrappersMP
+    each_step.add_wrapper_with_key(kinds.PREDICT_NOISE, "test", before_each_step)
+    for patched in (later, each_step):
+        assert torch.equal(ksampler(patched), expected)
+    assert set(seen) == {int(mask.tokens.sum())}, set(seen)
+    assert len(seen) == 4
+    assert torch.equal(ksampler(clone), expected)
+
+
 def case_the_latents_own_detail_decides():
     plain = model()
     start = torch.zeros(1, 16, 5, 40, 60)

@@ -19,7 +19,7 @@ import comfy.ldm.wan.model as wan  # noqa: E402
 import comfy.model_patcher  # noqa: E402
 import comfy.ops  # noqa: E402
 import comfy.sd  # noqa: E402
-from comfy.patcher_extension import CallbacksMP  # noqa: E402
+from comfy.patcher_extension import WrappersMP  # noqa: E402
 from surf.nodes.host.attention.windows import OVERRIDE, WRAPPER_KEY  # noqa: E402
 from surf.nodes.windows import SurfWindowedAttention  # noqa: E402
 from surf.surf_core.refiner import RefinerConfig, SurfRefinerDiT  # noqa: E402
@@ -220,13 +220,14 @@ def takes_the_slot(model, make):
     """A clone whose override is put on top before each step, as sparse attention does."""
     clone, installed = model.clone(), []
 
-    def install(patcher, *args):
-        options = patcher.model_options["transformer_options"]
+    def install(executor, x, time, model_options=None, seed=None):
+        options = model_options["transformer_options"]
         if options.get(OVERRIDE) not in installed:
             installed.append(make(options.get(OVERRIDE)))
             options[OVERRIDE] = installed[-1]
+        return executor(x, time, model_options, seed)
 
-    clone.add_callback_with_key(CallbacksMP.ON_PREPARE_STATE, "test", install)
+    clone.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, "test", install)
     return clone
 
 
@@ -248,14 +249,19 @@ def case_windows_stay_on_below_attention_that_takes_their_place_each_step():
         return override
 
     def replaces(previous):
-        return lambda func, *args, **kwargs: func(*args, **kwargs)
+        def override(func, q, k, *args, **kwargs):
+            lengths.append((q.shape[1], k.shape[1]))
+            return func(q, k, *args, **kwargs)
+
+        return override
 
     for make in (sparse, replaces):
         for patched in (takes_the_slot(windows, make), chain_after(windows, make)):
+            lengths.clear()
             out = ksampler(patched, video, name, steps=2)
             torch.testing.assert_close(out, expected, rtol=0, atol=1e-5)
+            assert {(12, 12), (24, 24), (60, 8)} == set(lengths), set(lengths)
             assert (out - plain).abs().max() > 1e-3
-    assert {(12, 12), (24, 24), (60, 8)} == set(lengths), set(lengths)
 
 
 def chain_after(model, make):

@@ -7,6 +7,7 @@ import pytest
 import torch
 from surf.nodes.host.node_name import reporting_as
 from surf.nodes.host.skip import seedvr2
+from surf.nodes.host.skip.seedvr2_blocks import replace_blocks, run_block
 from surf.nodes.host.skip.seedvr2_windows import PrefilledCache, fill_cache, partition, phase
 from surf.nodes.seedvr2 import SurfSeedVR2Skip, describe
 from surf.surf_core.skip import Mask, packing
@@ -132,7 +133,7 @@ def run_blocks(keep, samples=1, grid=GRID, names=("win_transform", "vid_len", "r
     seen = []
     for index in range(2):
         with reporting_as("Surf SeedVR2 Skip"):
-            run = seedvr2._run_block(module, windows, places, index, 1, None)
+            run = run_block(module, windows, places, index, 1, None)
         args = run(args, block([f"{phase(module)}.{name}" for name in names]))
         seen.append(len(args["vid"]))
         args = {**args, "cache": cache}
@@ -149,6 +150,39 @@ def test_blocks_run_on_kept_tokens_and_all_come_back(samples):
     rows = torch.arange(samples).repeat_interleave(keep.numel())
     assert torch.equal(cache["emb_repeat_0_vid"], rows)
     assert "vid_len" not in cache
+
+
+@pytest.mark.parametrize("chains", [True, False])
+def test_blocks_are_put_back_round_one_that_took_their_place(chains):
+    keep, module = drawn(), attention(False)
+    module.window_op = lambda grid, window: CUTS
+    network = SimpleNamespace(blocks=[SimpleNamespace(attn=module) for _ in range(2)])
+    mask = Mask(tokens=keep, scores=keep.float(), source="detail", tau=0.5)
+    installed, seen = {}, []
+    clone = host_stub.Patcher()
+    clone.set_model_patch_replace = lambda run, _, name, index: installed.update(
+        {(name, index): run}
+    )
+    put_back = replace_blocks(clone, network, mask)
+    options = {"patches_replace": {"dit": installed}}
+    assert put_back(options) is options
+
+    def other(args, extra):
+        seen.append(len(args["vid"]))
+        return installed["block", 0](args, extra) if chains else extra["original_block"](args)
+
+    again = put_back({"patches_replace": {"dit": {**installed, ("block", 0): other}}})
+    patches, cache = again["patches_replace"]["dit"], Cache()
+    args = {
+        "vid": torch.ones(keep.numel(), 2), "vid_shape": torch.tensor([GRID]),
+        "txt_shape": torch.tensor([[7]]), "cache": cache,
+    }  # fmt: skip
+    names = [f"{phase(module)}.{name}" for name in ("win_transform", "vid_len", "rope_freqs_3d")]
+    for index in range(2):
+        args = {**patches["block", index](args, block(names)), "cache": cache}
+    assert seen == [int(keep.sum())]
+    expected = torch.where(keep.flatten()[:, None], 3.0, 0.0).expand(-1, 2)
+    assert torch.equal(args["vid"], expected)
 
 
 def test_another_clip_is_rejected():

@@ -9,7 +9,6 @@ of a clip, K refined ones.
 """
 
 from collections.abc import Callable
-from math import prod
 from typing import Any
 
 import comfy.patcher_extension
@@ -20,29 +19,19 @@ from torch import Tensor
 from ....surf_core.checks import check_choice, check_latent
 from ....surf_core.skip import (
     Mask,
-    Packing,
     check_keep,
     compose,
-    pack,
-    packing,
     predict_mask,
-    unpack,
     weight,
 )
 from ..conditioning import Conditioning
 from ..models import check_guarded, uncompiled
 from ..node_name import reporting_as, running_node
-from .seedvr2_windows import PrefilledCache, fill_cache, partition, phase
+from .seedvr2_blocks import KEY, REPLACED, replace_blocks
 from .skip_mask import CHOICES
 
-KEY = "surf_seedvr2_skip"
-"""Names our wrappers, and what we keep for the length of a call in the host's cache."""
-REPLACED = "surf_seedvr2_replaced"
-"""Attribute of our functions: the one that each took the place of, or None."""
 CHANNELS = 16
 """Latent channels; the one behind them in the conditioning is a mask of the host."""
-MODULATION = "emb_repeat_0_vid"
-"""Entry of the host's cache that the output norm shares with the blocks."""
 
 
 def skip_seedvr2(
@@ -85,8 +74,8 @@ def skip_seedvr2(
     clone = _without(model.clone())
     if not mask.tokens.all():
         check_guarded(model)
-        _replace_blocks(clone, network, mask)
-        _compose(clone, clip, share, hard)
+        put_back = replace_blocks(clone, network, mask)
+        _compose(clone, clip, share, hard, put_back)
     return clone, mask
 
 
@@ -140,91 +129,15 @@ def _without(clone: Any) -> Any:
     return clone
 
 
-def _replace_blocks(clone: Any, network: Any, mask: Mask) -> None:
-    """Run every block on refined tokens; a replacement by another node is called inside."""
-    patches = clone.model_options.get("transformer_options", {}).get("patches_replace", {})
-    present, windows = dict(patches.get("dit", {})), {}
-    for block in network.blocks:
-        cuts, name = block.attn.window_op(mask.grid, block.attn.window), phase(block.attn)
-        if name not in windows:
-            windows[name] = partition(mask.tokens, cuts)
-    tokens = packing(mask.tokens)
-    last = len(network.blocks) - 1
-    for index, block in enumerate(network.blocks):
-        earlier = present.get(("block", index))
-        run = _run_block(block.attn, windows[phase(block.attn)], tokens, index, last, earlier)
-        clone.set_model_patch_replace(run, "dit", "block", index)
-
-
-def _run_block(attention, windows, tokens, index: int, last: int, earlier) -> Callable:
-    """Build the replacement of one block: gathers if it is the first, scatters if the last."""
-
-    node = running_node()
-
-    def on_refined_tokens(args: dict, extra: dict) -> dict:
-        def block(args: dict) -> dict:
-            return extra["original_block"](args) if earlier is None else earlier(args, extra)
-
-        cache = args["cache"]
-        if isinstance(cache.cache, PrefilledCache):
-            # Called by a skip of ours that another node has chained, on gathered tokens.
-            return block(args)
-        if index == 0:
-            with reporting_as(node):
-                args = {**args, "vid": _gather(args["vid"], args["vid_shape"], tokens)}
-            cache.cache[KEY] = PrefilledCache()
-            lengths = [len(tokens.indices)] * len(args["vid_shape"])
-            cache.cache[KEY].prefill("vid_len", torch.tensor(lengths, device=args["vid"].device))
-        prefilled = cache.cache[KEY]
-        if f"{phase(attention)}.win_transform" not in prefilled:
-            fill_cache(prefilled, attention, windows, args["txt_shape"])
-        out = block({**args, "cache": type(cache)(cache=prefilled)})
-        if index < last:
-            return out
-        with reporting_as(node):
-            return {**out, "vid": _scatter(out["vid"], cache.cache, prefilled, tokens)}
-
-    setattr(on_refined_tokens, REPLACED, earlier)
-    return on_refined_tokens
-
-
-def _gather(vid: Tensor, vid_shape: Tensor, tokens: Packing) -> Tensor:
-    """Gather the refined tokens of every sample: [S * N, D] -> [S * K, D].
-
-    Raises:
-        ValueError: a clip of another size than the mask's.
-    """
-    samples = vid.unflatten(0, (len(vid_shape), -1))
-    return pack(samples, tokens.to(vid.device)).flatten(0, 1)
-
-
-def _scatter(vid: Tensor, cache: dict, prefilled: PrefilledCache, tokens: Packing) -> Tensor:
-    """Put refined tokens back among zeros: [S * K, D] -> [S * N, D].
-
-    What follows the blocks runs on all tokens. It shares a modulation with them, which it expects
-    in the cache, one row a token.
-
-    Raises:
-        ValueError: the host's blocks did not look up all that was filled in.
-    """
-    if prefilled.unread:
-        raise ValueError(
-            f"expected SeedVR2 as ComfyUI 0.33 has it, got one that does not look up "
-            f"{sorted(prefilled.unread)}; leave this node out, and look for a newer version of it."
-        )
-    total, few = prod(tokens.grid), len(tokens.indices)
-    if MODULATION in prefilled:
-        rows = prefilled[MODULATION]
-        cache[MODULATION] = rows[::few].repeat_interleave(total, dim=0)
-    return unpack(vid.unflatten(0, (-1, few)), tokens.to(vid.device)).flatten(0, 1)
-
-
-def _compose(clone: Any, clip: Tensor, share: Tensor, hard: Tensor) -> None:
+def _compose(
+    clone: Any, clip: Tensor, share: Tensor, hard: Tensor, put_back: Callable[[dict], dict]
+) -> None:
     """Set skipped cells to the low-quality latent, at every step and at the end.
 
     Args:
         clip: [B, 16, T, H, W], in the model's space, which takes it as it is.
         share, hard: [T, H, W], weight of the refined latent with and without the seam.
+        put_back: of `replace_blocks`.
     """
     copies: dict[torch.device, Tensor] = {}
     latent_format, node = clone.get_model_object("latent_format"), running_node()
@@ -252,7 +165,7 @@ def _compose(clone: Any, clip: Tensor, share: Tensor, hard: Tensor) -> None:
             calls = len(options.get("cond_or_uncond") or (0,))
             expected = clip_like(x[: len(x) // calls]).repeat(calls, 1, 1, 1, 1)
             _check_clip(kwargs.get("condition"), expected)
-        return executor(x, t, concat, text, control, options, **kwargs)
+        return executor(x, t, concat, text, control, put_back(options), **kwargs)
 
     setattr(keep_skipped, REPLACED, None)
     clone.set_model_sampler_post_cfg_function(keep_skipped)
