@@ -10,6 +10,7 @@ Dims: T latent frames, H, W latent cells.
 from collections.abc import Iterator, Sequence
 from functools import partial
 from math import ceil
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -87,7 +88,7 @@ def _held(function: Any, depth: int = 2) -> Iterator[Tensor]:
         values = [function.func, *function.args, *function.keywords.values()]
     elif hasattr(function, "__self__"):
         values = list(getattr(function.__self__, "__dict__", {}).values())
-    elif hasattr(function, "__code__"):
+    elif isinstance(function, FunctionType):
         values = [cell.cell_contents for cell in function.__closure__ or () if _is_full(cell)]
         values += function.__defaults__ or ()
     else:
