@@ -100,13 +100,60 @@ def test_a_cache_by_time_is_refused_by_its_name_at_the_second_tile(part):
     cache = PatchedForward(made.model.diffusion_model, part)
     made.model_options["model_function_wrapper"] = cache
     said = (
-        f"a tile ran {int(part)} layers, the first one 10. Found on the model: "
+        f"a tile ran {int(part)} layers, others up to 10. Found on the model: "
         ".*nodes.PatchedForward; take the cache out"
     )
     with pytest.raises(ValueError, match=said):
         evaluate(made)
     assert len(cache.memory) == 1
     assert not any(m._forward_pre_hooks for m in made.model.diffusion_model.modules())
+
+
+class EverySecond:
+    """Answers every second time from the last call, whichever tile that was for."""
+
+    def __init__(self, network):
+        self.network, self.times, self.last = network, [], None
+
+    def __call__(self, apply_model, args):
+        time, plain = args["timestep"][0].item(), self.network.forward
+        self.times += [] if time in self.times else [time]
+
+        def forward(x):
+            if len(self.times) % 2:
+                self.last = plain(x) - x
+            return x + self.last
+
+        self.network.forward = forward
+        try:
+            return apply_model(args["input"], args["timestep"], **args["c"])
+        finally:
+            del self.network.forward
+
+
+EverySecond.__module__ = "/packs/ComfyUI-TeaCache.nodes"
+
+
+def test_a_cache_that_answers_all_tiles_of_a_step_is_refused_as_well():
+    made = model()
+    made.model_options["model_function_wrapper"] = EverySecond(made.model.diffusion_model)
+    x = torch.randn(1, 16, 3, *SIZE, generator=torch.Generator().manual_seed(0))
+    clone, apply_model = with_tiles(made, x, 256), Base(made).apply_model
+    call = clone.model_options["model_function_wrapper"]
+    call(apply_model, {"input": x, "timestep": torch.tensor([0.9]), "c": {}})
+    with pytest.raises(ValueError, match="a tile ran 0 layers, others up to 10"):
+        call(apply_model, {"input": x, "timestep": torch.tensor([0.5]), "c": {}})
+
+
+def test_guidance_that_skips_a_few_layers_of_all_tiles_goes_with_them():
+    made = model(wrappers={"apply_model": {"slg": [foreign(lambda *args: None)]}})
+    x, network = torch.zeros(1, 16, 3, *SIZE), made.model.diffusion_model
+    clone, apply_model = with_tiles(made, x, 256), Base(made).apply_model
+    call = clone.model_options["model_function_wrapper"]
+    args = {"input": x, "timestep": torch.tensor([0.9]), "c": {}}
+    call(apply_model, args)
+    network.layers = network.layers[:7]
+    call(apply_model, args)
 
 
 def test_the_same_cache_in_one_piece_runs():

@@ -51,7 +51,7 @@ def choose_piece(
         What the pieces may be at most, see `real_piece`; the smallest where none fits.
     """
     device = room or USABLE_MEMORY * comfy.model_management.get_total_memory(vae.device)
-    main = USABLE_MEMORY * free_main_memory(in_memory(size) / USABLE_MEMORY)
+    main = USABLE_MEMORY * free_main_memory(in_memory(size))
 
     def fits(limit: Size) -> bool:
         piece = real_piece(size, limit, cell)
