@@ -51,7 +51,7 @@ Config = TypeVar("Config", bound=Dataclass)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Header:
-    """What a file says of itself."""
+    """The header of a file: metadata, shapes and dtypes, without tensors."""
 
     path: Path
     """Where it is."""
@@ -94,9 +94,9 @@ class Header:
             ValueError: one of them has NaN or infinity.
         """
         with _opened(self.path) as file:
-            found = {name: file.get_tensor(name) for name in self.shapes}
-        check_finite(found, self.path)
-        return found
+            tensors = {name: file.get_tensor(name) for name in self.shapes}
+        check_finite(tensors, self.path)
+        return tensors
 
 
 def read_header(path: Path) -> Header:
@@ -180,10 +180,10 @@ def json_object(text: str, most: int = MOST_TEXT) -> dict[str, Any]:
             depth += 1 if mark[0] in "[{" else -1
             if depth > DEEPEST:
                 raise ValueError(f"JSON nested more than {DEEPEST} deep")
-    found = json.loads(text)
-    if not isinstance(found, dict):
-        raise ValueError(f"{type(found).__name__} where JSON should hold an object")
-    return found
+    value = json.loads(text)
+    if not isinstance(value, dict):
+        raise ValueError(f"{type(value).__name__} where JSON should hold an object")
+    return value
 
 
 def config_of(kind: type[Config], text: str) -> Config:
@@ -261,14 +261,14 @@ def short(value: object) -> str:
 
 def listed(lines: Sequence[str], between: str = "; ") -> str:
     """Lines one after the other: the first `LISTED`, fewer of long ones, and how many are left."""
-    shown, length = [], 0
+    parts, length = [], 0
     for line in lines[:LISTED]:
         length += len(short(line))
         if length > _LONG:
             break
-        shown.append(short(line))
-    rest = len(lines) - len(shown)
-    return between.join([*shown, f"and {rest} more"] if rest else shown)
+        parts.append(short(line))
+    rest = len(lines) - len(parts)
+    return between.join([*parts, f"and {rest} more"] if rest else parts)
 
 
 def check_finite(weights: Mapping[str, Tensor], path: Path) -> None:

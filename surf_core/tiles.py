@@ -141,7 +141,7 @@ def blend(
 def crossfade(
     parts: Iterable[Tensor], starts: list[int], length: int, axis: int, looks_ahead: bool = False
 ) -> Tensor:
-    """Join stretches of frames that overlap; what a decoder lacks at the ends of each stays out.
+    """Crossfade overlapping stretches of decoded frames, away from the ends where context lacked.
 
     A stretch has no past at its first frames, so those of the earlier one stand for most of what
     two share, and the rest is half a cosine wave. Where the decoder looks ahead, the last frames
@@ -187,7 +187,7 @@ def crossfade(
 
 
 def _rise(shared: int, looks_ahead: bool) -> Tensor:
-    """How much of each shared frame comes from the later stretch: [shared], float64, 0 to 1."""
+    """Return the weight of the later stretch in each shared frame: [shared], float64, 0 to 1."""
     wave = max(1, shared // 3)
     after = wave if looks_ahead else 0
     after = min(after, (shared - wave) // 2)

@@ -1,6 +1,7 @@
 """Names that were replaced stay away: one word has one meaning, and no second spelling of it."""
 
 import ast
+from collections import Counter
 
 import pytest
 
@@ -35,6 +36,7 @@ OLD_HERE = {
     ("surf_core/window/geometry.py", "runs"): "strided_ranges",
     ("surf_core/skip/mask.py", "hold"): "hysteresis",
     ("nodes/host/conditioning.py", "Step"): "SizeChange",
+    ("nodes/host/others.py", "tell"): "log_patches",
     ("nodes/host/skip/seedvr2.py", "tell"): "fill_cache",
     ("nodes/host/skip/seedvr2.py", "give"): "prefill",
 }
@@ -74,6 +76,17 @@ def test_no_file_defines_or_imports_an_old_name():
     assert [
         s for path in all_files(ROOT) for s in old_names(name_of(ROOT, path), tree_of(path))
     ] == []
+
+
+def test_no_two_classes_of_the_pack_and_the_benchmarks_share_a_name():
+    names = Counter(
+        node.name
+        for path in all_files(ROOT)
+        if not name_of(ROOT, path).startswith("tests/")
+        for node in ast.walk(tree_of(path))
+        if isinstance(node, ast.ClassDef)
+    )
+    assert [name for name, count in names.items() if count > 1] == []
 
 
 @pytest.mark.parametrize("path", GONE)

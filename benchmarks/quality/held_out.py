@@ -1,4 +1,4 @@
-"""What no training has seen: scenes, prompts and noise of the tests, and the stages made of them.
+"""Held-out scenes, prompts and noise, and the stages made of them.
 
 Dims: B batch, T frames, S pixels along a side.
 """

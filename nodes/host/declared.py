@@ -1,4 +1,4 @@
-"""A node's inputs checked against its schema: when a graph is queued, and whoever calls the node.
+"""Check a node's inputs against its schema: when a graph is queued, and in every call.
 
 The host checks ranges when a graph is queued, and only of constants: what a link brings, or a
 program that calls a node, is checked here. It leaves out inputs that a node's `validate_inputs`

@@ -1,4 +1,4 @@
-"""Stop a run where NaN or infinity comes up, and name the place: one guard for every stage.
+"""Stop a run at the first NaN or infinity, and name the stage.
 
 `check_finite` is for what is at hand once: a latent, what a VAE made, frames. `check_conditioning`
 is for prompts, before the first evaluation. `FiniteWatch` is for the evaluations of a sampling

@@ -90,7 +90,7 @@ def source_cells(
         given: zeros for nothing.
 
     Raises:
-        ValueError: nothing tells the size, and an area is placed by it; or one side is given.
+        ValueError: the size is not known, and an area is placed by it; or one side is given.
     """
     check_made_for(*reversed(given))
     cell = cell_side(model)

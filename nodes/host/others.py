@@ -1,4 +1,4 @@
-"""Say what other nodes have put on a MODEL, and whether it goes with windows, tiles and masks."""
+"""List and log patches of other nodes on a MODEL, and their effect on windows, tiles, masks."""
 
 import re
 from collections.abc import Iterator
@@ -36,7 +36,7 @@ def is_ours(function: Any) -> bool:
     return named.__module__.split(".nodes.")[0] == OURS
 
 
-def found_on(model: Any) -> Iterator[tuple[str, str]]:
+def patches_on(model: Any) -> Iterator[tuple[str, str]]:
     """Yield (kind, name) of what other nodes have put on a MODEL, the LoRAs left out.
 
     Kinds are ATTENTION, WRAPPER, PATCH, BLOCK, FUNCTION and OBJECT.
@@ -66,15 +66,15 @@ def found_on(model: Any) -> Iterator[tuple[str, str]]:
         yield FUNCTION, name_of(function)
 
 
-def tell(model: Any, what: str, fates: dict[str, str]) -> None:
+def log_patches(model: Any, what: str, fates: dict[str, str]) -> None:
     """Log in one line what other nodes have put on a MODEL, and how it goes with something.
 
     Args:
         what: e.g. "windows".
         fates: kind -> what becomes of it; other kinds are left out.
     """
-    told = dict.fromkeys(
-        f"{name} ({fates[kind]})" for kind, name in found_on(model) if kind in fates
+    patches = dict.fromkeys(
+        f"{name} ({fates[kind]})" for kind, name in patches_on(model) if kind in fates
     )
-    if told:
-        log.info("%s with what other nodes put on this model: %s.", what, ", ".join(told))
+    if patches:
+        log.info("%s with what other nodes put on this model: %s.", what, ", ".join(patches))

@@ -107,12 +107,12 @@ class SurfRefinerDiT(nn.Module):
                 tokens.
         """
         grid = self._grid(z)
-        kept = self._packing(keep, grid, z.device)
-        cuts = [self._layout(grid, shifted, kept) for shifted in (False, True)]
+        packed = self._packing(keep, grid, z.device)
+        cuts = [self._layout(grid, shifted, packed) for shifted in (False, True)]
         table = self._table(grid, z)
         kernels = self.kernels()
         segmentwise = self.segmentwise and not torch.is_grad_enabled()
-        x = self._embed(z, grid, kept)
+        x = self._embed(z, grid, packed)
         time, time_head = self._times(t, sigma_start, x.dtype)
         context = self.text_embedding(context)
         for index, block in enumerate(self.blocks):
@@ -122,8 +122,8 @@ class SurfRefinerDiT(nn.Module):
                 x = checkpoint(block, *inputs, use_reentrant=False)
             else:
                 x = block(*inputs)
-        if kept is not None:
-            return self._unpatch_kept(x, time_head, kept, kernels)
+        if packed is not None:
+            return self._unpatch_kept(x, time_head, packed, kernels)
         return self._unpatch(x, time_head, grid, kernels)
 
     def _grid(self, z: Tensor) -> Grid:

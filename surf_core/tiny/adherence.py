@@ -1,4 +1,4 @@
-"""Tell from pixels alone which of the things that a prompt names are there, and right.
+"""Check from pixels alone which of the things that a prompt names are there, and right.
 
 A thing is right if everything that its phrase says is: colour, and of a large thing its shape and
 direction, of beads their count and direction. No other video is looked at, and every video is
@@ -134,10 +134,10 @@ def _shape_is(mask: Tensor, shape: Tensor) -> Tensor:
         overlap = both / (drawn + mask - drawn * mask).sum(dim=(2, 3)).clamp(min=1)
         fits = (radius > low) & (radius < high)
         overlaps.append(overlap * fits)
-    found = torch.stack(overlaps, dim=-1)
-    best = found.mean(dim=1)
+    matches = torch.stack(overlaps, dim=-1)
+    best = matches.mean(dim=1)
     mine = best.gather(1, shape[:, None])[:, 0]
-    good = (found.gather(2, shape.view(-1, 1, 1).expand(-1, found.shape[1], 1)) > 0.62).float()
+    good = (matches.gather(2, shape.view(-1, 1, 1).expand(-1, matches.shape[1], 1)) > 0.62).float()
     return (best.argmax(dim=1) == shape) & (mine > 0.66) & (good.mean(dim=1)[:, 0] > 0.6)
 
 
@@ -169,10 +169,10 @@ def _count_is(mask: Tensor, count: Tensor) -> Tensor:
     x, y = _axes(mask)
     soft = soft + 1e-4 * torch.sin(12.9898 * x + 78.233 * y)
     peak = (soft == torch.nn.functional.max_pool2d(soft, 7, 1, 3)) & (soft > 0.4)
-    found = peak.sum(dim=(2, 3))
-    share = (found == count[:, None]).float().mean(dim=1)
+    beads = peak.sum(dim=(2, 3))
+    share = (beads == count[:, None]).float().mean(dim=1)
     area = mask.sum(dim=(2, 3)).median(dim=1).values / count
-    typical = found.median(dim=1).values
+    typical = beads.median(dim=1).values
     sized = (area > 0.35 * _BEAD) & (area < 1.9 * _BEAD)
     return (typical == count) & (share > 0.5 - 0.5 / frames) & sized
 

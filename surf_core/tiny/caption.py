@@ -58,14 +58,14 @@ def words_of(text: str) -> list[list[str]]:
             f"expected at most {PHRASES} phrases, got {len(phrases)}; name up to two large "
             "things, two swarms of beads and a ground."
         )
-    kept = [
+    split = [
         [BEADS if word == "bead" else word for word in words if word not in _FILLERS]
         for words in phrases
     ]
-    for word in (word for words in kept for word in words):
+    for word in (word for words in split for word in words):
         if word not in WORDS:
             raise ValueError(f"the tiny model knows {', '.join(WORDS)}; got {word!r}.")
-    return kept
+    return split
 
 
 def things_of(text: str) -> list[Thing]:
@@ -74,7 +74,7 @@ def things_of(text: str) -> list[Thing]:
     Raises:
         ValueError: as `words_of`.
     """
-    found = []
+    things = []
     for words in words_of(text):
         at = {
             name: next((names.index(word) for word in words if word in names), None)
@@ -92,10 +92,10 @@ def things_of(text: str) -> list[Thing]:
             continue
         count = 1 + (at["count"] or 0) if swarm else 1
         shape = None if swarm else at["shape"]
-        found.append(
+        things.append(
             Thing(colour=at["colour"], shape=shape, count=count, direction=at["direction"])
         )
-    return found
+    return things
 
 
 @cache

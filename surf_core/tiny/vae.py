@@ -253,13 +253,13 @@ class TinyVAE(nn.Module):
     @torch.no_grad()
     def fit(self, mean: Tensor, std: Tensor) -> None:
         """Fold into `conv1` and `conv2` what brings latents with these moments [C] to Wan's."""
-        wanted, scale = torch.tensor(MEAN).to(mean), torch.tensor(STD).to(std)
+        target, scale = torch.tensor(MEAN).to(mean), torch.tensor(STD).to(std)
         gain = scale / std
         out, into = self.conv1, self.conv2
         out.weight[:LATENT] *= gain.view(-1, 1, 1, 1, 1)
         bias = out.get_parameter("bias")
-        bias[:LATENT] = (bias[:LATENT] - mean) * gain + wanted
-        into.get_parameter("bias").add_(into.weight.flatten(1) @ (mean - wanted / gain))
+        bias[:LATENT] = (bias[:LATENT] - mean) * gain + target
+        into.get_parameter("bias").add_(into.weight.flatten(1) @ (mean - target / gain))
         into.weight /= gain.view(1, -1, 1, 1, 1)
 
 

@@ -1,4 +1,4 @@
-"""Tell whole checkpoints from damaged ones, and read what they say without running any of it.
+"""Find undamaged checkpoints, and read their metadata without running code from them.
 
 Checksums detect damage, not attack: who can write into a folder can write its checksums too. The
 one pickle in a checkpoint, DCP's `.metadata`, is read by an unpickler that finds the classes of DCP
@@ -44,8 +44,8 @@ _FINDS = {
 
 def complete(out: Path) -> list[Path]:
     """Checkpoints that say that they have all their files, oldest first."""
-    found = [path for path in _folders(out) if _NAME.fullmatch(path.name)]
-    return sorted((path for path in found if (path / MARKER).exists()), key=step_of)
+    checkpoints = [path for path in _folders(out) if _NAME.fullmatch(path.name)]
+    return sorted((path for path in checkpoints if (path / MARKER).exists()), key=step_of)
 
 
 def half_written(out: Path) -> list[Path]:
@@ -151,16 +151,18 @@ class MetadataReader(dcp.FileSystemReader):
         """
         with (Path(self.path) / METADATA).open("rb") as file:
             try:
-                found = _Unpickler(file).load()
+                metadata = _Unpickler(file).load()
             except _BROKEN as error:
                 raise pickle.UnpicklingError(f"{METADATA} cannot be read: {error!r}") from error
-        entries = found.state_dict_metadata.values() if isinstance(found, Metadata) else [None]
+        entries = (
+            metadata.state_dict_metadata.values() if isinstance(metadata, Metadata) else [None]
+        )
         if not all(isinstance(entry, TensorStorageMetadata) for entry in entries):
             # Of anything else DCP would unpickle the contents.
             raise pickle.UnpicklingError(f"{METADATA} has more than tensors")
-        places = {str(info.relative_path) for info in (found.storage_data or {}).values()}
+        places = {str(info.relative_path) for info in (metadata.storage_data or {}).values()}
         if any(Path(place).name != place for place in places):
             raise pickle.UnpicklingError(f"{METADATA} names files elsewhere")
-        if found.storage_meta is not None:
-            found.storage_meta.load_id = self.load_id
-        return found
+        if metadata.storage_meta is not None:
+            metadata.storage_meta.load_id = self.load_id
+        return metadata

@@ -46,13 +46,13 @@ Tensors = dict[str, Tensor]
 def tensors_of(model: nn.Module, average: Average, opts: Optimizers) -> Tensors:
     """Name every tensor of a run: model/, average/ and optimizer/, by parameter; aliases."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    found = {f"model/{name}": value for name, value in model.state_dict().items()}
-    found |= {f"average/{name}": value for name, value in average.weights.items()}
+    tensors = {f"model/{name}": value for name, value in model.state_dict().items()}
+    tensors |= {f"average/{name}": value for name, value in average.weights.items()}
     for opt in opts:
         for parameter, slots in opt.state.items():
             for slot, value in slots.items():
-                found[f"optimizer/{names[id(parameter)]}/{slot}"] = value
-    return found
+                tensors[f"optimizer/{names[id(parameter)]}/{slot}"] = value
+    return tensors
 
 
 def prepare_optimizers(model: nn.Module, opts: Optimizers, path: Path) -> None:
@@ -210,10 +210,10 @@ def _checksums(partial: Path, world: World, out: Path) -> dict[str, str]:
         mine = {path.name: file_hash(path) for path in partial.glob(f"__{world.rank}_*")}
     except OSError as error:
         problem = repr(error)
-    found = world.gather((mine, problem))
-    if problems := [said for _, said in found if said]:
+    answers = world.gather((mine, problem))
+    if problems := [said for _, said in answers if said]:
         raise _cannot_save(out, problems[0])
-    return {name: checksum for one, _ in found for name, checksum in one.items()}
+    return {name: checksum for one, _ in answers for name, checksum in one.items()}
 
 
 def _publish(partial: Path, final: Path, checksums: dict[str, str], notes: dict) -> None:
@@ -250,12 +250,12 @@ def _together(world: World, act: Callable[[], None], out: Path) -> None:
 
 def _cannot_save(out: Path, reason: str) -> OSError:
     last = complete(out)
-    kept = f"{last[-1].name} is intact" if last else "there is none yet"
+    fallback = f"{last[-1].name} is intact" if last else "there is none yet"
     full = os.strerror(errno.ENOSPC) in reason
     what = "Free space there" if full else "See to the folder"
     return OSError(
         errno.ENOSPC if full else errno.EIO,
-        f"expected to write a checkpoint, got {reason}. The last good checkpoint: {kept}. "
+        f"expected to write a checkpoint, got {reason}. The last good checkpoint: {fallback}. "
         f"{what}, or lower `keep`, and start the same command again",
         str(out),
     )

@@ -41,7 +41,7 @@ def patched():
 
 
 def test_what_other_nodes_put_on_a_model_is_named_and_ours_is_not():
-    found = list(others.found_on(patched()))
+    found = list(others.patches_on(patched()))
     assert sorted(set(found)) == [
         (others.ATTENTION, "test_others.kernel"),
         (others.BLOCK, "test_others.Cache"),
@@ -51,13 +51,15 @@ def test_what_other_nodes_put_on_a_model_is_named_and_ours_is_not():
         (others.WRAPPER, "easycache"),
         (others.WRAPPER, "tea"),
     ]
-    assert not list(others.found_on(host_stub.Patcher()))
+    assert not list(others.patches_on(host_stub.Patcher()))
 
 
 def test_one_line_tells_what_goes_with_it(caplog):
     with caplog.at_level(logging.INFO):
-        others.tell(patched(), "tiles", {others.BLOCK: "runs in each", others.WRAPPER: "is off"})
-        others.tell(host_stub.Patcher(), "tiles", {others.BLOCK: "runs in each"})
+        others.log_patches(
+            patched(), "tiles", {others.BLOCK: "runs in each", others.WRAPPER: "is off"}
+        )
+        others.log_patches(host_stub.Patcher(), "tiles", {others.BLOCK: "runs in each"})
     [said] = [record.getMessage() for record in caplog.records]
     assert said.endswith(
         "tiles with what other nodes put on this model: easycache (is off), tea (is off), "

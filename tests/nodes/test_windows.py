@@ -1,4 +1,4 @@
-"""Windowed attention on a fake host: runs, masks, ties of length, chaining, refusals."""
+"""Windowed attention on a fake host: ranges, masks, ties of length, chaining, refusals."""
 
 import logging
 import threading
@@ -76,14 +76,14 @@ def block(index, kind="double"):
 @pytest.mark.parametrize(("frames", "window"), [(1, 2), (3, 4), (7, 2), (9, 4), (13, 5)])
 @pytest.mark.parametrize("shifted", [False, True])
 @pytest.mark.parametrize(("before", "after"), [(0, 0), (3, 0), (0, 5), (3, 5)])
-def test_runs_match_the_masked_reference(frames, window, shifted, before, after):
+def test_ranges_match_the_masked_reference(frames, window, shifted, before, after):
     per_frame, length = 3, before + frames * 3 + after
     q, k, v = (random(2, length, 8, seed=seed) for seed in range(3))
     cuts = segments(frames, window, shifted)
-    runs = [slice(before + a * per_frame, before + b * per_frame) for a, b in cuts]
-    out = windows.attend_runs(dense, q, k, v, None, runs, axis=1, out_axis=1)
+    ranges = [slice(before + a * per_frame, before + b * per_frame) for a, b in cuts]
+    out = windows.attend_ranges(dense, q, k, v, None, ranges, axis=1, out_axis=1)
     home = torch.full((length,), -1)
-    for number, run in enumerate(runs):
+    for number, run in enumerate(ranges):
         home[run] = number
     allowed = (home[:, None] == home) | (home[:, None] < 0) | (home < 0)
     torch.testing.assert_close(out, dense(q, k, v, allowed), rtol=0, atol=1e-12)
@@ -93,19 +93,19 @@ def test_runs_keep_the_hosts_text_mask():
     q, k, v = (random(1, 2, 11, 4, seed=seed) for seed in range(3))
     mask = torch.zeros(1, 1, 1, 11, dtype=torch.float64)
     mask[..., 9:] = -torch.inf
-    runs = [slice(0, 3), slice(3, 6)]
-    out = windows.attend_runs(dense, q, k, v, mask, runs, axis=2, out_axis=2)
+    ranges = [slice(0, 3), slice(3, 6)]
+    out = windows.attend_ranges(dense, q, k, v, mask, ranges, axis=2, out_axis=2)
     changed = v.clone()
     changed[:, :, 9:] += 100
-    again = windows.attend_runs(dense, q, k, changed, mask, runs, axis=2, out_axis=2)
+    again = windows.attend_ranges(dense, q, k, changed, mask, ranges, axis=2, out_axis=2)
     assert torch.equal(out, again)
 
 
 def test_a_mask_with_a_row_for_each_query_follows_its_queries():
     q, k, v = (random(1, 8, 4, seed=seed) for seed in range(3))
     mask = random(1, 8, 8, seed=5)
-    runs = [slice(2, 5), slice(5, 8)]
-    out = windows.attend_runs(dense, q, k, v, mask, runs, axis=1, out_axis=1)
+    ranges = [slice(2, 5), slice(5, 8)]
+    out = windows.attend_ranges(dense, q, k, v, mask, ranges, axis=1, out_axis=1)
     alone = dense(q[:, 2:5], k[:, :5], v[:, :5], mask[:, 2:5, :5])
     torch.testing.assert_close(out[:, 2:5], alone, rtol=0, atol=1e-12)
 

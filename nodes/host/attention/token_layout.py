@@ -90,7 +90,7 @@ class ModelCall:
             return self.control_order.get(block[1], block[1])
         return block[1] + (self.single_after if block[0] == "single" else 0)
 
-    def runs(self, first: int, cuts: list[tuple[int, int]]) -> list[slice]:
+    def token_ranges(self, first: int, cuts: list[tuple[int, int]]) -> list[slice]:
         """Return the tokens of a sequence that belong to each range of frames; no empty ones.
 
         Args:

@@ -16,7 +16,7 @@ from torch import Tensor
 from ....surf_core.window import segments
 from ..compiling import outside_graphs
 from ..node_name import NodeLog, reporting_as, running_node
-from ..others import ATTENTION, BLOCK, OVERRIDE, PATCH, WRAPPER, name_of, tell
+from ..others import ATTENTION, BLOCK, OVERRIDE, PATCH, WRAPPER, log_patches, name_of
 from .token_layout import ModelCall, check_tokens_known, count_blocks, read_call
 
 log = NodeLog(__name__)
@@ -60,7 +60,7 @@ def with_windows(model, window: int):
     clone, kind = model.clone(), comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL
     options = dict(clone.model_options.get("transformer_options", {}))
     earlier = options.get(OVERRIDE)
-    tell(model, f"windows of {window}", FATES)
+    log_patches(model, f"windows of {window}", FATES)
     windows = Windows(window)
     options[OVERRIDE] = windows.over(getattr(earlier, REPLACED, earlier))
     clone.model_options = {**clone.model_options, "transformer_options": options}
@@ -106,13 +106,13 @@ class Windows:
         Args:
             first: our override as it was installed.
         """
-        found = options.get(OVERRIDE)
-        if found is first:
+        current = options.get(OVERRIDE)
+        if current is first:
             return options
-        if self.ours is None or self.below is not found:
-            taken = "nothing" if found is None else name_of(found)
+        if self.ours is None or self.below is not current:
+            taken = "nothing" if current is None else name_of(current)
             log.info("%s has taken the place of the windows; they are put back above it.", taken)
-            self.ours, self.below = self.over(found), found
+            self.ours, self.below = self.over(current), current
         return {**options, OVERRIDE: self.ours}
 
     def check_blocks(self, call: ModelCall, blocks: int) -> None:
@@ -177,11 +177,11 @@ def make_override(state: threading.local, window: int, inner: Callable | None) -
         state.attending = True
         try:
             with reporting_as(node):
-                runs, axis = find_runs(call, window, q, k, kwargs)
-            if runs is None:
+                ranges, axis = find_ranges(call, window, q, k, kwargs)
+            if ranges is None:
                 return attend(q, k, v, mask)
             out_axis = 2 if kwargs.get("skip_output_reshape") else 1
-            return attend_runs(attend, q, k, v, mask, runs, axis=axis, out_axis=out_axis)
+            return attend_ranges(attend, q, k, v, mask, ranges, axis=axis, out_axis=out_axis)
         finally:
             state.attending = False
 
@@ -189,13 +189,13 @@ def make_override(state: threading.local, window: int, inner: Callable | None) -
     return override
 
 
-def find_runs(
+def find_ranges(
     call: ModelCall, window: int, q: Tensor, k: Tensor, kwargs: dict
 ) -> tuple[list[slice] | None, int]:
-    """Find the runs of tokens that an attention is cut to, and the axis of tokens.
+    """Find the ranges of tokens that an attention is cut to, and the axis of tokens.
 
     Returns:
-        None for runs where the attention is no block's self-attention, or one window holds all.
+        None for ranges where the attention is no block's self-attention, or one window holds all.
     """
     axis = 2 if kwargs.get("skip_reshape") else 1
     options = kwargs.get("transformer_options") or {}
@@ -203,40 +203,40 @@ def find_runs(
     cuts = [] if depth is None else segments(call.frames, window, bool(depth % 2))
     if len(cuts) < 2:
         return None, axis
-    return call.runs(call.find_video(q.shape[axis]), cuts), axis
+    return call.token_ranges(call.find_video(q.shape[axis]), cuts), axis
 
 
-def attend_runs(
+def attend_ranges(
     attend: Callable,
     q: Tensor,
     k: Tensor,
     v: Tensor,
     mask: Tensor | None,
-    runs: list[slice],
+    ranges: list[slice],
     *,
     axis: int,
     out_axis: int,
 ) -> Tensor:
-    """Attend in runs: each run of tokens attends to itself and to all tokens outside the runs.
+    """Attend in ranges: each range of tokens attends to itself and to all tokens outside of them.
 
     Args:
         attend: dense attention, (q, k, v, mask) -> out.
         q, k, v: [B, L, D], or [B, heads, L, D / heads] with `axis` 2.
         mask: None, or [..., 1 or L, L], the host's own: the padding of a text.
-        runs: neighbouring slices of the tokens; those before and after attend to everything.
+        ranges: neighbouring slices of the tokens; those before and after attend to everything.
         axis, out_axis: which axis of the inputs and of the result is L.
 
     Returns:
         What `attend` returns for the whole sequence: a new tensor.
     """
     length = q.shape[axis]
-    before, after = slice(0, runs[0].start), slice(runs[-1].stop, length)
+    before, after = slice(0, ranges[0].start), slice(ranges[-1].stop, length)
     rest = [part for part in (before, after) if part.stop > part.start]
     outs = []
-    for run in runs:
-        keys = sorted([run, *rest], key=lambda part: part.start)
+    for part in ranges:
+        keys = sorted([part, *rest], key=lambda part: part.start)
         pair = _pick(k, keys, axis), _pick(v, keys, axis)
-        outs.append(attend(_pick(q, [run], axis), *pair, _pick_mask(mask, [run], keys)))
+        outs.append(attend(_pick(q, [part], axis), *pair, _pick_mask(mask, [part], keys)))
     if rest:
         mask = _pick_mask(mask, rest, [slice(0, length)])
         around = attend(_pick(q, rest, axis), k, v, mask)

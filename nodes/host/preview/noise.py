@@ -1,7 +1,7 @@
-"""The noise after a switch: it follows from the item of the batch, not from its place there.
+"""Draw the noise after a switch, each item's from a seed that is a hash of its first noise.
 
-Who samples by a GUIDER is not told which items of a batch it has. What it has is each item's own
-first noise, and that tells items apart: an item alone gets the noise that it has in the batch.
+A GUIDER is called without `batch_index`, so the place in the batch does not identify an item. Its
+first noise does: an item alone gets the noise that it gets in a batch.
 
 Dims: B batch, C channels, T latent frames, H, W latent cells.
 """

@@ -53,7 +53,7 @@ def refine(
             with nothing to skip: all of it.
         seam: latent cells over which refined parts blend into the rest.
         made_for: height and width in pixels that the conditioning was made for; zeros where the
-            latent or a video in the conditioning tells it.
+            latent or a video in the conditioning has it.
         target: resolution, scale, width and height, as in `target_cells`.
 
     Returns:

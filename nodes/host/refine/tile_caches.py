@@ -14,33 +14,35 @@ from torch import Tensor, nn
 
 from ..models import COMPILED, STEP_CACHES
 from ..node_name import NodeLog
-from ..others import ATTENTION, BLOCK, FUNCTION, OBJECT, PATCH, WRAPPER, found_on, tell
+from ..others import ATTENTION, BLOCK, FUNCTION, OBJECT, PATCH, WRAPPER, log_patches, patches_on
 
 log = NodeLog(__name__)
 
 
 class TileCaches:
-    """What other nodes have put on the model of a run, held against mixing its tiles up."""
+    """Detect caches of other nodes that would answer a tile with the result of another."""
 
     def __init__(self, model: Any):
         self.model, self.network = model, model.model.diffusion_model
-        self.found = [name for _, name in found_on(model)]
+        self.patches = [name for _, name in patches_on(model)]
         self.compiled = COMPILED in model.model_options or any(
             hasattr(module, "_orig_mod") for module in _modules(self.network)
         )
         self.most = 0
         """Layers that a tile has run, at most."""
-        self.is_told = self.is_warned = False
+        self.is_logged = self.is_warned = False
 
-    def tell_once(self) -> None:
-        """Name what was found and how it goes with tiles, in one line."""
-        if not self.is_told:
-            self.is_told = True
+    def log_once(self) -> None:
+        """Log the patches of other nodes, and their effect on tiles, in one line."""
+        if not self.is_logged:
+            self.is_logged = True
             checked = "compiled, so not checked" if self.compiled else "checked for caches"
             fates = dict.fromkeys(
                 (WRAPPER, PATCH, BLOCK, OBJECT, ATTENTION), f"sees one; {checked}"
             )
-            tell(self.model, "tiles", {**fates, FUNCTION: f"sees the whole picture; {checked}"})
+            log_patches(
+                self.model, "tiles", {**fates, FUNCTION: f"sees the whole picture; {checked}"}
+            )
 
     def without_step_cache(self, conditioning: dict) -> dict:
         """Leave out the host's caches round the network, which would take one tile for another."""
@@ -55,13 +57,13 @@ class TileCaches:
         if not self.is_warned:
             self.is_warned = True
             log.warning("%s is off in tiles.", " and ".join(caches))
-        kept = {key: value for key, value in inner.items() if key not in STEP_CACHES}
-        wrappers = {**wrappers, WrappersMP.DIFFUSION_MODEL: kept}
+        inner = {key: value for key, value in inner.items() if key not in STEP_CACHES}
+        wrappers = {**wrappers, WrappersMP.DIFFUSION_MODEL: inner}
         return {**conditioning, "transformer_options": {**options, "wrappers": wrappers}}
 
     @contextmanager
     def checked(self, apply_model: Callable) -> Iterator[Callable]:
-        """Give the model's function back, checked to run the network for each tile.
+        """Yield the model's function, checked to run the network for each tile.
 
         Raises:
             ValueError: on the first tile that runs another number of layers than the first one of
@@ -69,7 +71,7 @@ class TileCaches:
         """
         # Another GPU has a network of its own.
         network = getattr(getattr(apply_model, "__self__", None), "diffusion_model", self.network)
-        if not self.found or self.compiled or not isinstance(network, nn.Module):
+        if not self.patches or self.compiled or not isinstance(network, nn.Module):
             yield apply_model
             return
         calls, expected = 0, None
@@ -85,10 +87,10 @@ class TileCaches:
             expected = calls if expected is None else expected
             self.most = max(self.most, calls)
             if calls != expected or 2 * calls < self.most:
-                found = ", ".join(dict.fromkeys(self.found))
+                names = ", ".join(dict.fromkeys(self.patches))
                 raise ValueError(
                     "a cache of another node answers one tile with the result of another: a tile "
-                    f"ran {calls} layers, others up to {self.most}. Found on the model: {found}; "
+                    f"ran {calls} layers, others up to {self.most}. Found on the model: {names}; "
                     "take the cache out, or choose a size that fits in one piece."
                 )
             return out

@@ -110,7 +110,7 @@ def _evaluate_once(
     size = tuple(x.shape[-2:])
     if len(plan.boxes(size, tile)) == 1:
         return apply_model(x, t, **conditioning)
-    plan.caches.tell_once()
+    plan.caches.log_once()
     conditioning = plan.caches.without_step_cache(conditioning)
 
     def call(part: Tensor, box: Box) -> Tensor:

@@ -1,4 +1,4 @@
-"""Settings of a refinement, and those of them that the training of a refiner fixes."""
+"""Settings of a refinement; the training of a refiner fixes some of them."""
 
 from dataclasses import dataclass, replace
 from typing import Any

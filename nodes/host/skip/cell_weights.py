@@ -1,4 +1,4 @@
-"""Check a mask of tokens against a latent and a MODEL, and spread it over the latent's cells.
+"""Check a mask of tokens against a latent and a MODEL, and expand it to the latent's cells.
 
 Dims: B batch, C latent channels, T latent frames, H, W latent cells.
 """
@@ -29,7 +29,7 @@ class CellWeights:
 
 
 def cell_weights(mask: Mask, model: Any, latent: Tensor, seam: int) -> CellWeights | None:
-    """Check a mask against a latent and a MODEL, and spread it over the latent's cells.
+    """Check a mask against a latent and a MODEL, and expand it to the latent's cells.
 
     Args:
         mask: of tokens of the target size; with nothing to skip, any model will do.

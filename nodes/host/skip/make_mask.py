@@ -52,7 +52,7 @@ class Choice:
         check_range(self.dilate, "dilate", 0, MOST_DILATE, "use 0 or 1")
 
     def criterion(self) -> dict[str, float]:
-        """Return the one that counts, as `surf_core.skip.choose` takes it."""
+        """Return {"keep": share} or {"tau": threshold}, an argument of `surf_core.skip.choose`."""
         return {"keep": self.keep} if self.choose == "keep ratio" else {"tau": self.tau}
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from ....surf_core.skip import compose
 from ..attention import KEEP_KEY
 from ..compiling import outside_graphs
-from ..others import BLOCK, FUNCTION, OBJECT, WRAPPER, tell
+from ..others import BLOCK, FUNCTION, OBJECT, WRAPPER, log_patches
 from .cell_weights import CellWeights, is_ours
 from .gather import make_wrapper
 
@@ -40,7 +40,7 @@ def with_mask(model: Any, upsampled: Tensor, weights: CellWeights) -> Any:
     """
     import comfy.patcher_extension
 
-    tell(model, "a mask", FATES)
+    log_patches(model, "a mask", FATES)
     clone = model.clone()
     options = clone.model_options.get("transformer_options", {})
     options = {**options, KEEP_KEY: weights.hard > 0}

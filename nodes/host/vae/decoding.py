@@ -85,7 +85,7 @@ class Decoding:
         return next(fitting, fewest)
 
     def _divisible(self) -> bool:
-        """Say whether part of the latent frames makes the frames that it makes within the clip."""
+        """Say whether part of the latent frames decodes to as many frames as within the clip."""
         counts = range(1, self.latent_frames + 1)
         even = all(self.frames(n) == 1 + (n - 1) * self.rate for n in counts)
         return even and not self.tiles_itself

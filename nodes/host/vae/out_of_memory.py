@@ -1,7 +1,7 @@
 """Detect that memory ran out, by one table of error texts of all backends.
 
 torch has one exception type for it, which its CUDA and XPU allocators raise. Other allocators, and
-libraries that allocate by themselves, raise a RuntimeError that only its text tells from others.
+libraries that allocate by themselves, raise a RuntimeError, which is recognised by its text.
 """
 
 import copy

@@ -94,13 +94,13 @@ class Report:
         kept = [row for row in self.rows if row.accepted]
         reasons = ", ".join(f"{word} {count}" for word, count in self.reasons().most_common())
         rate = self.clips / self.seconds if self.seconds else 0.0
-        found = sum(bool(row.caption) for row in kept)
+        captioned = sum(bool(row.caption) for row in kept)
         return [
             f"{self.videos} videos, {self.prepared} of them prepared now: {self.clips} clips in "
             f"{self.seconds:.1f} s, {rate:.2f} clips/s",
             f"manifest: {len(kept)} clips accepted, {len(self.rows) - len(kept)} rows rejected"
             + (f" ({reasons})" if reasons else ""),
-            f"captions: {found} with, {len(kept) - found} without, "
+            f"captions: {captioned} with, {len(kept) - captioned} without, "
             f"{len(self.broken_captions)} side files unusable",
         ]
 
@@ -119,12 +119,12 @@ def ready(job: PrepareJob, source: Source, examine: Examine | None = None) -> It
 def _identified(sources: list[Source], parts: list[Part], threads: int) -> list[Source]:
     """Sources with the hash of their bytes; a file with the size and time it had is not reread."""
     known = {(part.source, part.size, part.changed): part.content for part in parts}
-    found = [known.get((one.name, one.size, one.changed), "") for one in sources]
-    unknown = [i for i, content in enumerate(found) if not content]
+    contents = [known.get((one.name, one.size, one.changed), "") for one in sources]
+    unknown = [i for i, content in enumerate(contents) if not content]
     hashes = content_hashes([sources[i].path for i in unknown], threads)
     for i, content in zip(unknown, hashes, strict=True):
-        found[i] = content
-    return [replace(one, content=content) for one, content in zip(sources, found, strict=True)]
+        contents[i] = content
+    return [replace(one, content=content) for one, content in zip(sources, contents, strict=True)]
 
 
 def _alone(kind: str, source: Source, digest: str, first: str = "") -> Part:
@@ -201,9 +201,9 @@ def collect(
         else:
             rows[item.content][item.row.index] = item.row
             yield None, item.row
-        found = rows[item.content]
-        if counts.get(item.content) == len(found):
-            ordered = tuple(sorted(found.values(), key=lambda row: row.index))
+        of_video = rows[item.content]
+        if counts.get(item.content) == len(of_video):
+            ordered = tuple(sorted(of_video.values(), key=lambda row: row.index))
             source = sources[item.content]
             folder.save(Part(kind="clips", **_file(source), rows=ordered))
             del rows[item.content]
@@ -226,7 +226,7 @@ def prepare(
     Args:
         job: what to prepare.
         run: the runner.
-        progress: told (videos finished, videos to do, clips) after every row and video.
+        progress: called with (videos finished, videos to do, clips) after every row and video.
         threads: that read files to hash them: new videos, and all clips that are there already.
 
     Raises:

@@ -274,13 +274,13 @@ def _rows(parts: Iterable[Part]) -> list[Row]:
         by_kind[part.kind].append(part)
     contents = {part.content for part in by_kind["clips"]}
     sources = {part.source for part in by_kind["clips"]}
-    kept = list(by_kind["clips"])
+    valid = list(by_kind["clips"])
     for part in by_kind["duplicate"] + by_kind["unread"]:
         known = part.kind == "unread" or part.content in contents
         if known and part.source not in sources:
-            kept.append(part)
+            valid.append(part)
             sources.add(part.source)
-    return [row for part in kept for row in part.rows]
+    return [row for part in valid for row in part.rows]
 
 
 def read(root: Path) -> list[Row]:

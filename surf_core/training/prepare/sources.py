@@ -1,4 +1,4 @@
-"""Find the videos of a folder or a list, name them, and tell them apart by their bytes."""
+"""Find the videos of a folder or a list, name them, and identify them by their bytes."""
 
 import logging
 import os
@@ -59,7 +59,7 @@ def _walk(folder: Path, skipped: Counter) -> Iterator[Path]:
     """Files below a folder; links are followed, last, and no folder is searched twice.
 
     Args:
-        skipped: told how many files of which kind were left out.
+        skipped: counts the files that are left out, by kind.
     """
     seen: dict[str, Path] = {}
     folders: list[Path] = [folder]
@@ -135,13 +135,13 @@ def find(given: Path) -> list[Source]:
         rest = "" if len(skipped) <= _KINDS else f" and {len(skipped) - _KINDS} kinds more"
         log.warning("%s: not looked at, by their names: %s%s", given, kinds, rest)
     root = root_of(given)
-    found = {source.name: source for source in (_source(path, root) for path in paths)}
-    if not found:
+    by_name = {source.name: source for source in (_source(path, root) for path in paths)}
+    if not by_name:
         raise ValueError(
             f"expected videos ({', '.join(sorted(SUFFIXES))}) in {str(given)!r}, got none; pass a "
             "folder, a video, or a .txt with a path a line."
         )
-    return sorted(found.values(), key=lambda source: source.name)
+    return sorted(by_name.values(), key=lambda source: source.name)
 
 
 def of_part(sources: list[Source], part: int, parts: int) -> list[Source]:

@@ -14,8 +14,8 @@ def say(outcome: Outcome) -> list[str]:
     lines = ["| model | first loss | last loss |", "| --- | --- | --- |"]
     lines += [f"| {name} | {a:.4f} | {b:.4f} |" for name, (a, b) in outcome.losses.items()]
     took = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in outcome.seconds.items())
-    found = ", ".join(f"{name} {value:.2f} dB" for name, value in outcome.psnr.items())
-    return [*lines, "", f"PSNR of {outcome.clips} held-out clips: {found}", f"time: {took}"]
+    values = ", ".join(f"{name} {value:.2f} dB" for name, value in outcome.psnr.items())
+    return [*lines, "", f"PSNR of {outcome.clips} held-out clips: {values}", f"time: {took}"]
 
 
 def main() -> None:

@@ -138,11 +138,11 @@ class Autoencode(Task):
         model = vae.TinyVAE(self.dim)
         model.load_state_dict(weights)
         model = model.to(self.device)
-        found = [
+        moments = [
             model.moments(self.whole(i, 128))[0].transpose(0, 1).flatten(1)
             for i in range(self.statistics)
         ]
-        every = torch.cat(found, dim=1)
+        every = torch.cat(moments, dim=1)
         model.fit(every.mean(dim=1), every.std(dim=1))
         vae.save(model, path, {"surf.recipe": repr(notes)}, torch.float16)
 

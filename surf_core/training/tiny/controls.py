@@ -96,8 +96,8 @@ class Controls:
         def guided(z: Tensor, sigma: float) -> Tensor:
             level = torch.full((2 * len(z),), 1000 * float(sigma), device=self.device)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
-                told, untold = self.model(torch.cat([z, z]), level, both).float().chunk(2)
-            return untold + self.cfg * (told - untold)
+                cond, uncond = self.model(torch.cat([z, z]), level, both).float().chunk(2)
+            return uncond + self.cfg * (cond - uncond)
 
         return guided
 

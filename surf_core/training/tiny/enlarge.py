@@ -73,7 +73,7 @@ def pairs(model: vae.TinyVAE, index: Tensor, seed: int, group: int = 8) -> Pairs
 
 
 def config(layers: int) -> RefinerConfig:
-    """Windows of two latent frames, the paper's time, s told to the network."""
+    """Windows of two latent frames, the paper's time, conditioned on s."""
     return replace(
         RefinerConfig.tiny(window=2), layers=layers, time="t", sigma_start=START,
         start_range=STRENGTHS,

@@ -196,8 +196,8 @@ class Suite:
 
     def _losses(self, name: str) -> tuple[float, float]:
         lines = (self.out / name / "log.jsonl").read_text().splitlines()
-        found = [line["loss"] for line in map(json.loads, lines) if "loss" in line]
-        return found[0], found[-1]
+        losses = [line["loss"] for line in map(json.loads, lines) if "loss" in line]
+        return losses[0], losses[-1]
 
 
 def _alone(suite: Suite, threads: int) -> None:

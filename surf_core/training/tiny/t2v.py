@@ -101,8 +101,8 @@ def batch(recipe: T2VRecipe, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]
     levels = stratified_levels(order, torch.rand(count, generator=generator))
     sigma = shift_sigma(levels, recipe.shift)
     context = torch.cat([encode_prompt(prompt) for prompt in scenes.prompts])
-    kept = torch.rand(count, 1, 1, generator=generator) >= recipe.dropout
-    return clean, noise, sigma, context * kept
+    has_prompt = torch.rand(count, 1, 1, generator=generator) >= recipe.dropout
+    return clean, noise, sigma, context * has_prompt
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
