@@ -23,12 +23,10 @@ from ..conditioning import Conditioning, SizeChange, carry
 from ..finite import MODEL_CAUSES, FiniteWatch, check_conditioning, check_finite
 from ..latents import check_channels, check_noise_mask, check_plain, is_blank, to_intermediate
 from ..leftover_noise import warn_of_noise
-from ..node_name import NodeLog, reporting_as, running_node
-from .leg import Segment, check_sampler, one_bar, sampler_for
+from ..node_name import reporting_as, running_node
+from .leg import Segment, check_sampler, one_bar, sampler_for, warn_of_mask
 from .noise import fresh_noise, inherited_noise, item_seed, noise_of, second_seed
 from .plan import Switch
-
-log = NodeLog(__name__)
 
 
 class ReshiftGuider(comfy.samplers.CFGGuider):
@@ -275,23 +273,3 @@ class ReshiftGuider(comfy.samplers.CFGGuider):
             yield
         finally:
             self.model_patcher, self.model_options, self.original_conds, self.cfg = before
-
-
-def warn_of_mask(noisy: bool, last: float) -> None:
-    """Warn where a noise mask and noise that is left in a latent meet.
-
-    Args:
-        noisy: whether the latent came with its noise.
-        last: sigma at which the run ends.
-    """
-    if noisy:
-        log.warning(
-            "the latent holds noise, where the noise mask keeps it too; what is kept is the "
-            "model's estimate. Sample masked latents in one run to keep them exactly."
-        )
-    if last > 0:
-        log.warning(
-            "a run with a noise mask ends at sigma %.3g: a sampler that goes on from there with "
-            "the mask keeps the noise. Sample down to 0 here, or go on with a Reshift Guider, "
-            "which estimates the clean latent first.", last,
-        )  # fmt: skip

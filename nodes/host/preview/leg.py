@@ -83,3 +83,23 @@ def one_bar(callback: Callable[..., None] | None, steps: list[int]) -> Callable[
         return lambda step, x0, x, _: callback(base + step, x0, x, total)
 
     return callback_of
+
+
+def warn_of_mask(noisy: bool, last: float) -> None:
+    """Warn where a noise mask and noise that is left in a latent meet.
+
+    Args:
+        noisy: whether the latent came with its noise.
+        last: sigma at which the run ends.
+    """
+    if noisy:
+        log.warning(
+            "the latent holds noise, where the noise mask keeps it too; what is kept is the "
+            "model's estimate. Sample masked latents in one run to keep them exactly."
+        )
+    if last > 0:
+        log.warning(
+            "a run with a noise mask ends at sigma %.3g: a sampler that goes on from there with "
+            "the mask keeps the noise. Sample down to 0 here, or go on with a Reshift Guider, "
+            "which estimates the clean latent first.", last,
+        )  # fmt: skip
