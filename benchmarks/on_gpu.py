@@ -75,7 +75,7 @@ PARTS = {
     ],
     "cards": [
         GpuCommand(module="speed.host_flow", plan="--only-memory --cfg off --limit-gb 12 16 24",
-                options="", minutes=5.5),
+                   options="", minutes=5.5),
     ],
     "kernels": [
         GpuCommand(module=TESTS, options="", minutes=0.8, toy="tests/core/test_window_backends.py"),
@@ -86,11 +86,11 @@ PARTS = {
     ],
     "extras": [
         GpuCommand(module="speed.vae_decode", plan="--time --size 720p 1080p", options="--reps 2",
-                minutes=4.0, toy="--toy --reps 1 --frames 1"),
+                   minutes=4.0, toy="--toy --reps 1 --frames 1"),
         # By its operations, at 300 TFLOP/s, Wan 2.1 14B takes nine minutes before anything is
         # compiled, the refiner one.
         GpuCommand(module="speed.compile", plan="--models surf", options="", minutes=3.0,
-                toy="--toy --modes surf"),
+                   toy="--toy --modes surf"),
     ],
 }  # fmt: skip
 """Part -> its commands."""

@@ -191,9 +191,9 @@ def _rise(shared: int, looks_ahead: bool) -> Tensor:
     wave = max(1, shared // 3)
     after = wave if looks_ahead else 0
     after = min(after, (shared - wave) // 2)
-    steps = torch.arange(wave, dtype=torch.float64).add(0.5).mul(pi / wave)
+    phase = torch.arange(wave, dtype=torch.float64).add(0.5).mul(pi / wave)
     before = torch.zeros(shared - wave - after, dtype=torch.float64)
-    return torch.cat([before, (1 - steps.cos()) / 2, torch.ones(after, dtype=torch.float64)])
+    return torch.cat([before, (1 - phase.cos()) / 2, torch.ones(after, dtype=torch.float64)])
 
 
 def in_tiles(
