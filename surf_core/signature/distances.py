@@ -1,4 +1,4 @@
-"""Compare two videos: layout, motion, colour and detail that a preview keeps of its baseline.
+"""Distances that older tables and the demo print; blur and absence win some of them.
 
 No weights are involved; every measure compares two videos of the same length.
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .resample import resize
+from ..resample import resize
 
 GRID = 16
 """Cells along a side on which layout is compared, coarser than any detail."""
@@ -30,6 +30,9 @@ def _check(video: Tensor, baseline: Tensor) -> None:
 
 def layout_distance(video: Tensor, baseline: Tensor) -> Tensor:
     """Measure how far things have moved, grown or changed colour on a coarse grid.
+
+    No headline: grey wins. On 56 pairs of the embedded model a constant grey scored 18.3 %, the
+    default preview 17.9 %: a root mean square rewards what shows nothing. See `report`.
 
     Args:
         video, baseline: [B, 3, T, H, W] in 0..1; heights and widths may differ.
