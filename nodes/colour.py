@@ -3,7 +3,7 @@
 from comfy_api.latest import io
 
 from ..surf_core.colour import METHODS
-from .host.declared import checks_numbers
+from .host.declared import checks_inputs
 from .host.node_name import names_errors
 from .host.schema import declare
 from .host.vae import match_images
@@ -65,7 +65,7 @@ class SurfColourMatch(io.ComfyNode):
 
     @classmethod
     @names_errors
-    @checks_numbers
+    @checks_inputs
     def execute(cls, image, reference, method, strength) -> io.NodeOutput:
         """Match; the inputs stay as they are."""
         return io.NodeOutput(match_images(image, reference, method, strength))

@@ -3,7 +3,7 @@
 from comfy_api.latest import io
 
 from .host.compiling import with_compiled_blocks
-from .host.declared import checks_numbers
+from .host.declared import checks_inputs
 from .host.node_name import names_errors
 from .host.schema import declare
 
@@ -44,7 +44,7 @@ class SurfCompile(io.ComfyNode):
 
     @classmethod
     @names_errors
-    @checks_numbers
+    @checks_inputs
     def execute(cls, model) -> io.NodeOutput:
         """Clone; the blocks are compiled when the model runs, from their arguments then."""
         return io.NodeOutput(with_compiled_blocks(model))

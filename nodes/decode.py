@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from .host.declared import ABSENT, checks_numbers, refusal
+from .host.declared import ABSENT, checks_inputs, refusal
 from .host.node_name import names_errors
 from .host.schema import declare
 from .host.vae import check_piece, decode_latent
@@ -55,7 +55,7 @@ class SurfVAEDecode(io.ComfyNode):
 
     @classmethod
     @names_errors
-    @checks_numbers
+    @checks_inputs
     def execute(cls, samples, vae, width, height, piece) -> io.NodeOutput:
         """Decode; the inputs stay as they are."""
         return io.NodeOutput(decode_latent(vae, samples, width, height, piece))

@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from .host.declared import checks_numbers
+from .host.declared import checks_inputs
 from .host.node_name import names_errors
 from .host.refiner import ATTENTIONS, WEIGHT_DTYPES, load_named, refiner_names
 from .host.schema import declare
@@ -35,7 +35,7 @@ class SurfRefinerLoader(io.ComfyNode):
 
     @classmethod
     @names_errors
-    @checks_numbers
+    @checks_inputs
     def execute(cls, refiner_name, weight_dtype, attention) -> io.NodeOutput:
         return io.NodeOutput(load_named(refiner_name, weight_dtype, attention))
 

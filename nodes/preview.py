@@ -3,7 +3,7 @@
 from comfy_api.latest import io
 
 from ..surf_core.resample import METHODS
-from .host.declared import ABSENT, checks_numbers, refusal
+from .host.declared import ABSENT, checks_inputs, refusal
 from .host.latents import check_sides, downscale_latent
 from .host.made_for import check_made_for, with_made_for
 from .host.node_name import names_errors
@@ -129,7 +129,7 @@ class SurfReshiftKSampler(io.ComfyNode):
 
     @classmethod
     @names_errors
-    @checks_numbers
+    @checks_inputs
     def execute(
         cls,
         model,
@@ -194,7 +194,7 @@ class SurfReshiftGuider(io.ComfyNode):
 
     @classmethod
     @names_errors
-    @checks_numbers
+    @checks_inputs
     def execute(cls, model, positive, negative, model_low=None, **switch) -> io.NodeOutput:
         """Build the guider; nothing is sampled here."""
         plan = Switch(**switch)
@@ -255,7 +255,7 @@ class SurfLatentDownscale(io.ComfyNode):
 
     @classmethod
     @names_errors
-    @checks_numbers
+    @checks_inputs
     def execute(
         cls, samples, resolution, scale, width, height, method, made_width=0, made_height=0,
         vae=None,

@@ -3,7 +3,7 @@
 from comfy_api.latest import io
 
 from .host.attention import check_window
-from .host.declared import ABSENT, checks_numbers, refusal
+from .host.declared import ABSENT, checks_inputs, refusal
 from .host.latents import check_sides
 from .host.node_name import names_errors
 from .host.refine import RefineSettings, check_tile, refine
@@ -70,7 +70,7 @@ class SurfRefiner(io.ComfyNode):
 
     @classmethod
     @names_errors
-    @checks_numbers
+    @checks_inputs
     def execute(
         cls, model, positive, negative, latent, seed, resolution, scale, width, height, upsample,
         sigma_start, steps, cfg, window, low_band_lock, colour_match, vae=None, tile=0, mask=None,

@@ -3,7 +3,7 @@
 from comfy_api.latest import io
 
 from ..surf_core.skip import Mask
-from .host.declared import checks_numbers
+from .host.declared import checks_inputs
 from .host.node_name import names_errors
 from .host.schema import declare
 from .host.skip import CHOICES, skip_seedvr2
@@ -106,7 +106,7 @@ class SurfSeedVR2Skip(io.ComfyNode):
 
     @classmethod
     @names_errors
-    @checks_numbers
+    @checks_inputs
     def execute(cls, model, conditioning, **settings) -> io.NodeOutput:
         """Choose tokens by the latent in the conditioning, and clone."""
         clone, mask = skip_seedvr2(model, conditioning, **settings)

@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io, ui
 
-from .host.declared import ABSENT, checks_numbers, refusal
+from .host.declared import ABSENT, checks_inputs, refusal
 from .host.latents import check_sides
 from .host.node_name import names_errors
 from .host.refiner import refiner_names
@@ -48,7 +48,7 @@ class SurfSkipMask(io.ComfyNode):
 
     @classmethod
     @names_errors
-    @checks_numbers
+    @checks_inputs
     def execute(
         cls, model, latent, predictor, choose, keep, tau, resolution, scale, width, height,
         upsample, dilate, vae=None, image=None,

@@ -3,7 +3,7 @@
 from comfy_api.latest import io
 
 from ..surf_core.tiny.prompt import BACKGROUNDS, COLOURS, DIRECTIONS, SHAPES
-from .host.declared import ABSENT, checks_numbers, refusal
+from .host.declared import ABSENT, checks_inputs, refusal
 from .host.node_name import names_errors
 from .host.refiner import tiny_conditioning, tiny_models
 from .host.schema import declare
@@ -35,7 +35,7 @@ class SurfTinyModels(io.ComfyNode):
 
     @classmethod
     @names_errors
-    @checks_numbers
+    @checks_inputs
     def execute(cls) -> io.NodeOutput:
         """Load them anew; the host keeps what this node gave until its graph changes."""
         return io.NodeOutput(*tiny_models())
@@ -100,6 +100,6 @@ class SurfTinyPrompt(io.ComfyNode):
 
     @classmethod
     @names_errors
-    @checks_numbers
+    @checks_inputs
     def execute(cls, text) -> io.NodeOutput:
         return io.NodeOutput(tiny_conditioning(text))

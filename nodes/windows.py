@@ -3,7 +3,7 @@
 from comfy_api.latest import io
 
 from .host.attention import check_window, with_windows
-from .host.declared import ABSENT, checks_numbers, refusal
+from .host.declared import ABSENT, checks_inputs, refusal
 from .host.node_name import names_errors
 from .host.schema import declare
 
@@ -55,7 +55,7 @@ class SurfWindowedAttention(io.ComfyNode):
 
     @classmethod
     @names_errors
-    @checks_numbers
+    @checks_inputs
     def execute(cls, model, window) -> io.NodeOutput:
         """Clone; the windows are cut when the model runs, from the size of its latent then."""
         return io.NodeOutput(with_windows(model, window))

@@ -11,25 +11,60 @@ from collections.abc import Callable
 from numbers import Integral, Real
 from typing import Any
 
+from torch import Tensor
+
 from ...surf_core.checks import check_choice, check_range
 
 ABSENT: Any = object()
 """Default of what `validate_inputs` names: nothing is connected and nothing was set."""
-KINDS = {"INT": (Integral, "a whole number"), "FLOAT": (Real, "a number")}
+NUMBERS = {"INT": (Integral, "a whole number"), "FLOAT": (Real, "a number")}
+WIDGETS = {"BOOLEAN": (bool, "True or False"), "STRING": (str, "a text"),
+           "COMBO": (str, "the name of an option")}  # fmt: skip
+LINKS: dict[str, Callable[[Any], bool]] = {
+    "MODEL": lambda value: hasattr(value, "get_model_object"),
+    "VAE": lambda value: hasattr(value, "decode"),
+    "LATENT": lambda value: isinstance(value, dict),
+    "IMAGE": lambda value: isinstance(value, Tensor) and value.ndim == 4,
+    "SURF_MASK": lambda value: hasattr(value, "mask"),
+    "CONDITIONING": lambda value: isinstance(value, list | tuple) and all(map(_is_entry, value)),
+}
+"""Type of a link -> what a value of it has; a muted or foreign node may bring another, or None."""
 
 
-def check_number(item: Any, value: Any) -> None:
+def _is_entry(entry: Any) -> bool:
+    """Tell whether a value is an entry of a CONDITIONING: text or None, and options."""
+    pair = isinstance(entry, list | tuple) and len(entry) > 1
+    return pair and isinstance(entry[0], Tensor | None) and isinstance(entry[1], dict)
+
+
+def check_value(item: Any, value: Any) -> None:
     """Refuse a value of another kind than an input of a schema declares, or out of its range."""
-    kind, words = KINDS.get(item.get_io_type(), (None, ""))
-    if kind is None or item.min is None or item.max is None:
+    kind = item.get_io_type()
+    if item.optional and kind not in NUMBERS and value is None:
         return
+    if kind in LINKS and not LINKS[kind](value):
+        shape = f" of {tuple(value.shape)}" if isinstance(value, Tensor) else ""
+        raise ValueError(
+            f"{item.id} must be of type {kind}, got {type(value).__name__}{shape}; connect a "
+            "node that gives this type, and see that none before it is muted or bypassed."
+        )
+    if kind in WIDGETS and not isinstance(value, WIDGETS[kind][0]):
+        raise ValueError(
+            f"{item.id} must be {WIDGETS[kind][1]}, got {type(value).__name__}; "
+            "set it in the node, or connect a node that gives one."
+        )
+    if kind in NUMBERS and item.min is not None and item.max is not None:
+        _check_number(item, value, *NUMBERS[kind])
+
+
+def _check_number(item: Any, value: Any, kind: type, words: str) -> None:
     if isinstance(value, bool) or not isinstance(value, kind):
-        raise ValueError(f"{item.id} must be {words}, got {value!r}; use {item.default}.")
+        raise ValueError(f"{item.id} must be {words}, got {value!r:.99}; use {item.default}.")
     check_range(value, item.id, item.min, item.max, f"use {item.default}")
 
 
-def checks_numbers(execute: Callable[..., Any]) -> Callable[..., Any]:
-    """Decorate a node's `execute`, below `names_errors`: refuse numbers out of declared ranges."""
+def checks_inputs(execute: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorate a node's `execute`, below `names_errors`: refuse what is not as declared."""
     signature = inspect.signature(execute)
 
     @functools.wraps(execute)
@@ -38,9 +73,11 @@ def checks_numbers(execute: Callable[..., Any]) -> Callable[..., Any]:
         for name, parameter in signature.parameters.items():
             if parameter.kind is inspect.Parameter.VAR_KEYWORD:
                 given |= given.pop(name, {})
-        for item in cls.define_schema().inputs:
+        # Widgets first: they are the user's own words.
+        inputs = sorted(cls.define_schema().inputs, key=lambda item: item.get_io_type() in LINKS)
+        for item in inputs:
             if item.id in given:
-                check_number(item, given[item.id])
+                check_value(item, given[item.id])
         return execute(cls, *args, **kwargs)
 
     return run
@@ -62,7 +99,7 @@ def refusal(node: Any, given: dict[str, Any], *checks: Callable[..., None]) -> s
     try:
         for item in node.define_schema().inputs:
             if item.id in known:
-                check_number(item, known[item.id])
+                check_value(item, known[item.id])
                 if getattr(item, "options", None):
                     check_choice(known[item.id], item.id, tuple(item.options))
         for check in checks:

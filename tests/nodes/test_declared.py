@@ -3,10 +3,13 @@
 import asyncio
 
 import comfy.samplers
+import host_stub
 import pytest
+import torch
 from surf.nodes import SurfExtension
 from surf.nodes.host.declared import ABSENT
 from surf.tests.frozen_nodes import INPUTS
+from surf.tests.nodes import vaes
 
 NODES = {
     node.define_schema().node_id: node
@@ -40,6 +43,34 @@ def test_a_number_out_of_its_declared_range_is_refused_before_anything_else(node
     for value in values(item):
         with pytest.raises(ValueError, match=f"^{title}: {name} must .*; use .*[0-9]\\.$"):
             node.execute(**(others | {name: value}))
+
+
+OTHERS = {
+    "MODEL": [None, "model", {}], "VAE": [None, 3, host_stub.Patcher()], "LATENT": [None, [], ()],
+    "CONDITIONING": [None, {}, "text", [[]], [None], [[torch.ones(1, 2, 8)]]],
+    "IMAGE": [None, torch.ones(4, 4, 3), [1]], "SURF_MASK": [{}, torch.ones(1, 4, 4)],
+    "COMBO": [None, 7, ["by scale"]], "BOOLEAN": [None, 1, "yes"], "STRING": [None, b"red", 5],
+}  # fmt: skip
+FITTING = {
+    "MODEL": host_stub.Patcher(), "LATENT": {}, "CONDITIONING": [], "IMAGE": torch.ones(1, 4, 4, 3),
+    "VAE": vaes.Vae(), "SURF_MASK": None, "COMBO": "an option",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("node_id", "name"),
+    [(node, name) for node, inputs in INPUTS.items() for name, item in inputs.items()
+     if item["type"] in OTHERS],
+)  # fmt: skip
+def test_a_value_of_another_type_is_refused_by_its_name(node_id, name):
+    node, inputs = NODES[node_id], INPUTS[node_id]
+    given = {key: x.get("default", FITTING.get(x["type"])) for key, x in inputs.items()}
+    title, item = node.define_schema().display_name, inputs[name]
+    for value in OTHERS[item["type"]]:
+        if value is None and item.get("optional"):
+            continue
+        with pytest.raises(ValueError, match=f"^{title}: {name} must be .*, got .*; .*connect a"):
+            node.execute(**(given | {name: value}))
 
 
 # Constants of a graph, as the host hands them to validate_inputs; None is a link.
@@ -142,5 +173,6 @@ def test_samplers_of_other_packs_are_taken_whenever_they_come(name, kinds, monke
     with pytest.raises(ValueError, match="one of .*res_2s, got 'res_3s'"):
         node.execute(
             **{key: x.get("default") for key, x in INPUTS["SurfReshiftKSampler"].items()}
+            | {"model": host_stub.Patcher(), "positive": [], "negative": [], "latent_image": {}}
             | {name: "res_3s"}
         )
