@@ -151,6 +151,8 @@ TABLE = [
     (G, {"sigmas": SIGMAS[None]}, "one row", r"\(1, 9\)", "connect a scheduler"),
     (G, {"sigmas": torch.ones(9)}, "end below sigma 1", "1.0, 1.0", "use the lower part"),
     (G, {"switch_step": 9}, "0 to 8", "step=9", "use"),
+    (G, {"seed": -1}, "seed must lie within 0", "got -1", "use 0"),
+    (G, {"seed": 2**64}, "seed must lie within 0", str(2**64), "use 0"),
     (G, {"noise": latent()}, "DisableNoise", "got none", "set noise_policy to inherited"),
     (G, {"noise": latent(), "latent_image": "filled", "sigmas": SIGMAS[2:], "switch_step": 0},
      "DisableNoise", "got none", "set noise_policy to inherited"),
@@ -192,14 +194,14 @@ def run(node, known, changes):
     if node is K:
         return K.execute(**(flow | {"latent_image": latent()} | SAMPLE | given))
     sampling = {"latent_image": latent(), "sampler": "euler", "sigmas": SIGMAS}
-    sampling |= {"noise": latent(fill=1.0), "denoise_mask": None}
+    sampling |= {"noise": latent(fill=1.0), "denoise_mask": None, "seed": 1}
     sampling = {key: given.pop(key, value) for key, value in sampling.items()}
     (guider,) = G.execute(**(flow | SWITCH | given)).args
     samples = sampling["latent_image"]["samples"]
     sampler = comfy.samplers.sampler_object(sampling["sampler"])
     noise = sampling["noise"]["samples"]
-    mask = sampling["denoise_mask"]
-    return guider.sample(noise, samples, sampler, sampling["sigmas"], denoise_mask=mask, seed=1)
+    more = {name: sampling[name] for name in ("denoise_mask", "seed")}
+    return guider.sample(noise, samples, sampler, sampling["sigmas"], **more)
 
 
 @pytest.mark.parametrize(
@@ -229,3 +231,9 @@ def test_the_same_nodes_run_on_good_input(node):
     known = models()
     run(node, known, {})
     assert node is D or known["flow"].seen
+
+
+def test_the_largest_seed_runs_a_stochastic_sampler_on_a_cpu():
+    known = models()
+    run(K, known, {"seed": 2**64 - 1, "sampler_name": "euler_ancestral"})
+    assert len(known["flow"].seen) == 8

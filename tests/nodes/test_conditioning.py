@@ -4,7 +4,7 @@ import logging
 
 import pytest
 import torch
-from surf.nodes.host.conditioning import UNBOUND, SizeChange, carry
+from surf.nodes.host.conditioning import UNBOUND, SizeChange, carry, check_areas
 
 HALVED = SizeChange(source=(16, 24), target=(8, 12))
 VIDEO = (1, 16, 3, 16, 24)
@@ -140,3 +140,29 @@ def test_conditioning_is_not_mutated():
 def test_the_same_size_changes_nothing():
     conds = {"positive": [[torch.zeros(1), {"vace_frames": [torch.randn(VIDEO)]}]]}
     assert carry(conds, SizeChange(source=(16, 24), target=(16, 24))) is conds
+
+
+GOOD_AREAS = [
+    (4, 4, 0, 0), (2, 8, 15, 23), (99, 99, 0, 0), (1, 4, 4, 2, 0, 0), [4, 4, 1, 1],
+    ("percentage", 1.0, 0.5, 0.5, 0.0, 0.25, 0.0),
+]  # fmt: skip
+BAD_AREAS = [
+    (None, "within"), ("area", "within"), ((4,), "begins"), ((4, 4, 16, 0), r"\(3, 16, 24\)"),
+    ((4, 4, 0, 24), "within"), ((0, 4, 0, 0), "within"), ((-4, 4, 0, 0), "within"),
+    ((4, 4, -1, 0), "within"), ((1, 4, 4, 3, 0, 0), "within"), ((4.0, "4", 0, 0), "within"),
+    ((1,) * 8, "within"), (("percentage", 0.5, 0.5, 0.0, 0.0), "PercentageVideo"),
+    (("percentage", 1.0, 0.5, float("nan"), 0.0, 0.0, 0.0), "within"),
+    (("percentage", 1.0, 0.5, 0.5, 0.0, 0.0, 1.0), "within"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("area", GOOD_AREAS)
+def test_an_area_that_begins_inside_is_taken(area):
+    check_areas({"positive": [[None, {"area": area}], [None, {}]], "negative": []}, (3, 16, 24))
+
+
+@pytest.mark.parametrize(("area", "words"), BAD_AREAS)
+def test_an_area_that_the_host_cannot_place_is_refused(area, words):
+    conds = {"positive": [[None, {}]], "negative": [[None, {"area": area}]]}
+    with pytest.raises(ValueError, match=f"negative.*{words}|{words}.*negative"):
+        check_areas(conds, (3, 16, 24))

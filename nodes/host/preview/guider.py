@@ -15,17 +15,18 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
+from ....surf_core.checks import check_range
 from ....surf_core.resample import resize
 from ....surf_core.schedule import SwitchedSchedule, check_sigmas, switch
 from .. import models
 from ..bound_patches import check_bound
-from ..conditioning import Conditioning, SizeChange, carry
+from ..conditioning import Conditioning, SizeChange, carry, check_areas
 from ..finite import MODEL_CAUSES, FiniteWatch, check_conditioning, check_finite
 from ..latents import check_channels, check_noise_mask, check_plain, is_blank, to_intermediate
 from ..leftover_noise import warn_of_noise
 from ..node_name import reporting_as, running_node
 from .leg import Segment, check_sampler, one_bar, sampler_for, warn_of_mask
-from .noise import fresh_noise, inherited_noise, item_seed, noise_of, second_seed
+from .noise import fresh_noise, inherited_noise, item_seed, noise_of, sampler_seed, second_seed
 from .plan import Switch
 
 
@@ -95,6 +96,7 @@ class ReshiftGuider(comfy.samplers.CFGGuider):
             ValueError: before any evaluation, for anything that cannot work.
         """
         with reporting_as(self.node):
+            check_range(seed or 0, "seed", 0, 2**64 - 1, "use 0")
             segments = self.segments(latent_image, noise, sampler, sigmas, denoise_mask)
         callback_of = one_bar(callback, [len(s.sigmas) - 1 for s in segments])
         seed, x, earlier = seed or 0, latent_image, None
@@ -119,7 +121,7 @@ class ReshiftGuider(comfy.samplers.CFGGuider):
                         None if segment.estimates else denoise_mask,
                         callback_of(index),
                         disable_pbar,
-                        seed,
+                        sampler_seed(seed, segment.model.load_device),
                     )
                 with reporting_as(self.node):
                     self.watch.finish()
@@ -153,6 +155,7 @@ class ReshiftGuider(comfy.samplers.CFGGuider):
         check_sigmas(sigmas)
         check_finite(noise, "the noise", "look at the node that made it")
         check_conditioning(self.raw_conds)
+        check_areas(self.raw_conds, tuple(samples.shape[2:]))
         high = tuple(samples.shape[-2:])
         models.check_grid(model, *high)
         low = plan.size(model, samples)

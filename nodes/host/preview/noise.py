@@ -24,6 +24,15 @@ def second_seed(seed: int) -> int:
     return _hash(seed)
 
 
+def sampler_seed(seed: int, device: torch.device) -> int:
+    """Return the seed for a stochastic sampler of the host.
+
+    On a CPU these add 1 to it, which does not exist for 2**64 - 1.
+    """
+    largest = seed == 2**64 - 1 and device.type == "cpu"
+    return second_seed(seed) if largest else seed
+
+
 def item_seed(seed: int, noise: Tensor) -> int:
     """Derive the seed of an item's noise after a switch, 0..2**63 - 1.
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from ....surf_core.checks import check_choice
 from ..attention import with_windows
 from ..bound_patches import check_bound
-from ..conditioning import Conditioning, SizeChange, carry
+from ..conditioning import Conditioning, SizeChange, carry, check_areas
 from ..finite import check_conditioning
 from ..latents import open_latent
 from ..leftover_noise import warn_of_noise
@@ -74,6 +74,7 @@ def prepare(
     weights = _weights(mask, model, shape, seam, conds)
     source = source_cells(model, conds, latent, samples, made_for)
     check_bound(model, shape.shape, {source, tuple(samples.shape[-2:])})
+    check_areas(conds, (*samples.shape[2:-2], *source))
     conds = carry(conds, SizeChange.of(model, source, size))
     upsampled = _reusable(mask, samples, shape, upsample)
     if upsampled is None and upsample == "pixel":
