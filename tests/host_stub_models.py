@@ -5,6 +5,7 @@ when weights and activations differ in dtype.
 """
 
 from enum import Enum
+from pathlib import Path
 from types import SimpleNamespace
 
 from safetensors import safe_open
@@ -172,6 +173,8 @@ def get_filename_list(folder_name):
 
 
 def get_full_path_or_raise(folder_name, filename):
+    if not Path(filename).is_file():
+        raise FileNotFoundError(f"Model in folder '{folder_name}' with filename '{filename}'")
     return filename
 
 

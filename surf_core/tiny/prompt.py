@@ -51,6 +51,6 @@ def encode_prompt(text: str) -> Tensor:
             if word in _FILLERS:
                 continue
             if word not in _WORDS:
-                raise ValueError(f"the tiny model knows {', '.join(_WORDS)}; got {word!r}.")
+                raise ValueError(f"the tiny model knows {', '.join(_WORDS)}; got {word[:40]!r}.")
             tokens[0, slot] += _vectors()[_WORDS.index(word)]
     return tokens

@@ -323,3 +323,10 @@ def test_the_node_lists_the_diffusion_models(monkeypatch):
 def test_the_config_travels_in_the_file(file):
     with safe_open(file, "pt") as opened:
         assert json.loads(opened.metadata()["surf.config"])["time"] == "t"
+
+
+def test_a_file_that_is_not_there_is_refused_by_name():
+    with pytest.raises(
+        ValueError, match="^Surf Refiner Loader: .*'gone.safetensors'.*put it there"
+    ):
+        SurfRefinerLoader.execute("gone.safetensors", "default", "host")

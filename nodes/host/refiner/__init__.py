@@ -2,12 +2,12 @@
 
 from .loading import (
     ATTENTIONS,
-    FOLDER,
     TRAITS_KEY,
     WEIGHT_DTYPES,
     RefinerTraits,
     load_named,
     load_refiner,
+    named_file,
     refiner_names,
 )
 from .model import SIGMA_START_KEY, HostRefinerDiT, check_text
@@ -15,7 +15,6 @@ from .tiny import TinyFormat, tiny_conditioning, tiny_models
 
 __all__ = [
     "ATTENTIONS",
-    "FOLDER",
     "HostRefinerDiT",
     "RefinerTraits",
     "SIGMA_START_KEY",
@@ -25,6 +24,7 @@ __all__ = [
     "check_text",
     "load_named",
     "load_refiner",
+    "named_file",
     "refiner_names",
     "tiny_conditioning",
     "tiny_models",

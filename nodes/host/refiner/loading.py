@@ -44,7 +44,22 @@ def refiner_names() -> list[str]:
 
 def load_named(name: str, weight_dtype: str, attention: str) -> Any:
     """Load a file of `refiner_names()`, see `load_refiner`."""
-    return load_refiner(folder_paths.get_full_path_or_raise(FOLDER, name), weight_dtype, attention)
+    return load_refiner(named_file(name), weight_dtype, attention)
+
+
+def named_file(name: str) -> str:
+    """Return the path of a file of `refiner_names()`.
+
+    Raises:
+        ValueError: it is gone, or another machine's workflow names it.
+    """
+    try:
+        return folder_paths.get_full_path_or_raise(FOLDER, name)
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"expected a file in models/{FOLDER}, got {name[:200]!r}, which is not there; put it "
+            "there, or choose another."
+        ) from error
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

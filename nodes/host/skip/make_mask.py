@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import folder_paths
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -19,7 +18,7 @@ from ....surf_core.tiny.model import MASK
 from ..latents import open_latent
 from ..leftover_noise import warn_of_noise
 from ..models import patch_side, target_cells
-from ..refiner import FOLDER, TinyFormat
+from ..refiner import TinyFormat, named_file
 from ..vae import UPSAMPLE_METHODS, check_vae, decode_frames, encode_frames, upsample_latent
 from .skip_mask import CHOICES, SkipMask
 
@@ -207,7 +206,7 @@ def find_predictor(model: Any, name: str) -> MaskPredictor | None:
             f"with those of {type(space).__name__}; take detail, or a predictor that was trained "
             "with this model's latents."
         )
-    path = str(MASK) if name == "tiny" else folder_paths.get_full_path_or_raise(FOLDER, name)
+    path = str(MASK) if name == "tiny" else named_file(name)
     try:
         predictor, _ = load(path)
     except ValueError as error:
