@@ -13,7 +13,9 @@ def outcomes(tmp_path_factory, request):
 
     def outcome(script):
         if script not in known:
-            known[script] = Outcome(script, tmp_path_factory.mktemp(script.removesuffix(".py")))
+            folder = tmp_path_factory.mktemp(script.removesuffix(".py"))
+            count = request.config.getoption("--fuzz")
+            known[script] = Outcome(script, folder, count=count)
         return known[script]
 
     return outcome

@@ -16,12 +16,14 @@ MINUTES = 30
 class Outcome:
     """What a script left: tracebacks by case, its last words, and the seconds that it took."""
 
-    def __init__(self, script, folder, seconds=60 * MINUTES):
+    def __init__(self, script, folder, seconds=60 * MINUTES, count=0):
         out, began = folder / "results.json", time.monotonic()
         python = os.environ.get("COMFYUI_PYTHON", sys.executable)
         try:
             done = patience.run(
-                [python, str(FOLDER / script), str(out)], seconds, cwd=os.environ["COMFYUI_PATH"]
+                [python, str(FOLDER / script), str(out), str(count)],
+                seconds,
+                cwd=os.environ["COMFYUI_PATH"],
             )
             self.whole = done.returncode == 0
             self.end = f"ended with status {done.returncode}:\n{done.stderr[-4000:]}"

@@ -31,6 +31,7 @@ SCRIPTS = {
     "skip_cases.py": ("skip_cases.py",),
     "skip_run_cases.py": ("skip_run_cases.py",),
     "mask_cases.py": ("mask_cases.py",),
+    "fuzz_cases.py": ("fuzz_cases.py",),
 }
 """Script -> the files that hold its cases."""
 CASES = [
