@@ -45,7 +45,7 @@ class Family:
     plain: bool = True
     """Whether the host itself can sample with it."""
     areas: bool = True
-    """Whether the host can run it on areas of any size: HunyuanVideo cannot cut odd ones."""
+    """Whether the host can run it on areas: HunyuanVideo cannot cut odd ones, VACE none."""
     shape: tuple = ()
     """(C, T, H, W) of its latents where its conditioning fixes them."""
 

@@ -22,7 +22,7 @@ WIDGETS = {"BOOLEAN": (bool, "True or False"), "STRING": (str, "a text"),
            "COMBO": (str, "the name of an option")}  # fmt: skip
 LINKS: dict[str, Callable[[Any], bool]] = {
     "MODEL": lambda value: hasattr(value, "get_model_object"),
-    "VAE": lambda value: hasattr(value, "decode"),
+    "VAE": lambda value: hasattr(value, "latent_channels") or hasattr(value, "encode"),
     "LATENT": lambda value: isinstance(value, dict),
     "IMAGE": lambda value: isinstance(value, Tensor) and value.ndim == 4,
     "SURF_MASK": lambda value: hasattr(value, "mask"),
@@ -32,9 +32,10 @@ LINKS: dict[str, Callable[[Any], bool]] = {
 
 
 def _is_entry(entry: Any) -> bool:
-    """Tell whether a value is an entry of a CONDITIONING: text or None, and options."""
-    pair = isinstance(entry, list | tuple) and len(entry) > 1
-    return pair and isinstance(entry[0], Tensor | None) and isinstance(entry[1], dict)
+    """Tell whether a value is an entry of a CONDITIONING: text [B, N, D] or None, and options."""
+    if not isinstance(entry, list | tuple) or len(entry) < 2 or not isinstance(entry[1], dict):
+        return False
+    return entry[0] is None or (isinstance(entry[0], Tensor) and entry[0].ndim == 3)
 
 
 def check_value(item: Any, value: Any) -> None:

@@ -45,7 +45,7 @@ def families(host):
         Family(model=host.model(), width=4096, vae=vae),
         Family(model=host.model("tiny_wan_i2v"), width=4096, vae=vae),
         Family(model=host.model("tiny_wan22_5b"), width=4096, channels=48, vae=vae),
-        Family(model=host.model("tiny_wan_vace"), width=4096, vae=vae),
+        Family(model=host.model("tiny_wan_vace"), width=4096, vae=vae, areas=False),
         Family(model=host.model("tiny_hunyuan"), width=64, options=(("pooled_output", 768),),
                vae=vae, areas=False),
         Family(model=loaded(checkpoints.sd3()), width=4096, options=vectors, video=False, vae=vae),
@@ -57,7 +57,12 @@ def families(host):
         start = ("condition", 17, 3, 8, 12)
         found.append(
             Family(
-                model=seedvr2.model(), width=5120, options=(start,), vae=vae, shape=(16, 3, 8, 12)
+                model=seedvr2.model(),
+                width=5120,
+                options=(start,),
+                vae=vae,
+                shape=(16, 3, 8, 12),
+                areas=False,
             )
         )
     return found

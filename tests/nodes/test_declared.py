@@ -47,7 +47,8 @@ def test_a_number_out_of_its_declared_range_is_refused_before_anything_else(node
 
 OTHERS = {
     "MODEL": [None, "model", {}], "VAE": [None, 3, host_stub.Patcher()], "LATENT": [None, [], ()],
-    "CONDITIONING": [None, {}, "text", [[]], [None], [[torch.ones(1, 2, 8)]]],
+    "CONDITIONING": [None, {}, "text", [[]], [None], [[torch.ones(1, 2, 8)]],
+                     [[torch.ones(2, 8), {}]]],
     "IMAGE": [None, torch.ones(4, 4, 3), [1]], "SURF_MASK": [{}, torch.ones(1, 4, 4)],
     "COMBO": [None, 7, ["by scale"]], "BOOLEAN": [None, 1, "yes"], "STRING": [None, b"red", 5],
 }  # fmt: skip

@@ -106,8 +106,6 @@ def test_half_size_is_the_mean_of_four_cells(tolerance):
 class OneVae:
     """A VAE of the host, as far as its cells."""
 
-    decode = None
-
     def __init__(self, channels, cell):
         self.latent_channels, self.cell = channels, cell
 

@@ -113,3 +113,8 @@ def test_latent_upsampling_needs_no_vae_and_no_memory(memory):
     samples = preview()
     up = upsample.upsample_latent(samples, (45, 71), "latent")
     torch.testing.assert_close(up, resize(samples, (45, 71), "bilinear"))
+
+
+def test_an_image_latent_and_a_vae_of_videos_are_refused():
+    with pytest.raises(ValueError, match="a VAE of images .*; connect the VAE that belongs"):
+        upsample.check_vae(Vae(), torch.ones(1, 16, 4, 6))

@@ -48,6 +48,11 @@ def check_vae(vae, samples: Tensor) -> None:
             f"expected a VAE with the preview's {samples.shape[1]} latent channels, "
             f"got one with {vae.latent_channels}; connect the VAE that belongs to the model."
         )
+    if samples.ndim == 4 and getattr(vae, "latent_dim", 2) == 3:
+        raise ValueError(
+            f"expected a VAE of images for the image latent {tuple(samples.shape)}, got one of "
+            "videos; connect the VAE that belongs to the model."
+        )
 
 
 def check_has_vae(upsample: str, has_vae: bool) -> None:
