@@ -36,7 +36,7 @@ class RefinerTimes(Protocol):
     def sigma_start(self) -> float | None: ...
 
     @property
-    def start_range(self) -> tuple[float, float] | None: ...
+    def sigma_start_range(self) -> tuple[float, float] | None: ...
 
 
 class Refiner(Protocol):
@@ -227,7 +227,7 @@ def refine_with(
         sigma_start: overrides that of the config; needed where the config has none.
 
     Raises:
-        ValueError: no sigma_start in config or arguments, or one outside the config's start_range.
+        ValueError: no sigma_start in config or arguments, or one outside sigma_start_range.
     """
     config = model.config
     s = config.sigma_start if sigma_start is None else sigma_start
@@ -241,8 +241,8 @@ def refine_with(
 
 def with_sigma_start(model: Refiner, s: float) -> Callable[..., Tensor]:
     """Condition a model on sigma_start where it takes one; others are returned as they are."""
-    if model.config.start_range is None:
+    if model.config.sigma_start_range is None:
         return model
-    least, greatest = model.config.start_range
+    least, greatest = model.config.sigma_start_range
     check_range(s, "sigma_start", least, greatest, "this refiner was trained for these only")
     return lambda z, t, context: model(z, t, context, torch.full_like(t, s))

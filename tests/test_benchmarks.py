@@ -21,7 +21,7 @@ def models(tmp_path_factory):
     """Fresh weights of one thin layer: options of the command line, by what they are for."""
     folder = tmp_path_factory.mktemp("models")
     plain = replace(RefinerConfig.tiny(), layers=1, ffn_dim=128)
-    trained = replace(plain, time="t", window=2, sigma_start=0.2, start_range=(0.0, 0.4))
+    trained = replace(plain, time="t", window=2, sigma_start=0.2, sigma_start_range=(0.0, 0.4))
     for name, config in {"weights": plain, "refiner": trained}.items():
         model = SurfRefinerDiT(config)
         model.initialise(torch.Generator().manual_seed(0))

@@ -20,7 +20,7 @@ from surf.surf_core.skip import MaskPredictor, PredictorConfig, predictor
 
 SMALL = RefinerConfig(dim=16, heads=2, layers=2, ffn_dim=24, text_dim=8, freq_dim=16, window=2)
 PAPER = replace(
-    SMALL, block="scale", time="t", sigma_start=0.3, start_range=(0.1, 0.5), patch=(1, 2, 4)
+    SMALL, block="scale", time="t", sigma_start=0.3, sigma_start_range=(0.1, 0.5), patch=(1, 2, 4)
 )
 LONGEST, SLOWEST, LARGEST = 2000, 1.0, 200 * 2**20
 """Of a message in characters, of a call in seconds of the CPU and in bytes of memory."""

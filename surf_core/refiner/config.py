@@ -38,7 +38,7 @@ class RefinerConfig:
     """`sigma`: fed 1000 * s * t, predicts noise - x0. `t`: fed 1000 * t, predicts z_lr - z_hr."""
     sigma_start: float | None = None
     """Noise s on the upsampled preview that it was trained for; None: untrained, s is free."""
-    start_range: tuple[float, float] | None = None
+    sigma_start_range: tuple[float, float] | None = None
     """Least and greatest s of its training, with s as an input of the network; None: s is fixed."""
 
     def __post_init__(self) -> None:
@@ -74,14 +74,14 @@ class RefinerConfig:
                 "time t is for a refiner that was trained for its start, got sigma_start=None; "
                 "give the noise of its training, 0 for none."
             )
-        if self.start_range is not None:
-            self._check_start_range(*self.start_range)
+        if self.sigma_start_range is not None:
+            self._check_range(*self.sigma_start_range)
 
-    def _check_start_range(self, least: float, greatest: float) -> None:
+    def _check_range(self, least: float, greatest: float) -> None:
         if self.sigma_start is None or not 0 <= least <= self.sigma_start <= greatest <= 1:
             raise ValueError(
-                f"sigma_start must lie within start_range, got {self.sigma_start} and "
-                f"{self.start_range}; give what it was trained with, 0..1."
+                f"sigma_start must lie within sigma_start_range, got {self.sigma_start} and "
+                f"{self.sigma_start_range}; give what it was trained with, 0..1."
             )
 
     @property

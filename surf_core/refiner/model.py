@@ -68,8 +68,8 @@ class SurfRefinerDiT(nn.Module):
             config.text_dim, dim, dim, ops, nn.GELU(approximate="tanh")
         )
         self.time_embedding = feed_forward(config.freq_dim, dim, dim, ops, nn.SiLU())
-        if config.start_range is not None:
-            self.start_embedding = feed_forward(config.freq_dim, dim, dim, ops, nn.SiLU())
+        if config.sigma_start_range is not None:
+            self.sigma_start_embedding = feed_forward(config.freq_dim, dim, dim, ops, nn.SiLU())
         if config.block == "wan":
             self.time_projection = nn.Sequential(nn.SiLU(), ops.Linear(dim, 6 * dim))
         self.blocks = nn.ModuleList(
@@ -95,7 +95,7 @@ class SurfRefinerDiT(nn.Module):
             t: [B], timestep 0..1000.
             context: [B, L, text_dim].
             sigma_start: [B], noise s of the upsampled preview, 0..1; None for the config's. Only a
-                model with a start_range reads it.
+                model with a sigma_start_range reads it.
             keep: [T, h, w] bool, preferably on the CPU: the tokens to compute, in all samples;
                 None, or all of them, is the plain model.
 
@@ -167,11 +167,11 @@ class SurfRefinerDiT(nn.Module):
         """Embed timestep and sigma_start, for the blocks and for the head."""
         features = timestep_features(t, self.config.freq_dim).to(dtype)
         time = self.time_embedding(features)
-        if self.config.start_range is not None:
+        if self.config.sigma_start_range is not None:
             # The config has a sigma_start wherever it has a range.
             own = self.config.sigma_start or 0.0
             s = torch.full_like(t, own) if sigma_start is None else sigma_start
-            time = time + self.start_embedding(
+            time = time + self.sigma_start_embedding(
                 timestep_features(1000 * s, self.config.freq_dim).to(dtype)
             )
         if self.config.block == "wan":
@@ -243,8 +243,8 @@ class SurfRefinerDiT(nn.Module):
             else:
                 module.get_parameter("scale.weight").zero_()
         self.head.get_parameter("head.weight").zero_()
-        if self.config.start_range is not None:
-            self.start_embedding.get_parameter("2.weight").zero_()
+        if self.config.sigma_start_range is not None:
+            self.sigma_start_embedding.get_parameter("2.weight").zero_()
 
 
 def _concatenate(parts: Iterable[Tensor], dim: int, size: int) -> Tensor:

@@ -47,7 +47,7 @@ class FlowMap(Task):
     """
 
     config: RefinerConfig
-    """The network, with the s to train for: its `start_range`, or `sigma_start` alone."""
+    """The network, with the s to train for: its `sigma_start_range`, or `sigma_start` alone."""
     clips: ClipSource
     """Training and held-out clips."""
     phases: tuple[Phase, ...]
@@ -128,8 +128,8 @@ class FlowMap(Task):
     @property
     def _strengths(self) -> tuple[float, float]:
         """Range of s."""
-        if self.config.start_range is not None:
-            return self.config.start_range
+        if self.config.sigma_start_range is not None:
+            return self.config.sigma_start_range
         assert self.config.sigma_start is not None
         return self.config.sigma_start, self.config.sigma_start
 
@@ -250,7 +250,7 @@ def fill(model: SurfRefinerDiT, path: Path) -> None:
     fresh = {
         name: weight
         for name, weight in own.items()
-        if name.startswith("start_embedding.") and name not in bare.shapes
+        if name.startswith("sigma_start_embedding.") and name not in bare.shapes
     }
     problems = bare.misfits({name: tuple(own[name].shape) for name in own if name not in fresh})
     if problems:

@@ -70,7 +70,7 @@ def surf_1b(clips: ClipSource, weights: Path | None = None, seed: int = 0) -> Tr
     Source: SURF B.2, B.3, 4.1, Tab. R6; decay, warm-up, clipping and average are ours.
     """
     config = RefinerConfig.surf_1b(window=4, time="t", sigma_start=START)
-    return _large(replace(config, start_range=STRENGTHS), clips, weights, seed, "surf_1b")
+    return _large(replace(config, sigma_start_range=STRENGTHS), clips, weights, seed, "surf_1b")
 
 
 def wan_1_3b(clips: ClipSource, weights: Path | None = None, seed: int = 0) -> TrainingJob:
@@ -87,7 +87,7 @@ def wan_1_3b(clips: ClipSource, weights: Path | None = None, seed: int = 0) -> T
 
     Source: SURF B.2, B.3, 4.1; beginning with Wan, in sigma, is ours.
     """
-    config = replace(RefinerConfig.wan_1_3b(4), sigma_start=START, start_range=STRENGTHS)
+    config = replace(RefinerConfig.wan_1_3b(4), sigma_start=START, sigma_start_range=STRENGTHS)
     return _large(config, clips, weights, seed, "wan_1_3b")
 
 
@@ -151,7 +151,7 @@ def tiny(
         RefinerConfig.tiny(window),
         time="t",
         sigma_start=start,
-        start_range=strengths if least < greatest else None,
+        sigma_start_range=strengths if least < greatest else None,
     )
     task = FlowMap(
         config=config,

@@ -67,7 +67,7 @@ def test_a_predictor_of_a_million_channels_is_refused_unbuilt(tmp_path):
         ({"patch": None}, "patch must be a list of 3"),
         ({"block": ["wan"]}, "block must be a short word"),
         ({"block": "x" * 10**5}, "block must be a short word"),
-        ({"start_range": "ab"}, "start_range must be a list of 2"),
+        ({"sigma_start_range": "ab"}, "sigma_start_range must be a list of 2"),
         ({"freq_dim": 255}, "freq_dim must be even"),
         ({"colour": 1}, "unknown fields colour"),
     ],

@@ -324,7 +324,7 @@ def test_skipped_cells_are_the_start_at_every_step_and_exactly_at_the_end(
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize(("time", "s"), TIMES)
 def test_refining_with_nothing_skipped_is_refining_bit_for_bit(time, s, dtype):
-    model = make(2, dtype=dtype, time=time, sigma_start=s, start_range=(s, 1.0))
+    model = make(2, dtype=dtype, time=time, sigma_start=s, sigma_start_range=(s, 1.0))
     start, _, context = inputs(5, dtype=dtype)
     noise = torch.randn(start.shape).to(dtype)
     options = {"steps": 3, "noise": noise, "sigma_start": s}

@@ -12,7 +12,7 @@ BLOCKS = ["wan", "scale"]
 
 
 def told(block="wan", **changes):
-    fixed = {"sigma_start": 0.7, "start_range": (0.6, 0.9)}
+    fixed = {"sigma_start": 0.7, "sigma_start_range": (0.6, 0.9)}
     config = RefinerConfig(
         dim=16, heads=2, layers=2, ffn_dim=20, latent_channels=4, text_dim=8, block=block,
         **fixed | changes,
@@ -39,9 +39,9 @@ def both(first, second):
 
 @pytest.mark.parametrize("block", BLOCKS)
 def test_a_fresh_embedding_of_s_is_identity(block):
-    model, plain = told(block), told(block, start_range=None)
+    model, plain = told(block), told(block, sigma_start_range=None)
     problems = plain.load_state_dict(model.state_dict(), strict=False)
-    assert {key.split(".")[0] for key in problems.unexpected_keys} == {"start_embedding"}
+    assert {key.split(".")[0] for key in problems.unexpected_keys} == {"sigma_start_embedding"}
     expected = plain(*inputs())
     assert torch.equal(model(*inputs()), expected)
     assert torch.equal(model(*inputs(), both(0.6, 0.9)), expected)
@@ -50,7 +50,7 @@ def test_a_fresh_embedding_of_s_is_identity(block):
 @pytest.mark.parametrize("block", BLOCKS)
 def test_s_is_heard_by_each_item_alone_and_defaults_to_the_config(block):
     model = told(block)
-    model.start_embedding[2].weight.data.normal_(generator=torch.Generator().manual_seed(3))
+    model.sigma_start_embedding[2].weight.data.normal_(generator=torch.Generator().manual_seed(3))
     low, mixed, default = (model(*inputs(), s) for s in (both(0.6, 0.6), both(0.6, 0.9), None))
     assert torch.equal(low[0], mixed[0])
     assert not torch.allclose(low[1], mixed[1], atol=1e-3)
@@ -59,10 +59,12 @@ def test_s_is_heard_by_each_item_alone_and_defaults_to_the_config(block):
 
 def test_a_run_tells_the_model_its_start_and_refuses_others():
     model = told()
-    model.start_embedding[2].weight.data.normal_(generator=torch.Generator().manual_seed(3))
+    model.sigma_start_embedding[2].weight.data.normal_(generator=torch.Generator().manual_seed(3))
     z, _, context = inputs()
     heard = []
-    hook = model.start_embedding.register_forward_pre_hook(lambda _, args: heard.append(args[0]))
+    hook = model.sigma_start_embedding.register_forward_pre_hook(
+        lambda _, args: heard.append(args[0])
+    )
     noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(4), dtype=z.dtype)
     with torch.no_grad():
         outs = [
@@ -84,12 +86,12 @@ def test_start_range_round_trips_through_a_file(tmp_path):
     config, _ = checkpoint.read_config(tmp_path / "a.safetensors")
     assert config == model.config
     assert checkpoint.report(tmp_path / "a.safetensors") == []
-    assert checkpoint.load(tmp_path / "a.safetensors").config.start_range == (0.6, 0.9)
+    assert checkpoint.load(tmp_path / "a.safetensors").config.sigma_start_range == (0.6, 0.9)
 
 
 @pytest.mark.parametrize(
     ("start", "bounds"), [(None, (0.6, 0.9)), (0.5, (0.6, 0.9)), (0.7, (0.9, 0.6)), (1.0, (0.5, 2))]
 )
 def test_config_rejects_a_start_outside_its_range(start, bounds):
-    with pytest.raises(ValueError, match="start_range"):
-        replace(RefinerConfig.tiny(), sigma_start=start, start_range=bounds)
+    with pytest.raises(ValueError, match="sigma_start_range"):
+        replace(RefinerConfig.tiny(), sigma_start=start, sigma_start_range=bounds)

@@ -105,7 +105,7 @@ def test_model_paints_the_colour_it_is_asked_for():
 def refiner(tmp_path_factory):
     """A refiner of one layer, fresh but for a head that predicts something."""
     config = replace(
-        RefinerConfig.tiny(2), layers=1, time="t", sigma_start=0.2, start_range=(0.0, 0.4)
+        RefinerConfig.tiny(2), layers=1, time="t", sigma_start=0.2, sigma_start_range=(0.0, 0.4)
     )
     model, generator = SurfRefinerDiT(config), torch.Generator().manual_seed(0)
     model.initialise(generator)

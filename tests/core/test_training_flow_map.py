@@ -20,7 +20,7 @@ from surf.surf_core.training.token_dropout import TokenDropout
 
 CONFIG = RefinerConfig(
     dim=16, heads=2, layers=2, ffn_dim=20, window=2, latent_channels=4, text_dim=8,
-    sigma_start=0.7, start_range=(0.6, 0.9), time="t",
+    sigma_start=0.7, sigma_start_range=(0.6, 0.9), time="t",
 )  # fmt: skip
 
 
@@ -206,14 +206,14 @@ def test_held_out_is_fixed_and_falls_to_zero_for_the_truth():
 
 
 def test_build_begins_with_the_weights_of_wan_and_a_silent_embedding(tmp_path):
-    plain = awake(SurfRefinerDiT(replace(CONFIG, start_range=None, time="sigma")))
+    plain = awake(SurfRefinerDiT(replace(CONFIG, sigma_start_range=None, time="sigma")))
     plain.initialise(torch.Generator().manual_seed(9))
     state = {f"model.diffusion_model.{name}": w for name, w in plain.state_dict().items()}
     save_file(state, tmp_path / "wan.safetensors")
     model = task(weights=tmp_path / "wan.safetensors").build()
     for name, weight in plain.state_dict().items():
         assert torch.equal(model.state_dict()[name], weight), name
-    assert (model.start_embedding[2].weight == 0).all()
+    assert (model.sigma_start_embedding[2].weight == 0).all()
     with pytest.raises(ValueError, match="do not fit"):
         fill(SurfRefinerDiT(replace(CONFIG, layers=3)), tmp_path / "wan.safetensors")
     with pytest.raises(FileNotFoundError, match="download"):
@@ -248,6 +248,6 @@ def test_the_papers_schedule():
     for job in (surf_1b(Clips()), wan_1_3b(Clips())):
         assert [(p.frames, p.steps) for p in job.task.phases] == [(21, 1000), (81, 4000)]
         assert (job.recipe.lr, job.recipe.batch, job.task.shift) == (5e-5, 24, 5.0)
-        assert job.task.config.start_range == (0.6, 0.9)
+        assert job.task.config.sigma_start_range == (0.6, 0.9)
     assert surf_1b(Clips()).task.config.time == "t"
-    assert tiny(Clips(), strengths=(0.0, 0.0)).task.config.start_range is None
+    assert tiny(Clips(), strengths=(0.0, 0.0)).task.config.sigma_start_range is None

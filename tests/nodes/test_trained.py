@@ -61,7 +61,7 @@ def test_a_trained_refiner_brings_its_own_start_and_windows(caplog):
 
 
 def test_a_refiner_with_a_range_of_starts_is_told_the_one_of_the_widget():
-    trained = model_of(traits(start_range=(0.6, 0.9)))
+    trained = model_of(traits(sigma_start_range=(0.6, 0.9)))
     out = run(trained, sigma_start=0.7)["samples"]
     assert torch.equal(out, run(sigma_start=0.7, window=0)["samples"])
     told = {

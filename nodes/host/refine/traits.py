@@ -62,8 +62,8 @@ def apply_traits(traits: RefinerTraits | None, settings: RefineSettings) -> Refi
     settings = replace(settings, window=0)
     if traits.sigma_start is None:
         return settings
-    if traits.start_range is not None:
-        least, greatest = traits.start_range
+    if traits.sigma_start_range is not None:
+        least, greatest = traits.sigma_start_range
         check_range(
             settings.sigma_start,
             "sigma_start",
@@ -80,7 +80,7 @@ def apply_traits(traits: RefinerTraits | None, settings: RefineSettings) -> Refi
 
 def with_sigma_start(traits: RefinerTraits, model: Any, settings: RefineSettings) -> Any:
     """Return a clone conditioned on sigma_start, where the refiner takes it."""
-    if traits.start_range is None:
+    if traits.sigma_start_range is None:
         return model
     clone = model.clone()
     options = clone.model_options.get("transformer_options", {})

@@ -79,7 +79,7 @@ class RefinerTraits:
     "t": the way from the preview, 1, to the result, 0; sigma_start may then be 0."""
     text_dim: int = 4096
     """Channels of its text."""
-    start_range: tuple[float, float] | None = None
+    sigma_start_range: tuple[float, float] | None = None
     """Least and greatest sigma_start of its training, where it is conditioned on it; None: one."""
 
 

@@ -29,7 +29,7 @@ LARGE, SMALL = 256, 64
 DISTURBED = 0.25
 """Most noise on the latent of a preview, in its deviations."""
 STRENGTHS = (0.0, 0.4)
-"""Least and greatest s of a start, see `RefinerConfig.start_range`."""
+"""Least and greatest s of a start, see `RefinerConfig.sigma_start_range`."""
 START = 0.05
 """The s that the file names."""
 
@@ -76,7 +76,7 @@ def config(layers: int) -> RefinerConfig:
     """Windows of two latent frames, the paper's time, conditioned on s."""
     return replace(
         RefinerConfig.tiny(window=2), layers=layers, time="t", sigma_start=START,
-        start_range=STRENGTHS,
+        sigma_start_range=STRENGTHS,
     )  # fmt: skip
 
 
