@@ -12,11 +12,11 @@ from .distances import (
 )
 from .motion import flow, motion
 from .named import named_iou, place_error
-from .report import HEADLINE, Report, controls, report, scores
+from .report import HEADLINE, SignatureReport, controls, report, scores
 
 __all__ = [
     "HEADLINE",
-    "Report",
+    "SignatureReport",
     "Signature",
     "bands",
     "colour_distance",

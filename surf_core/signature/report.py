@@ -54,7 +54,7 @@ def scores(video: Tensor, baseline: Tensor, palette: Tensor | None = None) -> di
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Report:
+class SignatureReport:
     """Agreement of a batch of videos with their baselines, averaged; `asdict` of it is JSON."""
 
     bands: float
@@ -79,11 +79,11 @@ class Report:
     """Place error of named colours, percent; None without a palette, or if none is seen."""
 
 
-def report(video: Tensor, baseline: Tensor, palette: Tensor | None = None) -> Report:
+def report(video: Tensor, baseline: Tensor, palette: Tensor | None = None) -> SignatureReport:
     """Average `scores` over the videos; place over those whose baseline shows a colour."""
     means = {name: x.nanmean().item() for name, x in scores(video, baseline, palette).items()}
     found = {name: mean for name, mean in means.items() if not isnan(mean)}
-    return Report(
+    return SignatureReport(
         bands=found["bands"],
         fine=found["fine"],
         edges=found["edges"],
