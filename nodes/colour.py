@@ -3,9 +3,7 @@
 from comfy_api.latest import io
 
 from ..surf_core.colour import METHODS
-from .host.declared import checks_inputs
-from .host.node_name import names_errors
-from .host.schema import declare
+from .host.node import checks_inputs, declare, names_errors
 from .host.vae import match_images
 
 

@@ -3,9 +3,7 @@
 from comfy_api.latest import io
 
 from .host.compiling import with_compiled_blocks
-from .host.declared import checks_inputs
-from .host.node_name import names_errors
-from .host.schema import declare
+from .host.node import checks_inputs, declare, names_errors
 
 
 class SurfCompile(io.ComfyNode):

@@ -2,9 +2,7 @@
 
 from comfy_api.latest import io
 
-from .host.declared import ABSENT, checks_inputs, refusal
-from .host.node_name import names_errors
-from .host.schema import declare
+from .host.node import ABSENT, checks_inputs, declare, names_errors, refusal
 from .host.vae import check_piece, decode_latent
 
 

@@ -2,10 +2,8 @@
 
 from comfy_api.latest import io
 
-from .host.declared import checks_inputs
-from .host.node_name import names_errors
+from .host.node import checks_inputs, declare, names_errors
 from .host.refiner import ATTENTIONS, WEIGHT_DTYPES, load_named, refiner_names
-from .host.schema import declare
 
 
 class SurfRefinerLoader(io.ComfyNode):

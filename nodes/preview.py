@@ -3,10 +3,9 @@
 from comfy_api.latest import io
 
 from ..surf_core.resample import METHODS
-from .host.declared import ABSENT, checks_inputs, refusal
 from .host.latents import check_sides, downscale_latent
 from .host.made_for import check_made_for, with_made_for
-from .host.node_name import names_errors
+from .host.node import ABSENT, checks_inputs, declare, names_errors, refusal
 from .host.preview import (
     ReshiftGuider,
     Switch,
@@ -16,7 +15,6 @@ from .host.preview import (
     samplers,
     schedulers,
 )
-from .host.schema import declare
 from .preview_inputs import (
     cfg_input,
     model_inputs,

@@ -4,7 +4,7 @@ from comfy_api.latest import io
 
 from ..surf_core.reshift import DEFAULT_NOISE, DEFAULT_SIGMA, NOISE_POLICIES
 from ..surf_core.schedule import HANDOVERS, SIGMA_POLICIES
-from .host.schema import declare
+from .host.node import declare
 
 LOW_RESOLUTIONS = ["by scale", "240p", "480p", "720p", "by size"]
 

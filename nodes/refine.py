@@ -3,11 +3,9 @@
 from comfy_api.latest import io
 
 from .host.attention import check_window
-from .host.declared import ABSENT, checks_inputs, refusal
 from .host.latents import check_sides
-from .host.node_name import names_errors
+from .host.node import ABSENT, checks_inputs, declare, names_errors, refusal
 from .host.refine import RefineSettings, check_tile, refine
-from .host.schema import declare
 from .host.vae import check_has_vae
 from .refine_inputs import made_for_inputs, target_inputs
 from .types import SurfMask

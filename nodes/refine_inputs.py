@@ -3,7 +3,7 @@
 from comfy_api.latest import io
 
 from .host.models import TARGETS
-from .host.schema import declare
+from .host.node import declare
 from .host.vae import UPSAMPLE_METHODS
 
 

@@ -3,9 +3,7 @@
 from comfy_api.latest import io
 
 from ..surf_core.skip import Mask
-from .host.declared import checks_inputs
-from .host.node_name import names_errors
-from .host.schema import declare
+from .host.node import checks_inputs, declare, names_errors
 from .host.skip import CHOICES, skip_seedvr2
 
 

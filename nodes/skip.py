@@ -2,11 +2,9 @@
 
 from comfy_api.latest import io, ui
 
-from .host.declared import ABSENT, checks_inputs, refusal
 from .host.latents import check_sides
-from .host.node_name import names_errors
+from .host.node import ABSENT, checks_inputs, declare, names_errors, refusal
 from .host.refiner import refiner_names
-from .host.schema import declare
 from .host.skip import BUILT_IN, CHOICES, Choice, check_encoded, make_mask, picture, report
 from .host.vae import check_has_vae
 from .refine_inputs import target_inputs

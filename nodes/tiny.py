@@ -3,10 +3,8 @@
 from comfy_api.latest import io
 
 from ..surf_core.tiny.prompt import BACKGROUNDS, COLOURS, DIRECTIONS, SHAPES
-from .host.declared import ABSENT, checks_inputs, refusal
-from .host.node_name import names_errors
+from .host.node import ABSENT, checks_inputs, declare, names_errors, refusal
 from .host.refiner import tiny_conditioning, tiny_models
-from .host.schema import declare
 
 CATEGORY = "SURF"
 WORDS = (

@@ -3,9 +3,7 @@
 from comfy_api.latest import io
 
 from .host.attention import check_window, with_windows
-from .host.declared import ABSENT, checks_inputs, refusal
-from .host.node_name import names_errors
-from .host.schema import declare
+from .host.node import ABSENT, checks_inputs, declare, names_errors, refusal
 
 
 class SurfWindowedAttention(io.ComfyNode):

@@ -43,8 +43,10 @@ RANK = {
     "tiny": 5,
     "training": 6,
 }
-# The rooms of nodes/host, lower ones first; what is in none of them serves all.
-ROOMS = {"attention": 1, "vae": 1, "refiner": 2, "skip": 3, "preview": 4, "refine": 4}
+# The rooms of nodes/host, lower ones first; "" is for the files in none of them.
+ROOMS = {
+    "node": 0, "": 1, "attention": 2, "vae": 2, "refiner": 3, "skip": 4, "preview": 5, "refine": 5,
+}  # fmt: skip
 
 
 def pack_files(root):
@@ -169,7 +171,7 @@ def allowed(name, other):
 
 
 def room_of(parts):
-    """The room of a dotted place in the pack, "" for what serves all; None outside nodes/host."""
+    """The room of a dotted place in the pack, "" for a file in none; None outside nodes/host."""
     if list(parts[:2]) != ["nodes", "host"]:
         return None
     return parts[2] if len(parts) > 2 and parts[2] in ROOMS else ""
@@ -203,18 +205,18 @@ def host_rooms(root):
             start = [part for part in start if part]
             for parts in modules_of(root, start, node):
                 theirs = room_of(parts)
-                if not theirs or theirs == mine:
+                if theirs is None or theirs == mine:
                     continue
-                if len(parts) > 3:
+                if theirs and len(parts) > 3:
                     yield f"{name}:{node.lineno} imports {'.'.join(parts)}; use its front door"
-                if mine is not None and ROOMS.get(mine, 0) <= ROOMS[theirs]:
-                    yield f"{name}:{node.lineno} imports the room {theirs}, which is not below"
+                if mine is not None and ROOMS[mine] <= ROOMS[theirs]:
+                    yield f"{name}:{node.lineno} imports {'.'.join(parts)}, which is not below"
 
 
 def host_files_have_rooms(root):
     """Every folder of nodes/host is a room that ROOMS ranks, with a front door."""
     folders = {p.name for p in (root / "nodes/host").iterdir() if p.is_dir()} - {"__pycache__"}
-    for folder in sorted(folders ^ set(ROOMS)):
+    for folder in sorted(folders ^ (set(ROOMS) - {""})):
         yield f"nodes/host/{folder}: not both a folder and a room of ROOMS"
     for folder in sorted(folders):
         if not (root / "nodes/host" / folder / "__init__.py").exists():

@@ -161,6 +161,8 @@ PLANTED = [
     ),
     (host_rooms, "nodes/host/planted.py", "from .attention import with_windows\n", "not below"),
     (host_rooms, "nodes/host/skip/planted.py", "from .. import refine\n", "not below"),
+    (host_rooms, "nodes/host/node/planted.py", "from ..models import x\n", "not below"),
+    (host_rooms, "nodes/host/planted.py", "from .node.name import NodeLog\n", "front door"),
     (host_rooms, "nodes/host/skip/planted.py", "from .. import models, preview\n", "not below"),
     (host_rooms, "nodes/host/refine/planted.py", "from ..vae import memory\n", "front door"),
     (host_files_have_rooms, "nodes/host/planted/__init__.py", "", "planted: not both"),

@@ -9,6 +9,7 @@ from .import_law import ROOT, all_files, name_of, tree_of
 
 OLD = {
     # Old name: what it is called now, or why there is none.
+    "FiniteWatch": "NonFiniteGuard",
     "HeldDifference": "deleted with Hold Guidance",
     "HOLD_EVERY": "deleted with Hold Guidance",
     "Holes": "TokenDropout",

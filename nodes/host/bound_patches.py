@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .models import patch_side
-from .node_name import NodeLog
+from .node import NodeLog
 from .others import is_ours, name_of
 
 log = NodeLog(__name__)

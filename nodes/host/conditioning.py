@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from ...surf_core.resample import resize
 from .models import cell_side, uncompiled
-from .node_name import NodeLog
+from .node import NodeLog
 
 log = NodeLog(__name__)
 

@@ -1,7 +1,7 @@
 """Stop a run at the first NaN or infinity, and name the stage.
 
 `check_finite` is for what is at hand once: a latent, what a VAE made, frames. `check_conditioning`
-is for prompts, before the first evaluation. `FiniteWatch` is for the evaluations of a sampling
+is for prompts, before the first evaluation. `NonFiniteGuard` is for the evaluations of a sampling
 call: a GPU does not wait for it, since a flag is read only when it has arrived.
 
 Dims: B batch, C channels, T latent frames, H, W latent cells.
@@ -62,7 +62,7 @@ def _tensors(value: Any, depth: int = 3) -> Iterator[Tensor]:
             yield from _tensors(each, depth - 1)
 
 
-class FiniteWatch:
+class NonFiniteGuard:
     """Checks every evaluation of one sampling call; the step after a bad one does not run.
 
     On a CPU a bad evaluation stops the run itself. On a GPU its flag is copied beside the work and

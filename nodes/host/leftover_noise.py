@@ -5,7 +5,7 @@ Dims: B batch, C channels, T latent frames, H, W latent cells.
 
 from torch import Tensor
 
-from .node_name import NodeLog
+from .node import NodeLog
 
 log = NodeLog(__name__)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .conditioning import Conditioning, is_scail
 from .models import cell_side, patch_side
-from .node_name import NodeLog
+from .node import NodeLog
 
 log = NodeLog(__name__)
 

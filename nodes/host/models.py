@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...surf_core.checks import check_choice
 from ...surf_core.resample import cell_pixels, target_size
-from .node_name import NodeLog
+from .node import NodeLog
 
 log = NodeLog(__name__)
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from .node_name import NodeLog
+from .node import NodeLog
 
 log = NodeLog(__name__)
 

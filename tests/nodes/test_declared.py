@@ -7,7 +7,7 @@ import host_stub
 import pytest
 import torch
 from surf.nodes import SurfExtension
-from surf.nodes.host.declared import ABSENT
+from surf.nodes.host.node import ABSENT
 from surf.tests.frozen_nodes import INPUTS
 from surf.tests.nodes import vaes
 

@@ -128,20 +128,20 @@ def test_a_gpu_is_not_waited_for_until_the_end(monkeypatch):
     monkeypatch.setattr(finite, "_fetch", fetch)
     monkeypatch.setattr(Late, "waited", 0)
     good, bad = torch.zeros(1, device="cpu"), torch.tensor([NAN])
-    watch = finite.FiniteWatch("before the switch")
+    guard = finite.NonFiniteGuard("before the switch")
     on_gpu = lambda x: type("OnGpu", (), {"device": torch.device("cuda"), "value": x})  # noqa: E731
     monkeypatch.setattr(finite, "is_finite", lambda x: torch.isfinite(x.value).all())
     for x in (good, bad, good):
-        watch.see(on_gpu(x), 0.5)
+        guard.see(on_gpu(x), 0.5)
     assert Late.waited == 0
     with pytest.raises(ValueError, match="evaluation 2 before the switch, at sigma 0.5"):
-        watch.finish()
+        guard.finish()
     assert Late.waited == 2
-    watch = finite.FiniteWatch("before the switch")
-    watch.see(on_gpu(bad), torch.tensor([0.25]))
+    guard = finite.NonFiniteGuard("before the switch")
+    guard.see(on_gpu(bad), torch.tensor([0.25]))
     events[-1].done = True
     with pytest.raises(ValueError, match="evaluation 1 before the switch, at sigma 0.25"):
-        watch.see(on_gpu(good), 0.1)
+        guard.see(on_gpu(good), 0.1)
     assert Late.waited == 2
 
 

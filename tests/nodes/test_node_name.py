@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 from surf.nodes import SurfExtension
-from surf.nodes.host.node_name import NodeLog, names_errors, reporting_as, running_node
+from surf.nodes.host.node import NodeLog, names_errors, reporting_as, running_node
 
 
 class Interrupt(Exception):

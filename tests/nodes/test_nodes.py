@@ -7,7 +7,7 @@ import host_stub
 import pytest
 import torch
 from surf.nodes.host.latents import close_latent, open_latent, resize_mask
-from surf.nodes.host.schema import declare
+from surf.nodes.host.node import declare
 from surf.nodes.preview import SurfLatentDownscale, SurfReshiftGuider, SurfReshiftKSampler
 from surf.nodes.refine import SurfRefiner
 

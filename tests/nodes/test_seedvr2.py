@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import host_stub
 import pytest
 import torch
-from surf.nodes.host.node_name import reporting_as
+from surf.nodes.host.node import reporting_as
 from surf.nodes.host.skip import seedvr2
 from surf.nodes.host.skip.seedvr2_blocks import replace_blocks, run_block
 from surf.nodes.host.skip.seedvr2_windows import PrefilledCache, fill_cache, partition, phase

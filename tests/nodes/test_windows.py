@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from surf.nodes.host.attention import token_layout, windows
-from surf.nodes.host.node_name import reporting_as
+from surf.nodes.host.node import reporting_as
 from surf.surf_core.refiner import RefinerConfig, SurfRefinerDiT
 from surf.surf_core.window import segments
 from torch.nn.functional import scaled_dot_product_attention as sdpa

@@ -14,7 +14,7 @@ import comfy.model_management
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..node_name import NodeLog
+from ..node import NodeLog
 
 log = NodeLog(__name__)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ....surf_core.window import segments
 from ..compiling import outside_graphs
-from ..node_name import NodeLog, reporting_as, running_node
+from ..node import NodeLog, reporting_as, running_node
 from ..others import ATTENTION, BLOCK, OVERRIDE, PATCH, WRAPPER, log_patches, name_of
 from .token_layout import ModelCall, check_tokens_known, count_blocks, read_call
 

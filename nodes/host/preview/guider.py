@@ -21,10 +21,10 @@ from ....surf_core.schedule import SwitchedSchedule, check_sigmas, switch
 from .. import models
 from ..bound_patches import check_bound
 from ..conditioning import Conditioning, SizeChange, carry, check_areas
-from ..finite import MODEL_CAUSES, FiniteWatch, check_conditioning, check_finite
+from ..finite import MODEL_CAUSES, NonFiniteGuard, check_conditioning, check_finite
 from ..latents import check_channels, check_noise_mask, check_plain, is_blank, to_intermediate
 from ..leftover_noise import warn_of_noise
-from ..node_name import reporting_as, running_node
+from ..node import reporting_as, running_node
 from .leg import Segment, check_sampler, one_bar, sampler_for, warn_of_mask
 from .noise import fresh_noise, inherited_noise, item_seed, noise_of, sampler_seed, second_seed
 from .plan import Switch
@@ -69,7 +69,7 @@ class ReshiftGuider(comfy.samplers.CFGGuider):
         self.on_switch = on_switch
         self.last_evaluation: tuple[Tensor, Tensor, Tensor] | None = None
         self.node = running_node()
-        self.recording, self.watch = False, FiniteWatch("")
+        self.recording, self.guard = False, NonFiniteGuard("")
 
     def sample(
         self,
@@ -111,7 +111,7 @@ class ReshiftGuider(comfy.samplers.CFGGuider):
                     seed = second_seed(seed)
                 last = index == len(segments) - 1
                 self.recording = not last and (self.inherits or segment.estimates)
-                self.last_evaluation, self.watch = None, FiniteWatch(segment.stage)
+                self.last_evaluation, self.guard = None, NonFiniteGuard(segment.stage)
                 with self.using_segment(segment):
                     x = super().sample(
                         noise,
@@ -124,7 +124,7 @@ class ReshiftGuider(comfy.samplers.CFGGuider):
                         sampler_seed(seed, segment.model.load_device),
                     )
                 with reporting_as(self.node):
-                    self.watch.finish()
+                    self.guard.finish()
                     check_finite(x, f"what the sampler made {segment.stage}", MODEL_CAUSES)
                 if index == 0 and self.on_switch is not None:
                     self.on_switch(latent_image if self.plan.switch_step == 0 else x)
@@ -256,7 +256,7 @@ class ReshiftGuider(comfy.samplers.CFGGuider):
         x0 = super().outer_predict_noise(*args, **kwargs)
         x, sigma = args[0], args[1]
         with reporting_as(self.node):
-            self.watch.see(x0, sigma)
+            self.guard.see(x0, sigma)
         if self.recording:
             self.last_evaluation = (x.clone(), sigma, x0.clone())
         return x0

@@ -11,7 +11,7 @@ import comfy.samplers
 from torch import Tensor
 
 from ..conditioning import Conditioning
-from ..node_name import NodeLog
+from ..node import NodeLog
 
 log = NodeLog(__name__)
 

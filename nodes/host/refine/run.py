@@ -19,7 +19,7 @@ from ....surf_core.flow import interpolate
 from ....surf_core.lowband import wavelet_match
 from ....surf_core.skip import compose
 from ..conditioning import Conditioning
-from ..finite import MODEL_CAUSES, FiniteWatch, check_finite
+from ..finite import MODEL_CAUSES, NonFiniteGuard, check_finite
 from ..latents import close_latent, to_intermediate
 from ..made_for import Pixels, with_made_for
 from ..skip import SkipMask
@@ -90,11 +90,11 @@ def _sample(run: RefineRun, latent: dict) -> Tensor:
         end = run.model.model.process_latent_in(upsampled.float())
         noise = interpolate(end, noise.to(end), settings.sigma_start)
         clean = torch.zeros_like(end)
-    sigmas, watch = settings.sigmas(), FiniteWatch("of the refinement")
+    sigmas, guard = settings.sigmas(), NonFiniteGuard("of the refinement")
     show = latent_preview.prepare_callback(run.model, settings.steps)
 
     def callback(step: int, x0: Tensor, x: Tensor, total: int) -> None:
-        watch.see(x0, sigmas[step])
+        guard.see(x0, sigmas[step])
         show(step, x0, x, total)
 
     out = guider.sample(
@@ -107,7 +107,7 @@ def _sample(run: RefineRun, latent: dict) -> Tensor:
         disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
         seed=settings.seed,
     )
-    watch.finish()
+    guard.finish()
     check_finite(out, "what the sampler made", MODEL_CAUSES)
     if mask is None or settings.time == "sigma":
         return out

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..models import COMPILED, STEP_CACHES
-from ..node_name import NodeLog
+from ..node import NodeLog
 from ..others import ATTENTION, BLOCK, FUNCTION, OBJECT, PATCH, WRAPPER, log_patches, patches_on
 
 log = NodeLog(__name__)

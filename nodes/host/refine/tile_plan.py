@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ....surf_core.tiles import Box, boxes, spans
 from ..models import cell_side, patch_side
-from ..node_name import NodeLog
+from ..node import NodeLog
 from .tile_caches import TileCaches
 
 log = NodeLog(__name__)

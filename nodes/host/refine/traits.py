@@ -9,7 +9,7 @@ from torch import Tensor
 from ....surf_core.checks import check_range
 from ....surf_core.window import segments
 from ..conditioning import Conditioning
-from ..node_name import NodeLog
+from ..node import NodeLog
 from ..refiner import SIGMA_START_KEY, RefinerTraits, check_text
 
 log = NodeLog(__name__)

@@ -21,7 +21,7 @@ from ....surf_core import checkpoint
 from ....surf_core.checks import check_choice
 from ....surf_core.refiner import RefinerConfig
 from ....surf_core.window import BACKENDS
-from ..node_name import label
+from ..node import label
 from .model import ATTENTION_KEY, HOST_ATTENTION, RefinerSupport, SurfRefinerModel
 
 FOLDER = "diffusion_models"

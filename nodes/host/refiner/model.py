@@ -24,7 +24,7 @@ from ....surf_core.resample import cell_pixels
 from ....surf_core.window import backend, grouped
 from ..attention import HostAttention, kept_tokens
 from ..compiling import outside_graphs
-from ..node_name import name_error
+from ..node import name_error
 
 NODE = "Surf Refiner"
 """Named by errors of the network, which other nodes may run as well."""

@@ -26,7 +26,7 @@ from ....surf_core.skip import (
 )
 from ..conditioning import Conditioning
 from ..models import check_guarded, uncompiled
-from ..node_name import reporting_as, running_node
+from ..node import reporting_as, running_node
 from .seedvr2_blocks import KEY, REPLACED, replace_blocks
 from .skip_mask import CHOICES
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ....surf_core.skip import Mask, Packing, pack, packing, unpack
-from ..node_name import NodeLog, reporting_as, running_node
+from ..node import NodeLog, reporting_as, running_node
 from ..others import name_of
 from .seedvr2_windows import PrefilledCache, fill_cache, partition, phase
 

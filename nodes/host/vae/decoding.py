@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ....surf_core.tiles import Box, Span, blend, boxes, crossfade, spans
 from ..finite import VAE_CAUSES, check_finite
-from ..node_name import NodeLog
+from ..node import NodeLog
 from .memory import (
     PIECE_OVERLAP,
     USABLE_MEMORY,

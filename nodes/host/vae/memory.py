@@ -13,7 +13,7 @@ import comfy.model_management
 import torch
 
 from ....surf_core.tiles import boxes, spans
-from ..node_name import NodeLog
+from ..node import NodeLog
 from .out_of_memory import MEMORY_ERRORS, is_out_of_memory
 
 log = NodeLog(__name__)

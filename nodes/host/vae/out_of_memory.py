@@ -11,7 +11,7 @@ from typing import Any
 import comfy.model_management
 import torch
 
-from ..node_name import label
+from ..node import label
 
 MEMORY_ERRORS = (RuntimeError, MemoryError)
 """Types to catch, and to ask `is_out_of_memory` about."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ...surf_core.checks import check_choice, check_range
+from ....surf_core.checks import check_choice, check_range
 
 ABSENT: Any = object()
 """Default of what `validate_inputs` names: nothing is connected and nothing was set."""
