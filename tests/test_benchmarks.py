@@ -74,12 +74,60 @@ def test_the_shipped_weights_draw_what_their_committed_table_says(tmp_path):
             assert abs(share - float(of_all.split()[0])) <= 3 * error, (stage, rows[stage])
 
 
+@pytest.fixture(scope="module")
+def signature(models, tmp_path_factory):
+    """The page of two pairs, made, and again from what was kept: rows, and both texts."""
+    folder, texts = tmp_path_factory.mktemp("signature"), []
+    for name in ("first.md", "again.md"):
+        options = ["--pairs=2", "--batch=1", f"--state={folder / 'kept'}", models["weights"]]
+        rows = measured("tiny_signature", folder / name, *options)
+        texts.append((folder / name).read_text(encoding="utf-8"))
+    return rows, texts
+
+
 @pytest.mark.slow
-def test_the_signature_ends_in_the_baseline_and_begins_with_direct_low_resolution(models, tmp_path):
-    rows = measured("tiny_signature", tmp_path / "a.md", "--pairs=3", models["weights"])
-    assert rows["preview, k = 40"][:3] == ["0.00 +- 0.00"] * 3
-    assert rows["preview, k = 0"][0] == rows["direct, 32 pixels"][0]
-    assert float(rows["preview, k = 0"][-2]) < float(rows["preview, k = 40"][-2])
+def test_the_signature_has_its_controls_as_rows(signature):
+    rows, _ = signature
+    assert rows["video"][0] == "GFLOPs"
+    for name in ("40 steps", "40 steps, averaged down in pixels"):
+        assert rows[name][1:7] == ["1.000 +- 0.000"] * 6
+    assert all(abs(float(cell.split()[0])) < 1e-3 for cell in rows["grey"][1:7])
+    cost = {
+        name: float(cells[0]) for name, cells in rows.items() if "steps" in name or "k =" in name
+    }
+    for k, steps in ((2, 10), (5, 12), (10, 16), (20, 24)):
+        preview = f"k = {k}, inherited, snr_equal"
+        assert cost[f"{steps} steps"] == pytest.approx(cost[preview], rel=0.03)
+        assert cost[f"k = {k}, no low steps"] == pytest.approx(cost["40 steps"] * k / 40, abs=0.1)
+    assert {"12 steps", "20 steps", "half resolution, 40 steps", "40 steps, another seed"} <= set(
+        rows
+    )
+
+
+@pytest.mark.slow
+def test_a_signature_goes_on_from_what_was_kept(signature):
+    def tables(text):
+        return [line for line in text.splitlines() if line.startswith("| ")]
+
+    first, again = signature[1]
+    assert tables(first) == tables(again)
+
+
+@pytest.mark.slow
+def test_previews_of_the_table_are_those_of_the_demo(models):
+    script = f"""
+import torch
+from pathlib import Path
+from benchmarks.quality.held_out import shown
+from benchmarks.quality.tiny_signature import OURS, Switched
+from surf_core.tiny.model import TinyT2V
+tiny = TinyT2V(["red circle moving right"], Path({models["weights"].partition("=")[2]!r}))
+made = Switched(tiny, [0])
+for k in (2, 10):
+    torch.testing.assert_close(made.preview(k, *OURS.split(", ")), shown(tiny, [0], k))
+"""
+    done = patience.run([sys.executable, "-c", script], 600, cwd=ROOT)
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 @pytest.mark.slow
@@ -119,13 +167,3 @@ def test_hard_tiles_leave_a_seam_and_blended_ones_less(tmp_path):
     rows = measured("seams", tmp_path / "a.md", "--videos=1")
     hard, blended = (float(rows[name][2]) for name in ("none: hard edges", "8 cells"))
     assert hard > 1.5 * blended
-
-
-@pytest.mark.slow
-def test_layout_is_measured_for_every_policy_beside_the_paper(tmp_path):
-    rows = measured("layout", tmp_path / "a.md", "--pairs=2")
-    assert rows["baseline"][0] == "0.00 +- 0.00"
-    for k in (2, 5, 10):
-        assert rows[f"k={k} fresh same"][2] == "0.00 +- 0.00"
-        assert float(rows[f"k={k} eq. 2 as printed"][0].split()[0]) > 10
-    assert len(rows) == 20
