@@ -7,6 +7,9 @@ import torch
 from surf.surf_core.cost import (
     FFN_ROWS,
     HUNYUAN_VIDEO,
+    HUNYUAN_VIDEO_15,
+    LTX_2,
+    MINIMAX_H3,
     NORM_ROWS,
     SHAPES,
     SURF_1B,
@@ -61,6 +64,13 @@ def wan(steps, height, width, **options):
         (WAN_14B, 1, 480, 832, 1560),
         (WAN_5B, 121, 704, 1280, 31 * 22 * 40),
         (HUNYUAN_VIDEO, 129, 720, 1280, 118800),
+        (HUNYUAN_VIDEO_15, 121, 720, 1280, 31 * 3600),
+        (HUNYUAN_VIDEO_15, 121, 360, 640, 31 * 23 * 40),
+        (MINIMAX_H3, 124, 768, 1344, 37 * 42 * 24),
+        (MINIMAX_H3, 124, 384, 672, 37 * 21 * 12),
+        (MINIMAX_H3, 124, 240, 432, 37 * 14 * 8),
+        (LTX_2, 121, 704, 1280, 16 * 22 * 40),
+        (LTX_2, 121, 1088, 1920, 16 * 34 * 60),
         (TINY, 4, 64, 64, 256),
         (TINY, 4, 32, 32, 64),
     ],
@@ -308,9 +318,8 @@ def test_bad_sizes_and_windows_are_rejected():
         tokens(WAN_14B, 81, 0, 832)
     with pytest.raises(ValueError, match="window must be 0"):
         forward_flops(WAN_14B, 81, 480, 832, 1)
-    with pytest.raises(ValueError, match="use window 0"):
-        forward_flops(HUNYUAN_VIDEO, 129, 720, 1280, 4)
-    with pytest.raises(ValueError, match="ask its host"):
-        activation_bytes(HUNYUAN_VIDEO, 129, 720, 1280)
-    with pytest.raises(ValueError, match="ask its host"):
-        weight_bytes(HUNYUAN_VIDEO)
+    for shape in (HUNYUAN_VIDEO, MINIMAX_H3, LTX_2):
+        with pytest.raises(ValueError, match="ask its host"):
+            activation_bytes(shape, 129, 720, 1280)
+        with pytest.raises(ValueError, match="ask its host"):
+            weight_bytes(shape)
