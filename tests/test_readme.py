@@ -75,6 +75,17 @@ def test_cost_of_decoding_is_that_of_the_committed_page():
     assert f"at once takes {float(whole):.0f} GiB" in said
 
 
+def test_previews_of_other_models_are_those_of_the_committed_page():
+    [result] = (ROOT / "benchmarks" / "results").glob("flops-*-audio-video.md")
+    part = result.read_text(encoding="utf-8").split("## Previews")[1].split("## Refinements")[0]
+    rows = [line.strip("| ").split(" | ") for line in part.splitlines() if "| 5 of 20 |" in line]
+    counted = [[row[0], f"{row[1]}, {row[2]}", row[-1]] for row in rows]
+    shown = README[README.index("previews:begin") : README.index("previews:end")].splitlines()
+    shown = [line.strip("| ").split(" | ") for line in shown if line.startswith("| ")][2:]
+    assert len(shown) >= 3
+    assert all(row in counted for row in shown)
+
+
 def test_skip_table_is_from_the_committed_benchmark():
     [result] = (ROOT / "benchmarks" / "results").glob("*-skip.md")
     lines = result.read_text(encoding="utf-8").splitlines()
