@@ -83,8 +83,15 @@ result, on both sides. `{UPSAMPLE}` is all that Surf Refiner does before its lat
 mask, all of Surf Skip Mask, which does it instead."""
 
 
-def setting(args: argparse.Namespace, base: str, switch_step: int | None = None) -> FlowSetting:
-    """Return what the command line compares, on one base; default: its first --switch-step."""
+def setting(
+    args: argparse.Namespace, base: str, switch_step: int | None = None, preview: int | None = None
+) -> FlowSetting:
+    """Return what the command line compares, on one base.
+
+    Args:
+        switch_step: default: the first --switch-step.
+        preview: steps of both legs; default: the first --preview-steps.
+    """
     toy, wan, surf = args.toy, base == "wan", surf_config(args)
     shapes = {"wan": (cost.WAN_14B, TOY_WAN), "hunyuan": (cost.HUNYUAN_VIDEO, TOY_HUNYUAN)}[base]
     small = (cost.WAN_1_3B, TOY_SMALL)[toy]
@@ -93,7 +100,8 @@ def setting(args: argparse.Namespace, base: str, switch_step: int | None = None)
     return FlowSetting(
         sides=TOY_SIDES if toy else SIDES, frames=args.frames or (9 if toy else FRAMES[base]),
         base=shapes[toy], refiners=refiners if wan else {"hunyuan": (shapes[toy], args.window)},
-        steps=args.steps, switch_step=switch_step or args.switch_step[0],
+        steps=args.steps, preview_steps=preview or args.preview_steps[0],
+        switch_step=switch_step or args.switch_step[0],
         refine_steps=args.refine_steps, upsample=wan and args.upsample == "pixel", decode=wan,
     )  # fmt: skip
 
@@ -102,10 +110,13 @@ def surf_config(args: argparse.Namespace) -> RefinerConfig:
     return replace(RefinerConfig.surf_1b(window=args.window), **(TOY_SURF if args.toy else {}))
 
 
-def plans(args: argparse.Namespace, base: str, switch_step: int | None = None) -> PlanLayout:
+def plans(
+    args: argparse.Namespace, base: str, switch_step: int | None = None, preview: int | None = None
+) -> PlanLayout:
     """Lay out all plans on one base; HunyuanVideo has no guidance that runs twice, and no mask."""
     guidance, keeps = (args.cfg, args.keep) if base == "wan" else (["off"], [1.0])
-    return PlanLayout(setting(args, base, switch_step)).lay_out(guidance, args.size, keeps)
+    given = setting(args, base, switch_step, preview)
+    return PlanLayout(given).lay_out(guidance, args.size, keeps)
 
 
 def build(args: argparse.Namespace, like: torch.Tensor) -> HostCalls:
@@ -139,6 +150,9 @@ def command() -> argparse.ArgumentParser:
     line.add_argument("--frames", type=int, help="81, 129 for hunyuan")
     line.add_argument("--steps", type=int)
     line.add_argument("--switch-step", type=int, nargs="+", help="several: in a dry run")
+    line.add_argument(
+        "--preview-steps", type=int, nargs="+", help="of both legs: those of the plain run"
+    )
     line.add_argument("--refine-steps", type=int)
     line.add_argument("--window", type=int, help="latent frames, of both refiners")
     line.add_argument("--upsample", default="pixel", choices=("pixel", "latent"))
@@ -171,10 +185,14 @@ def arguments() -> argparse.Namespace:
         line.error("HunyuanVideo's guidance is distilled, and it takes no mask: --cfg off --keep 1")
     if not all(0 < keep <= 1 for keep in args.keep):
         line.error(f"--keep must lie above 0 and be at most 1, got {args.keep}.")
-    if len(args.switch_step) > 1 and not args.dry_run:
-        line.error("several --switch-step are for --dry-run; run them one after the other.")
-    if not all(0 < step < args.steps for step in args.switch_step):
-        line.error(f"--switch-step must lie between 0 and {args.steps}, got {args.switch_step}.")
+    args.preview_steps = args.preview_steps or [args.steps]
+    if len(args.switch_step) * len(args.preview_steps) > 1 and not args.dry_run:
+        line.error(
+            "several --switch-step or --preview-steps are for --dry-run; run one after the other."
+        )
+    least = min(args.preview_steps)
+    if not all(0 < step < least for step in args.switch_step):
+        line.error(f"--switch-step must lie between 0 and {least}, got {args.switch_step}.")
     return args
 
 
@@ -219,9 +237,9 @@ def models_line(args: argparse.Namespace, calls: HostCalls, version: str) -> str
     sizes = ", ".join(f"{name} of {weights(each)}" for name, each in networks.items())
     return (
         f"{TOY if args.toy else ''}ComfyUI {version} with random weights: {sizes}; {given.frames} "
-        f"frames, {args.steps} steps, {given.switch_step} of them at 480p, {args.refine_steps} of "
-        f"the refiner, windows of {args.window}, euler; without the text encoder. Within "
-        f"{args.minutes:g} minutes, at most {args.reps} calls of each stage.\n"
+        f"frames, {args.steps} plain steps, {given.switch_step} of {given.preview_steps} at 480p, "
+        f"{args.refine_steps} of the refiner, windows of {args.window}, euler; without the text "
+        f"encoder. Within {args.minutes:g} minutes, at most {args.reps} calls of each stage.\n"
     )
 
 
@@ -262,11 +280,12 @@ def benchmark(args: argparse.Namespace, version: str, page: Page) -> None:
 def dry_run(args: argparse.Namespace) -> None:
     """Price every plan."""
     names = {"wan": "Wan 2.1 14B, 81 frames", "hunyuan": "HunyuanVideo, 129 frames"}
-    flows = [(names[base], step, plans(args, base, step).flows)
-             for base in args.bases for step in args.switch_step]  # fmt: skip
+    flows = [(names[base], plans(args, base, step, preview).flows)
+             for base in args.bases for preview in args.preview_steps
+             for step in args.switch_step]  # fmt: skip
     legend = (
-        f"{TOY if args.toy else ''}{args.steps} steps, at 480p until the switch, then at 240p, "
-        f"{args.refine_steps} of the refiner, windows of {args.window}.\n\n{DRY_LEGEND}"
+        f"{TOY if args.toy else ''}{args.steps} plain steps; at 480p until the switch, then at "
+        f"240p; windows of {args.window} in the refiner.\n\n{DRY_LEGEND}"
     )
     title = "Operations of every plan, against its plain run"
     cards = ["## The smallest card", "", CARD_LEGEND, "", *card_table(setting(args, "wan")), ""]

@@ -15,7 +15,8 @@ from .record import Blur, Codec, Degradation, Jpeg, Noise, Operation, Resize, Si
 def degrade(frames: Tensor, degradation: Degradation) -> Tensor:
     """Degrade a clip by its record; the same clip and record give the same bits.
 
-    Unlike Real-ESRGAN, which sharpens its pictures before, this takes a clip as it is.
+    Real-ESRGAN sharpens the sharp pictures before it degrades them (unsharp mask, USM). That is
+    left out: the target of the training is the clip as it is, so that a refiner learns no halos.
 
     Args:
         frames: [F, 3, H, W] in 0..1, floating, any device; not changed. Computed in fp32.
@@ -29,7 +30,7 @@ def degrade(frames: Tensor, degradation: Degradation) -> Tensor:
         ValueError: no clip, values outside 0..1, or sides that do not divide by the scale.
         ImportError, RuntimeError: see `codec.compress`, for records with a video encoder.
 
-    Source: Real-ESRGAN 3, RealBasicVSR for video.
+    Source: Real-ESRGAN 3 without its USM, RealBasicVSR for video.
     """
     _check(frames)
     high = (frames.shape[-2], frames.shape[-1])

@@ -102,9 +102,10 @@ class RefinerConfig:
     def surf_1b(
         cls, window: int = 4, time: str = "sigma", sigma_start: float | None = None
     ) -> "RefinerConfig":
-        """The paper's refiner: 1.02 B parameters.
+        """A refiner of the paper's width, heads and block: 1.02 B parameters.
 
-        Source: SURF Tab. R6 (width, heads), B.1 (block); depth, feed-forward and window are ours.
+        Source: SURF Tab. R6 (width, heads), B.1 (block). The paper gives neither depth nor width
+        of the feed-forward nor window: those are ours, the first two to reach its 1 B.
         """
         return cls(
             dim=1152, heads=16, layers=40, ffn_dim=4608, window=window, block="scale",

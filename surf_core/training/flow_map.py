@@ -57,7 +57,7 @@ class FlowMap(Task):
     seed: int = 0
     """Seed of weights and data."""
     shift: float = 5.0
-    """Timestep shift of t, logit-normal before it. Source: SURF Tab. R6."""
+    """Timestep shift of t, logit-normal before it. Source: SURF B.2."""
     dropout: float = 0.1
     """Share of samples without text, for guidance."""
     text_tokens: int = 512
@@ -215,7 +215,7 @@ def by_size(buckets: Mapping[str, str], frames: int) -> dict[str, str]:
 def stratified_levels(order: Tensor, offset: Tensor, width: float = 1.0) -> Tensor:
     """Map uniform draws to logit-normal levels 0..1, one from each of B equal quantile ranges.
 
-    Less gradient noise than independent draws. Source: SURF B.3; the stratification is ours.
+    Less gradient noise than independent draws. Source: SURF B.2; the stratification is ours.
 
     Args:
         order: [B], a permutation: the quantile range of each sample.

@@ -56,7 +56,7 @@ class TrainingJob:
 
 
 def surf_1b(clips: ClipSource, weights: Path | None = None, seed: int = 0) -> TrainingJob:
-    """Train the paper's refiner by its schedule, 1.02 B parameters from scratch.
+    """Train a refiner of the paper's width by its schedule, 1.02 B parameters from scratch.
 
     21 frames for 1000 steps, then 81 for 4000; batch 24, AdamW at 5e-5, bf16. The paper starts
     from a pre-trained text-to-video model of this size, which is not public: from scratch, 5000
@@ -67,7 +67,8 @@ def surf_1b(clips: ClipSource, weights: Path | None = None, seed: int = 0) -> Tr
 
         torchrun --nnodes 3 --nproc-per-node 8 -m surf_core.training surf_1b --data D --out runs/1b
 
-    Source: SURF B.2, B.3, 4.1, Tab. R6; decay, warm-up, clipping and average are ours.
+    Source: SURF B.2, B.3, 4.1, Tab. R6; depth and feed-forward of the network, decay, warm-up,
+    clipping and average are ours.
     """
     config = RefinerConfig.surf_1b(window=4, time="t", sigma_start=START)
     return _large(replace(config, sigma_start_range=STRENGTHS), clips, weights, seed, "surf_1b")
