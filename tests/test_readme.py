@@ -31,17 +31,30 @@ def test_layout_table_is_from_the_committed_benchmark():
 def test_plans_are_those_of_the_committed_page():
     [result] = (ROOT / "benchmarks" / "results").glob("flops-*-plans.md")
     lines = result.read_text(encoding="utf-8").splitlines()
-    rows = [line.strip("| ").split(" | ") for line in lines if line.startswith("| Wan")]
-    rows = {(row[5], row[1]): row for row in rows if row[2:5] == ["on", "10", "surf_1b"]}
-    shown = README[README.index("plans:begin") : README.index("plans:end")].splitlines()
-    shown = [line.strip("| ").split(" | ")[1:] for line in shown if line.startswith("| ")][2:]
-    assert shown[0] == [rows["1", size][11] for size in ("720p", "1080p")]
-    # 7, 27 and 7 evaluations instead of the page's 10, 40 and 10; the plain run keeps its 50.
-    for kept, cells in zip(("1", "0.5"), shown[1:], strict=True):
+    head, *rows = [
+        line.strip("| ").split(" | ") for line in lines if line.startswith(("| base", "| Wan"))
+    ]
+    counted = {}
+    for cells in rows:
+        row = dict(zip(head, cells, strict=True))
+        if row["refiner"] == "surf_1b":
+            counted[row["steps"], row["guidance"], row["kept"], row["target"]] = row
+    section = README[README.index("plans:begin") : README.index("plans:end")]
+    shown = [line.strip("| ").split(" | ") for line in section.splitlines() if "| 10 +" in line]
+    assert len(shown) == 4
+    for what, guidance, share, *cells in shown:
+        plan = (
+            what[: len("10 + 30 + 10")],
+            {"everywhere": "on", "until the switch": "first"}[guidance],
+            {"all": "1", "half": "0.5"}[share],
+        )
         for size, cell in zip(("720p", "1080p"), cells, strict=True):
-            plain, first, second, refine = (float(pflops) for pflops in rows[kept, size][6:10])
-            fewer = plain / (first * 7 / 10 + second * 27 / 40 + refine * 7 / 10)
-            assert float(cell) == pytest.approx(fewer, rel=1e-3)
+            assert cell == counted[(*plan, size)]["times fewer operations"]
+    papers = counted["10 + 30 + 10", "on", "1", "720p"]
+    said = " ".join(section.split())
+    assert f"are {papers['all, PF']} PFLOPs at 720p" in said
+    assert f"plain run {papers['plain, PF']} where the paper has 658.46" in said
+    assert f"ten guided steps at 480p alone are {papers['first leg, PF']}." in said
 
 
 def test_times_on_a_gpu_are_those_of_the_committed_page():
