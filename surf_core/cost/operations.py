@@ -83,8 +83,9 @@ def forward_flops(
     Raises:
         ValueError: a size below 1, a window of 1, or kept tokens of another clip.
 
-    Source: ours; agrees with SURF Tab. 1 (658.46 PFLOPs) within 1 %, and with torch's
-    FlopCounterMode on the host's networks within 1 % (tests/host/cost_cases.py).
+    Source: ours; agrees within 1 % with the plain run of SURF Tab. 1 (658.46 PFLOPs), not with
+    its flow (34.3, where the guided steps of Tab. R6 are 55.1 here), and within 1 % with torch's
+    FlopCounterMode on the host's networks (tests/host/cost_cases.py).
     """
     depth, per_frame = token_grid(shape, frames, height, width)
     counts = count_kept(kept, depth, per_frame)
