@@ -37,7 +37,7 @@ NODES = [node for node in INPUTS for _ in range(1 if node.startswith("SurfTiny")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class World:
+class CallInputs:
     """What calls are made of and with."""
 
     nodes: dict

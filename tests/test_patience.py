@@ -4,7 +4,7 @@ import sys
 
 import pytest
 from surf.tests import patience
-from surf.tests.host.outcome import Outcome
+from surf.tests.host.outcome import ScriptOutcome
 
 HANG = "import time\nprint('before', flush=True)\ntime.sleep(3600)\n"
 
@@ -56,7 +56,7 @@ def test_a_script_that_ends_early_keeps_the_cases_that_it_had(end, told, tmp_pat
     monkeypatch.setattr(patience, "SLICE", 0.05)
     script = tmp_path / "cases.py"
     script.write_text(CASES.replace("END", end))
-    outcome = Outcome(script, tmp_path, seconds=5)
+    outcome = ScriptOutcome(script, tmp_path, seconds=5)
     assert [outcome.of(case) for case in ("case_a", "case_b")] == ["", "Traceback"]
     assert outcome.of("case_c").startswith(told)
     assert outcome.summary("x.py").startswith("x.py: 1 held, 1 failed, ")

@@ -105,7 +105,7 @@ def test_header_is_enough_for_config_and_report(tmp_path, monkeypatch):
     def refuse(*_):
         raise AssertionError("a tensor was read")
 
-    class Header:
+    class OpenWithoutTensors:
         """The open file, without its tensors."""
 
         def __init__(self, *given):
@@ -121,7 +121,7 @@ def test_header_is_enough_for_config_and_report(tmp_path, monkeypatch):
             return self.file.__exit__(*given)
 
     safe_open = header.safe_open
-    monkeypatch.setattr(header, "safe_open", Header)
+    monkeypatch.setattr(header, "safe_open", OpenWithoutTensors)
     monkeypatch.setattr(nn.Linear, "reset_parameters", watched)
     assert checkpoint.read_config(whole) == (config, {"steps": 1})
     report = checkpoint.report(whole)

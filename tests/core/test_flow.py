@@ -184,7 +184,7 @@ def test_refine_is_a_flow_map_in_sigma():
     assert torch.allclose(refined, mapped, atol=1e-12)
 
 
-class Model(SurfRefinerDiT):
+class RandomRefiner(SurfRefinerDiT):
     """A refiner with random weights, the same for every config of its sizes."""
 
     def __init__(self, **more):
@@ -217,7 +217,7 @@ CLIP, TEXT = (2, 4, 3, 4, 6), (2, 5, 8)
 def test_an_untrained_model_in_sigma_is_a_flow_map_in_t(block, s, shift):
     """Sampling from sigma = s to 0 IS the flow map from t = 1 to 0: one network, both times."""
     start, eps, context = noise(*CLIP), noise(*CLIP, seed=1), noise(*TEXT, seed=2)
-    model = Model(block=block)
+    model = RandomRefiner(block=block)
     told = {"sigma": [], "t": []}
     options = {"steps": 6, "noise": eps, "sigma_start": s, "shift": shift}
     in_sigma = refine_with(
@@ -242,7 +242,7 @@ def test_an_untrained_model_in_sigma_is_a_flow_map_in_t(block, s, shift):
 @torch.no_grad()
 def test_a_trained_model_starts_where_its_config_says():
     start, eps, context = noise(*CLIP), noise(*CLIP, seed=1), noise(*TEXT, seed=2)
-    free, trained = Model(), Model(sigma_start=0.7)
+    free, trained = RandomRefiner(), RandomRefiner(sigma_start=0.7)
     expected = refine_with(free, start, context, noise=eps, steps=3, sigma_start=0.7)
     assert torch.equal(refine_with(trained, start, context, noise=eps, steps=3), expected)
     with pytest.raises(ValueError, match="not trained for a start"):
@@ -251,7 +251,8 @@ def test_a_trained_model_starts_where_its_config_says():
 
 @torch.no_grad()
 def test_in_t_a_start_without_noise_is_the_preview_itself():
-    start, context, model = noise(*CLIP), noise(*TEXT, seed=2), Model(time="t", sigma_start=0.0)
+    start, context = noise(*CLIP), noise(*TEXT, seed=2)
+    model = RandomRefiner(time="t", sigma_start=0.0)
     seen = []
     out = refine_with(model, start, context, steps=2, on_step=lambda *step: seen.append(step))
     first = model(start, torch.full((2,), 1000.0), context)
@@ -264,7 +265,7 @@ def test_in_t_a_start_without_noise_is_the_preview_itself():
 
 @torch.no_grad()
 def test_guidance_goes_from_the_negative_text_through_the_positive_one(tolerance):
-    z, model = noise(*CLIP), Model()
+    z, model = noise(*CLIP), RandomRefiner()
     yes, no = noise(*TEXT, seed=2), noise(*TEXT, seed=3)
     t = torch.full((2,), 600.0)
     guided = model_velocity(model, yes, no, 6.0)(z, 0.6)

@@ -14,7 +14,7 @@ from surf.surf_core.training.prepare.texts import Umt5Text, load_text
 CHANNELS = 16
 
 
-class Vae(torch.nn.Module):
+class DiffusersVae(torch.nn.Module):
     """The methods and the config of diffusers' AutoencoderKLWan, without its layers.
 
     A latent cell is the mean of 8x8 pixels; latent frame 0 is frame 0, then every fourth.
@@ -69,7 +69,7 @@ def test_the_embedded_codec_round_trips_smooth_pixels():
 
 
 def test_wans_latents_are_normalised_by_its_own_numbers_and_back():
-    vae = Vae()
+    vae = DiffusersVae()
     codec = WanCodec(vae)
     raw = vae.encode(video()).latent_dist.mode()
     latent = codec.encode(video())
@@ -81,14 +81,14 @@ def test_wans_latents_are_normalised_by_its_own_numbers_and_back():
 
 
 def test_wans_vae_in_half_precision_gives_full_precision_latents():
-    codec = WanCodec(Vae(torch.bfloat16))
+    codec = WanCodec(DiffusersVae(torch.bfloat16))
     latent = codec.encode(video())
     assert latent.dtype == codec.decode(latent).dtype == torch.float32
-    assert torch.allclose(latent, WanCodec(Vae()).encode(video()), atol=2e-2)
+    assert torch.allclose(latent, WanCodec(DiffusersVae()).encode(video()), atol=2e-2)
 
 
 def test_wan_is_loaded_through_diffusers_from_a_local_folder(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "diffusers", SimpleNamespace(AutoencoderKLWan=Vae))
+    monkeypatch.setitem(sys.modules, "diffusers", SimpleNamespace(AutoencoderKLWan=DiffusersVae))
     folder = tmp_path / "Wan2.1-Diffusers"
     with pytest.raises(ValueError, match="download the model first"):
         load_codec(f"wan:{folder}")
@@ -141,7 +141,7 @@ class Tokenizer:
         return SimpleNamespace(input_ids=tokens, attention_mask=torch.ones_like(tokens))
 
 
-class Encoder(torch.nn.Module):
+class TokenEncoder(torch.nn.Module):
     """A token's number, 8 times."""
 
     def __init__(self):
@@ -160,7 +160,7 @@ class Encoder(torch.nn.Module):
 
 def test_umt5_gives_the_tokens_of_the_caption_and_no_filling(tmp_path, monkeypatch):
     auto = SimpleNamespace(from_pretrained=lambda folder, local_files_only: Tokenizer())
-    fake = SimpleNamespace(AutoTokenizer=auto, UMT5EncoderModel=Encoder)
+    fake = SimpleNamespace(AutoTokenizer=auto, UMT5EncoderModel=TokenEncoder)
     monkeypatch.setitem(sys.modules, "transformers", fake)
     with pytest.raises(ValueError, match="tokenizer/ and text_encoder/"):
         load_text(f"umt5:{tmp_path}")
@@ -203,7 +203,7 @@ def test_any_object_is_a_codec_if_it_has_what_one_needs():
 
 
 def test_a_codec_of_another_cell_than_it_says_is_refused():
-    wrong = WanCodec(Vae())
+    wrong = WanCodec(DiffusersVae())
     wrong.cell = 16
     with pytest.raises(ValueError, match="check the codec's cell of 16"):
         Encode(tiny(), wrong)(item())

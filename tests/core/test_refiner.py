@@ -40,7 +40,7 @@ def inputs(grid, batch=2):
     return z, torch.linspace(100, 900, batch, dtype=torch.float64), context
 
 
-class MaskedAttention:
+class FrameMaskedAttention:
     """Full attention whose mask is written down frame by frame, apart from the windows."""
 
     def __init__(self, grid, window):
@@ -66,7 +66,7 @@ def test_windowed_model_matches_masked_full_attention(grid, window, block, toler
     """The windows count time from their own first frame, the reference from the clip's."""
     z, t, context = inputs(grid)
     windowed, full = small(window, block=block), small(0, block=block)
-    full.packed = MaskedAttention(grid, window)
+    full.packed = FrameMaskedAttention(grid, window)
     with torch.no_grad():
         out, expected = windowed(z, t, context), full(z, t, context)
     assert expected.abs().max() > 0.1
@@ -272,12 +272,12 @@ def test_the_papers_block_scales_an_rms_norm_and_nothing_else(tolerance):
 def test_all_layers_come_from_the_given_operations(block):
     made = []
 
-    class Operations:
+    class CountedOperations:
         def __getattr__(self, kind):
             made.append(kind)
             return getattr(nn, kind)
 
-    model = small(layers=1, operations=Operations(), block=block)
+    model = small(layers=1, operations=CountedOperations(), block=block)
     kinds = (nn.Linear, nn.Conv3d, nn.LayerNorm, nn.RMSNorm)
     assert len(made) == sum(isinstance(module, kinds) for module in model.modules())
 

@@ -59,7 +59,7 @@ def cells(keep):
     return keep.repeat_interleave(2, dim=1).repeat_interleave(2, dim=2)
 
 
-class MaskedAttention:
+class TokenMaskedAttention:
     """Attention of the whole clip, where nobody sees a skipped token or another window."""
 
     def __init__(self, keep, window):
@@ -87,7 +87,7 @@ class MaskedAttention:
 def test_kept_tokens_are_as_if_the_others_were_masked_out(frames, window, share, block, tolerance):
     model, reference = make(window, block), make(0, block)
     given, keep = inputs(frames), keep_of(frames, share)
-    reference.packed = MaskedAttention(keep, window)
+    reference.packed = TokenMaskedAttention(keep, window)
     reference.segmentwise = False
     with torch.no_grad():
         out, expected = model(*given, keep=keep), reference(*given)

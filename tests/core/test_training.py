@@ -102,18 +102,18 @@ def test_resumed_run_is_bit_identical(tmp_path, monkeypatch):
     monkeypatch.setattr(t2v, "REPORT_EVERY", 1)
     t2v.train(SHORT, tmp_path / "whole", False)
 
-    class Stop(Exception):
+    class StopAtFive(Exception):
         pass
 
     draw = t2v.batch
 
     def stop_at_five(recipe, step):
         if step == 5:
-            raise Stop
+            raise StopAtFive
         return draw(recipe, step)
 
     monkeypatch.setattr(t2v, "batch", stop_at_five)
-    with pytest.raises(Stop):
+    with pytest.raises(StopAtFive):
         t2v.train(SHORT, tmp_path / "cut", False)
     monkeypatch.setattr(t2v, "batch", draw)
     t2v.train(SHORT, tmp_path / "cut", False)

@@ -25,7 +25,7 @@ CONFIG = RefinerConfig(
 
 
 @dataclass
-class Sample:
+class MemorySample:
     hr: torch.Tensor
     start: torch.Tensor
     text: torch.Tensor | None
@@ -47,7 +47,7 @@ class Clips:
         frames = 2 if key.startswith("s") else 5
         hr = torch.randn(4, frames, 4, 4, generator=generator)
         text = torch.randn(3, 8, generator=generator) if self.text else None
-        return Sample(hr, hr + 0.1, text)
+        return MemorySample(hr, hr + 0.1, text)
 
 
 class Many(Clips):

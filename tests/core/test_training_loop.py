@@ -136,12 +136,12 @@ def test_checkpointing_is_refused_by_a_model_without_it(tmp_path):
 def test_precision_is_that_of_the_computation_not_of_the_weights(tmp_path, precision, dtype):
     seen = []
 
-    class Spy(Toy):
+    class DtypeSpy(Toy):
         def loss(self, model, batch):
             seen.append(model(batch.tensors["x"]).dtype)
             return super().loss(model, batch)
 
-    now = under_way(Spy(), replace(SHORT, precision=precision), tmp_path)
+    now = under_way(DtypeSpy(), replace(SHORT, precision=precision), tmp_path)
     now.advance()
     assert seen == [dtype]
     assert all(p.dtype == torch.float32 for p in now.model.parameters())
@@ -159,13 +159,13 @@ def test_compiled_run_gives_the_same_losses(tmp_path, monkeypatch):
 def test_held_out_and_samples_see_the_average_where_they_are_due(tmp_path):
     seen = []
 
-    class Spy(Toy):
+    class HeldOutSpy(Toy):
         def held_out(self, model):
             seen.append((model.head.weight.clone(), model.training, torch.is_grad_enabled()))
             return super().held_out(model)
 
     recipe = replace(SHORT, held_out_every=3, sample_every=4)
-    now = under_way(Spy(), recipe, tmp_path)
+    now = under_way(HeldOutSpy(), recipe, tmp_path)
     for _ in range(8):
         now.advance()
         before = [p.detach().clone() for p in now.model.parameters()]
@@ -200,7 +200,7 @@ def test_time_limit_stops_with_a_checkpoint_and_the_rest_is_as_if_it_had_not(tmp
     assert whole.read_bytes() == cut.read_bytes()
 
 
-class Broken(Toy):
+class DivergingToy(Toy):
     """Goes wrong at some steps."""
 
     def __init__(self, factor, steps):
@@ -224,7 +224,7 @@ def contents(folder):
 def test_a_loss_that_is_not_finite_stops_with_the_samples_named(tmp_path, factor):
     recipe = replace(SHORT, save_every=4)
     with pytest.raises(FloatingPointError, match="bad-step-000006.json"):
-        run(Broken(factor, {6}), recipe, tmp_path, device="cpu")
+        run(DivergingToy(factor, {6}), recipe, tmp_path, device="cpu")
     report = json.loads((tmp_path / "bad-step-000006.json").read_text())
     assert report["step"] == 6
     assert report["keys"] == [["6/0", "6/1", "6/2", "6/3"]]
@@ -248,18 +248,18 @@ def test_a_gradient_that_is_not_finite_stops_too(tmp_path):
 def test_an_exploding_loss_stops_and_is_not_saved(tmp_path):
     recipe = replace(SHORT, steps=40, save_every=2, keep=30)
     with pytest.raises(FloatingPointError, match="for 5 steps above 10.0 times its median"):
-        run(Broken(1e4, range(24, 40)), recipe, tmp_path, device="cpu")
+        run(DivergingToy(1e4, range(24, 40)), recipe, tmp_path, device="cpu")
     assert (tmp_path / f"bad-step-{24 + PATIENCE - 1:06d}.json").exists()
     assert complete(tmp_path)[-1].name == "step-000024"
 
 
 def test_a_single_bad_batch_does_not_stop_a_run(tmp_path):
     recipe = replace(SHORT, steps=32)
-    assert run(Broken(1e4, {25, 26, 28}), recipe, tmp_path, device="cpu") is not None
+    assert run(DivergingToy(1e4, {25, 26, 28}), recipe, tmp_path, device="cpu") is not None
 
 
 def test_an_interruption_is_not_swallowed(tmp_path):
-    class Interrupted(Toy):
+    class InterruptedToy(Toy):
         def batch(self, step, rank, world):
             if step == 5:
                 signal.raise_signal(signal.SIGINT)
@@ -269,7 +269,7 @@ def test_an_interruption_is_not_swallowed(tmp_path):
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with pytest.raises(KeyboardInterrupt):
-            run(Interrupted(), replace(SHORT, save_every=4), tmp_path, device="cpu")
+            run(InterruptedToy(), replace(SHORT, save_every=4), tmp_path, device="cpu")
     finally:
         signal.signal(signal.SIGINT, before)
     assert [path.name for path in tmp_path.glob("step-*")] == ["step-000004"]

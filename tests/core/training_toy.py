@@ -28,7 +28,7 @@ SHORT = {"steps": 8, "batch": 4, "lr": 0.02, "warmup": 2, "precision": "fp32", "
 LONG = Recipe(**SHORT | {"steps": 40, "save_every": 3, "log_every": 2, "held_out_every": 7})
 
 
-class Model(nn.Module):
+class ResidualBlocks(nn.Module):
     """Blocks of one layer with a residual, and a head."""
 
     checkpointing = False
@@ -59,7 +59,7 @@ class Toy(Task):
         self.seed, self.model = seed, None
 
     def build(self):
-        self.model = Model()
+        self.model = ResidualBlocks()
         generator = torch.Generator().manual_seed(self.seed)
         with torch.no_grad():
             for p in self.model.parameters():
@@ -153,7 +153,7 @@ def together(out):
 def refuse_files():
     """Let every shard that is written meet a full disk."""
 
-    class Full(state.dcp.filesystem.FileSystem):
+    class FullDisk(state.dcp.filesystem.FileSystem):
         def create_stream(self, path, mode):
             return super().create_stream(Path("/dev/full") if "w" in mode else path, mode)
 
@@ -161,7 +161,7 @@ def refuse_files():
 
     def init(self, *args, **kwargs):
         made(self, *args, **kwargs)
-        self.fs = Full()
+        self.fs = FullDisk()
 
     state.dcp.FileSystemWriter.__init__ = init
 

@@ -55,12 +55,12 @@ def case_frames_that_match_come_back_bit_for_bit():
 def case_the_stop_button_stops_and_the_bar_reaches_its_end():
     image, bars = frames(4, 6, 1), []
 
-    class Bar(comfy.utils.ProgressBar):
+    class ColourBar(comfy.utils.ProgressBar):
         def update_absolute(self, value, *args, **kwargs):
             bars.append((value, self.total))
             super().update_absolute(value, *args, **kwargs)
 
-    original, comfy.utils.ProgressBar = comfy.utils.ProgressBar, Bar
+    original, comfy.utils.ProgressBar = comfy.utils.ProgressBar, ColourBar
     try:
         run(image, image, "lab")
     finally:

@@ -1,7 +1,7 @@
 """Scripts run once a session, when the first of their cases is asked for, and are summed up."""
 
 import pytest
-from surf.tests.host.outcome import Outcome
+from surf.tests.host.outcome import ScriptOutcome
 
 OUTCOMES = pytest.StashKey()
 
@@ -15,7 +15,7 @@ def outcomes(tmp_path_factory, request):
         if script not in known:
             folder = tmp_path_factory.mktemp(script.removesuffix(".py"))
             count = request.config.getoption("--fuzz")
-            known[script] = Outcome(script, folder, count=count)
+            known[script] = ScriptOutcome(script, folder, count=count)
         return known[script]
 
     return outcome

@@ -78,7 +78,7 @@ def case_samplers_step_as_the_hosts():
     def denoise(x, sigma, **_):
         return 0.5 * x + sigma.view(-1, 1, 1, 1, 1)
 
-    class Model:
+    class DenoisingModel:
         inner_model = SimpleNamespace(
             inner_model=SimpleNamespace(model_sampling=comfy.model_sampling.CONST()),
             model_patcher=HOST.model(),
@@ -89,7 +89,7 @@ def case_samplers_step_as_the_hosts():
         real = getattr(comfy.k_diffusion.sampling, f"sample_{name}")
         alike(
             STUB.FUNCTIONS[name](denoise, x, sigmas, 5, lambda *shown: None),
-            real(Model(), x, sigmas, {"seed": 5}, disable=True),
+            real(DenoisingModel(), x, sigmas, {"seed": 5}, disable=True),
         )
 
 
@@ -180,7 +180,7 @@ def case_a_models_clone_keeps_apart_what_the_hosts_keeps_apart():
         assert ours == theirs or type(ours).__name__ == type(theirs).__name__
 
 
-class Linear(torch.nn.Module):
+class LinearVelocity(torch.nn.Module):
     """A network of which velocity is known: x + the mean of the text."""
 
     dtype, patch_size = torch.float32, (1, 2, 2)
@@ -218,7 +218,7 @@ def case_a_guider_samples_as_the_hosts():
     mask[:, :2] = 0.25
     texts = [torch.full((1, 4, 8), value) for value in (0.5, -0.25)]
     real = HOST.sd.load_diffusion_model_state_dict(checkpoints.diffusion_model("tiny_wan_t2v"))
-    real.model.diffusion_model = Linear()
+    real.model.diffusion_model = LinearVelocity()
     real.model.latent_format = STUB.Wan21()
     for cfg in (4.0, 1.0):
         for given in (None, mask):

@@ -68,7 +68,7 @@ def stock(vae, samples):
     return nodes.VAEDecode().decode(vae, {"samples": samples})[0]
 
 
-class Full:
+class LimitedMemory:
     """A network that is out of memory above so many cells, and what it was asked."""
 
     def __init__(self, vae, cells):
@@ -137,7 +137,7 @@ def case_full_memory_takes_our_pieces_not_the_hosts_tiles():
 
     comfy.sd.VAE.decode_tiled_3d = refuse
     try:
-        with Full(vae, 30 * 30) as full:
+        with LimitedMemory(vae, 30 * 30) as full:
             got = ours(vae, samples)
     finally:
         comfy.sd.VAE.decode_tiled_3d = tiled
@@ -146,7 +146,7 @@ def case_full_memory_takes_our_pieces_not_the_hosts_tiles():
     assert got.shape == (5, 320, 320, 3)
     assert any("out of memory with 320 x 320 pixels at a time" in line for line in LINES.said)
     assert dict(vars(vae)) == before
-    with Full(vae, 0) as full:
+    with LimitedMemory(vae, 0) as full:
         try:
             ours(vae, samples)
         except torch.cuda.OutOfMemoryError as error:
@@ -158,12 +158,12 @@ def case_full_memory_takes_our_pieces_not_the_hosts_tiles():
 def case_the_stop_button_stops_and_the_bar_reaches_its_end():
     vae, samples, bars = wan(), noise(1, 16, 1, 24, 40), []
 
-    class Bar(comfy.utils.ProgressBar):
+    class DecodeBar(comfy.utils.ProgressBar):
         def update_absolute(self, value, *args, **kwargs):
             bars.append((value, self.total))
             super().update_absolute(value, *args, **kwargs)
 
-    original, comfy.utils.ProgressBar = comfy.utils.ProgressBar, Bar
+    original, comfy.utils.ProgressBar = comfy.utils.ProgressBar, DecodeBar
     try:
         ours(vae, samples, piece=160)
     finally:
@@ -207,7 +207,7 @@ def case_the_pieces_of_1080p_follow_the_hosts_estimate():
         assert {card: piece for (vae, card), piece in chosen.items() if vae == name} == expected
 
 
-class Forgetful(torch.nn.Module):
+class ForgetfulDecoder(torch.nn.Module):
     """A decoder without weights that needs history: what a call begins with is too bright.
 
     By 0.1, fading within four frames; between latent frames brightness is linear.
@@ -225,7 +225,7 @@ class Forgetful(torch.nn.Module):
 def case_brightness_does_not_jump_where_time_is_cut():
     """In the host's own VAE object; its tiles, which overlap by a quarter, are the control."""
     vae = wan()
-    vae.first_stage_model = Forgetful()
+    vae.first_stage_model = ForgetfulDecoder()
     vae.memory_used_decode = lambda shape, dtype: 10**6 * shape[2] * shape[3] * shape[4]
     samples = torch.linspace(-0.8, 0.8, 41).view(1, 1, -1, 1, 1).expand(1, 16, 41, 20, 20).clone()
     slope = 0.5 * 1.6 / 160

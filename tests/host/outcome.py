@@ -13,7 +13,7 @@ MINUTES = 30
 """What a script may take on an idle machine; the slowest takes one."""
 
 
-class Outcome:
+class ScriptOutcome:
     """What a script left: tracebacks by case, its last words, and the seconds that it took."""
 
     def __init__(self, script, folder, seconds=60 * MINUTES, count=0):

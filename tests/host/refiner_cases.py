@@ -181,7 +181,7 @@ def case_colours_stay_where_a_noise_mask_keeps_the_preview():
 def case_progress_is_one_bar_and_an_interrupt_leaves_nothing_behind():
     model, bars = load(), []
 
-    class Bar(comfy.utils.ProgressBar):
+    class RefinerBar(comfy.utils.ProgressBar):
         def __init__(self, total, *args, **kwargs):
             super().__init__(total, *args, **kwargs)
             bars.append((total, []))
@@ -190,7 +190,7 @@ def case_progress_is_one_bar_and_an_interrupt_leaves_nothing_behind():
             bars[-1][1].append(value)
 
     whole = run(model, PREVIEW)["samples"]
-    original, comfy.utils.ProgressBar = comfy.utils.ProgressBar, Bar
+    original, comfy.utils.ProgressBar = comfy.utils.ProgressBar, RefinerBar
     run(model, PREVIEW)
     comfy.utils.ProgressBar = original
     assert bars == [(3, [1, 2, 3])], bars

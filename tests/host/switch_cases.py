@@ -148,14 +148,14 @@ def case_other_kinds_of_model_and_latent_are_refused(host):
     import comfy.model_sampling as sampling
     import comfy.nested_tensor
 
-    class Eps(sampling.ModelSamplingDiscrete, sampling.EPS):
+    class EpsSampling(sampling.ModelSamplingDiscrete, sampling.EPS):
         pass
 
     class Flux(sampling.ModelSamplingFlux, sampling.CONST):
         pass
 
     eps, flux = host.model().clone(), host.model().clone()
-    eps.add_object_patch("model_sampling", Eps())
+    eps.add_object_patch("model_sampling", EpsSampling())
     flux.add_object_patch("model_sampling", Flux())
     refused(lambda: host.ours(eps, blank(), *prompts()), "flow model", "EPS")
     refused(lambda: host.ours(flux, blank(), *prompts()), "ModelSamplingFlux", "shift to 0")

@@ -29,11 +29,11 @@ class WanModel(SimpleNamespace):
         )  # fmt: skip
 
 
-class Sound(WanModel):
+class Unpriced(WanModel):
     """A network that nobody priced."""
 
 
-class Vae:
+class CellVae:
     """Repeats cells as pixels, four frames of each latent frame but the first."""
 
     latent_dim, device, vae_dtype = 3, torch.device("cpu"), torch.float32

@@ -29,7 +29,7 @@ REFINE = {
 SIGMAS = torch.linspace(1, 0, 9)
 
 
-class Nested:
+class NestedLatent:
     """What the host hands on for video with sound."""
 
     is_nested = True
@@ -56,7 +56,7 @@ def models():
 
 
 LATENTS = {
-    "nested": latent() | {"samples": Nested()},
+    "nested": latent() | {"samples": NestedLatent()},
     "no samples": {},
     "channels": latent(1, 8, 3, 16, 24, fill=1.0),
     "nan": latent(fill=NAN),

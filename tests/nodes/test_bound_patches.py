@@ -9,7 +9,7 @@ import torch
 from surf.nodes.host.bound_patches import check_bound
 from surf.nodes.preview import SurfReshiftKSampler
 from surf.tests.frozen_nodes import INPUTS
-from surf.tests.nodes.test_refine import Model, Vae, latent, prompt, run
+from surf.tests.nodes.test_refine import AveragingVae, WanPatcher, latent, prompt, run
 
 GRID, OTHER = (24, 40), (12, 24)
 TOKENS = 6 * 12
@@ -112,7 +112,7 @@ def test_the_refiner_refuses_it_before_the_vae_works(made_for):
     """A mask of the preview's grid, or of the size that the prompt was made for."""
     rows, columns = made_for
     mask = torch.ones(1, rows // 2 * columns // 2, dtype=torch.bool)
-    model, vae = patched(Speakers(mask), model=Model()), Vae()
+    model, vae = patched(Speakers(mask), model=WanPatcher()), AveragingVae()
     preview = latent(surf_made_for=(rows * 8, columns * 8))
     with pytest.raises(ValueError, match="^Surf Refiner: test_bound_patches.Speakers"):
         run(model, preview, prompt(), upsample="pixel", vae=vae, scale=3.0)

@@ -126,29 +126,29 @@ def test_a_memory_too_small_for_the_smallest_piece_is_told(error):
 
 @pytest.mark.parametrize("error", [ZeroDivisionError, RuntimeError])
 def test_other_errors_pass(error):
-    class Broken(Vae):
+    class BrokenVae(Vae):
         def decode(self, samples):
             self.calls.append("once")
             raise error("broken")
 
-    vae = Broken()
+    vae = BrokenVae()
     with pytest.raises(error, match="broken"):
         run(vae, latent(1, 16, 2, 60, 103))
     assert vae.calls == ["once"]
 
 
 def test_the_stop_button_stops_between_pieces(monkeypatch):
-    class Stop(BaseException):
+    class StopButton(BaseException):
         pass
 
     def stop():
-        raise Stop
+        raise StopButton
 
     monkeypatch.setattr(
         sys.modules["comfy.model_management"], "throw_exception_if_processing_interrupted", stop
     )
     vae = Vae()
-    with pytest.raises(Stop):
+    with pytest.raises(StopButton):
         run(vae, latent(1, 16, 2, 20, 34))
     assert not vae.calls
 
@@ -211,11 +211,11 @@ def test_what_cannot_be_decoded_is_refused(change, samples, words):
 
 
 def test_nested_latents_are_refused():
-    class Nested(torch.Tensor):
+    class NestedSamples(torch.Tensor):
         is_nested = True
 
     with pytest.raises(ValueError, match="Surf VAE Decode: samples: .*nested"):
-        run(Vae(), {"samples": torch.zeros(1, 16, 2, 4, 4).as_subclass(Nested)})
+        run(Vae(), {"samples": torch.zeros(1, 16, 2, 4, 4).as_subclass(NestedSamples)})
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -184,13 +184,13 @@ def test_memory_is_the_cost_of_the_windows(file):
 def test_the_hosts_own_loading_stays_as_it_is(file, monkeypatch):
     seen, before, modules = [], dict(vars(comfy.sd)), dict(sys.modules)
 
-    class Spy(RefinerSupport):
+    class LoadingBeside(RefinerSupport):
         def get_model(self, *args, **kwargs):
             # As another thread would, in the middle of our load.
             seen.append(comfy.sd.load_diffusion_model_state_dict({}))
             return super().get_model(*args, **kwargs)
 
-    monkeypatch.setattr(loading, "RefinerSupport", Spy)
+    monkeypatch.setattr(loading, "RefinerSupport", LoadingBeside)
     assert load(file) is not None
     assert seen == [None]
     assert vars(comfy.sd) == before

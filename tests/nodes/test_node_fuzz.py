@@ -11,7 +11,7 @@ import pytest
 import surf
 from surf.tests import node_calls
 from surf.tests.node_values import Family
-from surf.tests.nodes.skip_node import Vae, latent, run, wan
+from surf.tests.nodes.skip_node import CellVae, latent, run, wan
 
 
 @pytest.fixture(scope="module")
@@ -24,14 +24,14 @@ def world():
     image.model.latent_format.latent_dimensions = 2
     eps = host_stub.Patcher(kind=(host_stub.DiscreteFlow, host_stub.Eps))
     families = [
-        Family(model=wan(), vae=Vae()),
-        Family(model=wan(48), vae=Vae(48), channels=48),
-        Family(model=image, vae=Vae(), video=False),
-        Family(model=eps, vae=Vae(), plain=False),
+        Family(model=wan(), vae=CellVae()),
+        Family(model=wan(48), vae=CellVae(48), channels=48),
+        Family(model=image, vae=CellVae(), video=False),
+        Family(model=eps, vae=CellVae(), plain=False),
     ]
     options = {"sampler_name": ["euler", "euler_ancestral"], "scheduler": ["simple"],
                "refiner_name": ["none.safetensors"]}  # fmt: skip
-    return node_calls.World(
+    return node_calls.CallInputs(
         nodes=nodes, families=families, masks=[run(preview=latent(1, 16, 3, 4, 6))[0]],
         options=options, sampler=comfy.samplers.sampler_object, guider=comfy.samplers.CFGGuider,
     )  # fmt: skip

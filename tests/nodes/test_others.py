@@ -8,7 +8,7 @@ from surf.nodes.host import others
 from surf.nodes.host.skip.gather import make_wrapper
 
 
-class Cache:
+class CallableCache:
     def __call__(self, *args):
         return args
 
@@ -28,7 +28,7 @@ def patched():
         "transformer_options": {
             others.OVERRIDE: partial(kernel, None),
             "patches": {"attn1_patch": [attend_more], "attn2_patch": []},
-            "patches_replace": {"dit": {("double_block", n): Cache() for n in range(3)}},
+            "patches_replace": {"dit": {("double_block", n): CallableCache() for n in range(3)}},
             "wrappers": {"apply_model": {"tea": [kernel]}},
         },
         "model_function_wrapper": kernel,
@@ -44,7 +44,7 @@ def test_what_other_nodes_put_on_a_model_is_named_and_ours_is_not():
     found = list(others.patches_on(patched()))
     assert sorted(set(found)) == [
         (others.ATTENTION, "test_others.kernel"),
-        (others.BLOCK, "test_others.Cache"),
+        (others.BLOCK, "test_others.CallableCache"),
         (others.FUNCTION, "test_others.kernel"),
         (others.OBJECT, "diffusion_model.blocks.forward of test_others.kernel"),
         (others.PATCH, "attn1_patch of test_others.attend_more"),
@@ -63,5 +63,5 @@ def test_one_line_tells_what_goes_with_it(caplog):
     [said] = [record.getMessage() for record in caplog.records]
     assert said.endswith(
         "tiles with what other nodes put on this model: easycache (is off), tea (is off), "
-        "test_others.Cache (runs in each)."
+        "test_others.CallableCache (runs in each)."
     )

@@ -125,7 +125,7 @@ def test_tiles_decode_and_upsample_all_get_smaller(error):
 
 
 def test_the_hosts_own_tiles_are_no_fallback_of_encode():
-    class Host(Vae):
+    class SelfTilingVae(Vae):
         def encode(self, frames):
             if frames.shape[1] * frames.shape[2] > 300 * 300:
                 return self.encode_tiled_3d(frames)
@@ -135,7 +135,7 @@ def test_the_hosts_own_tiles_are_no_fallback_of_encode():
             raise AssertionError("the host took its own tiles")
 
     samples = torch.rand(1, 16, 2, 30, 40)
-    assert upsample_latent(samples, (60, 80), "pixel", Host()).shape == (1, 16, 2, 60, 80)
+    assert upsample_latent(samples, (60, 80), "pixel", SelfTilingVae()).shape == (1, 16, 2, 60, 80)
 
 
 def test_the_host_is_asked_first(monkeypatch):

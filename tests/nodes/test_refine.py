@@ -24,18 +24,18 @@ class WanModel:
     ref_conv = None
 
 
-class Sound:
+class Unknown:
     patch_size = (1, 2, 2)
     ref_conv = None
 
 
-class Model(host_stub.Patcher):
+class WanPatcher(host_stub.Patcher):
     def __init__(self, channels=16, **kwargs):
         super().__init__(channels, **kwargs)
         self.model.diffusion_model = WanModel()
 
 
-class Vae:
+class AveragingVae:
     """Repeats cells as pixels and averages them back; counts what it is asked for."""
 
     latent_dim, device, vae_dtype = 3, torch.device("cpu"), torch.float32
@@ -93,7 +93,7 @@ def prompt(value=0.5, **options):
 
 
 def run(model=None, preview=None, positive=None, negative=None, **changes):
-    model, preview = model or Model(), preview or latent()
+    model, preview = model or WanPatcher(), preview or latent()
     positive, negative = positive or prompt(), negative or prompt(-0.5)
     out = SurfRefiner.execute(
         model=model, positive=positive, negative=negative, latent=preview, **(DEFAULTS | changes)
@@ -102,7 +102,7 @@ def run(model=None, preview=None, positive=None, negative=None, **changes):
 
 
 def test_the_node_is_the_cores_path():
-    model, preview = Model(), latent()
+    model, preview = WanPatcher(), latent()
     out = run(model, preview)["samples"]
 
     def velocity(z, sigma):
@@ -117,7 +117,7 @@ def test_the_node_is_the_cores_path():
 
 
 def test_only_a_window_puts_windows_into_the_model():
-    model = Model()
+    model = WanPatcher()
     run(model)
     run(model, window=4)
     kinds = [WRAPPER_KEY in step.patcher.wrappers.get("diffusion_model", {}) for step in model.seen]
@@ -161,7 +161,7 @@ def test_an_item_of_a_batch_can_be_made_again_alone():
 
 
 def test_conditioning_is_resized_from_the_size_it_was_made_for():
-    model = Model()
+    model = WanPatcher()
     positive = prompt(vace_frames=[torch.rand(1, 32, 3, 16, 24)], area=(8, 8, 4, 0))
     run(model, positive=positive, negative=prompt(area=(8, 8, 4, 0)))
     for name in ("positive", "negative"):
@@ -172,7 +172,7 @@ def test_conditioning_is_resized_from_the_size_it_was_made_for():
 @pytest.mark.parametrize("frames", [1, 2, 3])
 @pytest.mark.parametrize("batch", [1, 2])
 def test_pixels_go_through_the_vae_item_by_item(frames, batch):
-    vae = Vae()
+    vae = AveragingVae()
     out = run(preview=latent(batch, 16, frames, 4, 6), upsample="pixel", vae=vae)["samples"]
     assert out.shape == (batch, 16, frames, 8, 12)
     pixel_frames = 4 * frames - 3
@@ -184,12 +184,12 @@ def test_pixels_go_through_the_vae_item_by_item(frames, batch):
 
 def test_pixels_keep_what_the_vae_can_show():
     flat = torch.full((1, 16, 2, 4, 6), 0.25)
-    up = upsample.upsample_latent(flat, (8, 12), "pixel", Vae())
+    up = upsample.upsample_latent(flat, (8, 12), "pixel", AveragingVae())
     torch.testing.assert_close(up, torch.full((1, 16, 2, 8, 12), 0.25))
 
 
 def test_the_lock_holds_the_first_steps_only():
-    model, preview = Model(), latent()
+    model, preview = WanPatcher(), latent()
     run(model, preview, low_band_lock=0.5)
     lock = model.seen[0].patcher.model_options["sampler_post_cfg_function"][-1]
     start = model.model.process_latent_in(resize(preview["samples"], (8, 12), "bilinear"))
@@ -202,7 +202,7 @@ def test_the_lock_holds_the_first_steps_only():
 
 
 def test_a_lock_of_less_than_half_a_step_is_off():
-    model = Model()
+    model = WanPatcher()
     run(model, low_band_lock=0.1)
     assert not any("sampler_post_cfg_function" in step.patcher.model_options for step in model.seen)
 
@@ -230,11 +230,11 @@ def test_colours_are_matched_as_far_as_the_noise_mask_lets_change(share):
 
 
 def test_nan_stops_the_refinement_at_its_evaluation_and_before_it_in_a_prompt():
-    model = Model(velocity=lambda x, sigma, cond: x / (sigma < 0.45) * 0 if sigma < 0.5 else x)
+    model = WanPatcher(velocity=lambda x, sigma, cond: x / (sigma < 0.45) * 0 if sigma < 0.5 else x)
     with pytest.raises(ValueError, match="^Surf Refiner: .*evaluation 2 of the refinement, at"):
         run(model)
     assert len(model.seen) == 2
-    model, bad = Model(), prompt()
+    model, bad = WanPatcher(), prompt()
     bad[0][0][0, 0, 0] = torch.nan
     with pytest.raises(ValueError, match="Surf Refiner: text of the positive conditioning must"):
         run(model, positive=bad)
@@ -262,17 +262,17 @@ def test_progress_is_one_bar():
     ],
 )
 def test_targets_are_snapped_to_the_model(shape, changes, expected):
-    out = run(Model(shape[1]), latent(*shape), steps=1, **changes)["samples"]
+    out = run(WanPatcher(shape[1]), latent(*shape), steps=1, **changes)["samples"]
     assert tuple(out.shape[-2:]) == expected
     assert out.ndim == 5
 
 
 @pytest.mark.parametrize(
     ("network", "shape", "rows"),
-    [(WanModel(), (1, 16, 1, 30, 52), 135), (Sound(), (1, 16, 1, 30, 52), 136)],
+    [(WanModel(), (1, 16, 1, 30, 52), 135), (Unknown(), (1, 16, 1, 30, 52), 136)],
 )
 def test_the_outputs_say_what_was_asked_for(network, shape, rows):
-    model = Model()
+    model = WanPatcher()
     model.model.diffusion_model = network
     conds = {"positive": prompt(), "negative": prompt()}
     widgets = DEFAULTS | {"resolution": "1080p", "steps": 1}
@@ -292,7 +292,7 @@ def test_tiles_by_hand_give_what_one_piece_gives():
 
     preview = latent(1, 16, 1, 20, 36)
     whole = run(preview=preview, steps=2)["samples"]
-    tiles = run(Model(velocity=velocity), preview, steps=2, tile=320)["samples"]
+    tiles = run(WanPatcher(velocity=velocity), preview, steps=2, tile=320)["samples"]
     torch.testing.assert_close(tiles, whole)
     # 72 cells in three tiles, for two steps and both halves of the guidance.
     assert calls == 3 * 2 * 2 * [(40, 36)]

@@ -7,10 +7,17 @@ import pytest
 import torch
 from surf.nodes.host.skip import SkipMask
 from surf.surf_core.skip import Mask
-from surf.tests.nodes.test_refine import Model, Sound, Vae, latent, prompt, run
+from surf.tests.nodes.test_refine import (
+    AveragingVae,
+    Unknown,
+    WanPatcher,
+    latent,
+    prompt,
+    run,
+)
 
 
-class Nested(torch.Tensor):
+class NestedPreview(torch.Tensor):
     is_nested = True
 
 
@@ -21,7 +28,7 @@ def broken(value):
 
 
 def model_with(network):
-    model = Model()
+    model = WanPatcher()
     model.model.diffusion_model = network
     return model
 
@@ -56,11 +63,11 @@ BAD = {
         {"positive": prompt(area=(4, 6, 0, 0))}, "area in pixels", "set made_width"),
     "a width that it was made for alone": ({"made_width": 64}, "belong together", "64 x 0"),
     "a model that predicts noise": (
-        {"model": Model(kind=(host_stub.DiscreteFlow, host_stub.Eps))},
+        {"model": WanPatcher(kind=(host_stub.DiscreteFlow, host_stub.Eps))},
         "flow model", "Eps", "connect a flow model"),
     "too few channels": ({"preview": latent(1, 4, 3, 4, 6)}, "16 channels"),
     "the 5B model's latent": ({"preview": latent(1, 48, 3, 4, 6)}, "16 channels"),
-    "a 14B latent for the 5B model": ({"model": Model(48)}, "48 channels"),
+    "a 14B latent for the 5B model": ({"model": WanPatcher(48)}, "48 channels"),
     "NaN": ({"preview": broken(float("nan"))}, "finite", "NaN", "look at"),
     "infinity": ({"preview": broken(float("inf"))}, "finite"),
     "three dimensions": ({"preview": latent(16, 4, 6)}, r"\[B, C"),
@@ -72,7 +79,7 @@ BAD = {
     "a mask of bools": (
         {"preview": latent(noise_mask=torch.ones(1, 4, 6, dtype=torch.bool))}, "torch.bool"),
     "sound and picture": (
-        {"preview": {"samples": torch.zeros(1, 16, 3, 4, 6).as_subclass(Nested)}},
+        {"preview": {"samples": torch.zeros(1, 16, 3, 4, 6).as_subclass(NestedPreview)}},
         "one video latent", "nested", "separate"),
     "sigma 0": ({"sigma_start": 0.0}, "within 0.01 to 1", "got 0.0", "use 0.65"),
     "a sigma above 1": ({"sigma_start": 1.01}, "within 0.01 to 1", "got 1.01", "use 0.65"),
@@ -86,12 +93,12 @@ BAD = {
     "endless guidance": ({"cfg": float("inf")}, "within 0", "inf", "use"),
     "a window of one frame": ({"window": 1}, "at least 2", "window=1", "still images"),
     "a negative window": ({"window": -4}, "window"),
-    "a window in an unknown model": ({"model": model_with(Sound()), "window": 4}, "window to 0"),
+    "a window in an unknown model": ({"model": model_with(Unknown()), "window": 4}, "window to 0"),
     "a tile of two overlaps and less": ({"tile": 128}, "256 or more"),
     "a lock of more than all steps": ({"low_band_lock": 1.5}, "within 0", "1.5", "use 0"),
     "pixels without a VAE": ({"upsample": "pixel"}, "connect the VAE.*or set upsample to latent"),
     "a VAE of another model": (
-        {"upsample": "pixel", "vae": Vae(48)},
+        {"upsample": "pixel", "vae": AveragingVae(48)},
         "16 latent channels", "48", "connect"),
     "an unknown way to upsample": (
         {"upsample": "lanczos"},
@@ -104,7 +111,7 @@ BAD = {
     "a height between multiples": (
         {"resolution": "by size", "width": 64, "height": 50}, "48 or 56"),
     "16 pixels for a model of 32": (
-        {"model": Model(48), "preview": latent(1, 48, 3, 2, 4), "resolution": "by size",
+        {"model": WanPatcher(48), "preview": latent(1, 48, 3, 2, 4), "resolution": "by size",
          "width": 80, "height": 64}, "64 or 96"),
     "a target below the preview": (
         {"resolution": "by size", "width": 32, "height": 64},
@@ -124,7 +131,7 @@ BAD = {
 @pytest.mark.parametrize("case", BAD)
 def test_it_is_refused_with_advice(case):
     changes, *words = BAD[case]
-    model, vae = changes.get("model") or Model(), changes.get("vae")
+    model, vae = changes.get("model") or WanPatcher(), changes.get("vae")
     with pytest.raises(ValueError, match="^Surf Refiner") as error:
         run(**{**changes, "model": model})
     said = str(error.value)
@@ -136,7 +143,7 @@ def test_it_is_refused_with_advice(case):
 
 
 def test_a_vae_that_gives_another_shape_back_is_refused():
-    model = Model()
+    model = WanPatcher()
     with pytest.raises(ValueError, match="preview's model"):
-        run(model, upsample="pixel", vae=Vae(frames_lost=1))
+        run(model, upsample="pixel", vae=AveragingVae(frames_lost=1))
     assert not model.seen

@@ -92,7 +92,7 @@ def test_the_cache_is_filled_for_refined_tokens_alone(samples, mm, version_7b):
     assert not cache.unread
 
 
-class Cache:
+class HostCache:
     """As the host's."""
 
     def __init__(self, cache=None):
@@ -122,7 +122,7 @@ def block(names):
 def run_blocks(keep, samples=1, grid=GRID, names=("win_transform", "vid_len", "rope_freqs_3d")):
     """Two blocks of one phase over tokens that are all 1; what comes out, and the cache."""
     module = attention(False)
-    windows, places, cache = partition(keep, CUTS), packing(keep), Cache()
+    windows, places, cache = partition(keep, CUTS), packing(keep), HostCache()
     size = grid[0] * grid[1] * grid[2]
     args = {
         "vid": torch.ones(samples * size, 2),
@@ -172,7 +172,7 @@ def test_blocks_are_put_back_round_one_that_took_their_place(chains):
         return installed["block", 0](args, extra) if chains else extra["original_block"](args)
 
     again = put_back({"patches_replace": {"dit": {**installed, ("block", 0): other}}})
-    patches, cache = again["patches_replace"]["dit"], Cache()
+    patches, cache = again["patches_replace"]["dit"], HostCache()
     args = {
         "vid": torch.ones(keep.numel(), 2), "vid_shape": torch.tensor([GRID]),
         "txt_shape": torch.tensor([[7]]), "cache": cache,

@@ -17,7 +17,17 @@ from surf.surf_core.skip import predictor as files
 from surf.surf_core.tiny import codec
 from surf.surf_core.tiny.model import MASK
 
-from .skip_node import DEFAULTS, FULL_SIZE, Sound, Vae, WanModel, latent, run, shown, wan
+from .skip_node import (
+    DEFAULTS,
+    FULL_SIZE,
+    CellVae,
+    Unpriced,
+    WanModel,
+    latent,
+    run,
+    shown,
+    wan,
+)
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +102,7 @@ def test_inputs_stay_as_they_are_and_a_second_run_gives_the_same():
     before, given = {k: v for k, v in preview.items()}, image.clone()
     samples = preview["samples"].clone()
     first, second = (
-        run(preview=preview, upsample="pixel", vae=Vae(), image=image) for _ in range(2)
+        run(preview=preview, upsample="pixel", vae=CellVae(), image=image) for _ in range(2)
     )
     assert preview == before
     assert torch.equal(preview["samples"], samples)
@@ -112,9 +122,9 @@ def test_the_model_is_neither_run_nor_changed():
 @pytest.mark.parametrize("batch", [1, 2])
 def test_an_image_takes_the_place_of_the_enlarged_preview(batch):
     image = torch.rand(batch * 9, 64, 96, 3, generator=torch.Generator().manual_seed(1))
-    preview, vae = latent(batch, 16, 3, 4, 6), Vae()
+    preview, vae = latent(batch, 16, 3, 4, 6), CellVae()
     made = run(preview=preview, upsample="pixel", vae=vae, image=image)[0]
-    expected = torch.cat([Vae().encode(part) for part in image.split(9)])
+    expected = torch.cat([CellVae().encode(part) for part in image.split(9)])
     torch.testing.assert_close(made.upsampled, expected)
     assert made.upsample == "pixel"
     plain = run(preview=preview, upsample="pixel", vae=vae)[0]
@@ -122,7 +132,7 @@ def test_an_image_takes_the_place_of_the_enlarged_preview(batch):
 
 
 def test_the_picture_is_dark_where_the_refiner_does_nothing():
-    preview, vae = latent(1, 16, 3, 4, 6), Vae()
+    preview, vae = latent(1, 16, 3, 4, 6), CellVae()
     made, _, image, _ = run(preview=preview, upsample="pixel", vae=vae, keep=0.3)
     frames = vae.decode(preview["samples"]).reshape(9, 32, 48, 3)
     assert image.shape == frames.shape
@@ -137,7 +147,7 @@ def test_the_picture_is_dark_where_the_refiner_does_nothing():
 
 def test_a_batch_shares_a_mask_and_shows_every_video():
     preview = latent(2, 16, 3, 4, 6)
-    made, _, image, _ = run(preview=preview, vae=Vae())
+    made, _, image, _ = run(preview=preview, vae=CellVae())
     assert made.mask.grid == (3, 4, 6)
     assert made.upsampled.shape == (2, 16, 3, 8, 12)
     alone = picture(wan(), SkipMask(
@@ -200,7 +210,7 @@ def test_the_report_prices_wan_for_the_windows_that_it_may_get():
         assert f"{said}: {less / 1e12:.3g} TFLOPs instead of {full / 1e12:.3g} TFLOPs" in report
 
 
-@pytest.mark.parametrize("network", [Sound(), WanModel(ref_conv="a convolution")])
+@pytest.mark.parametrize("network", [Unpriced(), WanModel(ref_conv="a convolution")])
 def test_the_report_says_what_it_cannot_price(network):
     report = run(wan(network=network))[3]
     assert f"cost: not known for a {type(network).__name__}" in report
@@ -227,7 +237,7 @@ def test_the_refiner_takes_a_mask_that_skips_nothing_as_none():
 
 
 def test_the_refiner_starts_from_the_image_that_came_with_the_mask():
-    preview, vae = latent(), Vae()
+    preview, vae = latent(), CellVae()
     image = torch.rand(9, 64, 96, 3, generator=torch.Generator().manual_seed(1))
     wanted = {"upsample": "pixel", "vae": vae}
     mask = run(preview=preview, image=image, keep=1.0, **wanted)[0]

@@ -9,7 +9,7 @@ from surf.surf_core.skip import MaskPredictor, PredictorConfig
 from surf.surf_core.skip import predictor as files
 from surf.surf_core.tiny.model import REFINER
 
-from .skip_node import Vae, latent, run, wan
+from .skip_node import CellVae, latent, run, wan
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def test_a_trained_file_of_the_folder_scores(folder):
     ],
 )
 def test_another_file_is_refused_by_name_before_the_vae_works(folder, name, said):
-    vae = Vae()
+    vae = CellVae()
     with pytest.raises(ValueError, match=f"Surf Skip Mask: .*{said}"):
         run(predictor=name, upsample="pixel", vae=vae)
     assert not vae.calls
@@ -78,10 +78,10 @@ BAD = {
     "too few channels": ({"preview": latent(1, 4, 3, 4, 6)}, "16 channels"),
     "a latent of the 5B model": ({"preview": latent(1, 48, 3, 4, 6)}, "16 channels"),
     "NaN": ({"preview": {"samples": torch.full((1, 16, 3, 4, 6), float("nan"))}}, "finite"),
-    "a VAE that gives NaN": ({"upsample": "pixel", "vae": Vae(broken=True)}, "finite"),
+    "a VAE that gives NaN": ({"upsample": "pixel", "vae": CellVae(broken=True)}, "finite"),
     "pixels without a VAE": ({"upsample": "pixel"}, "needs a VAE, got none; connect the VAE"),
-    "a VAE of another model": ({"upsample": "pixel", "vae": Vae(48)}, "got one with 48"),
-    "a VAE of another model, for the picture": ({"vae": Vae(48)}, "got one with 48"),
+    "a VAE of another model": ({"upsample": "pixel", "vae": CellVae(48)}, "got one with 48"),
+    "a VAE of another model, for the picture": ({"vae": CellVae(48)}, "got one with 48"),
     "an unknown way to upsample": ({"upsample": "lanczos"}, "upsample"),
     "an unknown resolution": ({"resolution": "4K"}, "resolution"),
     "a target below the preview": ({"scale": 0.5}, "scale must lie within 1.0"),
@@ -90,14 +90,16 @@ BAD = {
     "an image without a VAE": (
         {"upsample": "pixel", "image": image(9, 64, 96, 3)}, "needs a VAE"),
     "an image that would not be encoded": (
-        {"image": image(9, 64, 96, 3), "vae": Vae()}, "set it to pixel here and in Surf Refiner"),
+        {"image": image(9, 64, 96, 3), "vae": CellVae()},
+        "set it to pixel here and in Surf Refiner"),
     "too few frames": (
-        {"upsample": "pixel", "vae": Vae(), "image": image(3, 64, 96, 3)}, "9 frames.* got 3"),
+        {"upsample": "pixel", "vae": CellVae(), "image": image(3, 64, 96, 3)}, "9 frames.* got 3"),
     "another size": (
-        {"upsample": "pixel", "vae": Vae(), "image": image(9, 32, 48, 3)},
+        {"upsample": "pixel", "vae": CellVae(), "image": image(9, 32, 48, 3)},
         "96 x 64 pixels, got 48 x 32; scale it"),
     "an image with alpha": (
-        {"upsample": "pixel", "vae": Vae(), "image": image(9, 64, 96, 4)}, "without their alpha"),
+        {"upsample": "pixel", "vae": CellVae(), "image": image(9, 64, 96, 4)},
+        "without their alpha"),
 }  # fmt: skip
 
 

@@ -180,7 +180,7 @@ def test_inputs_stay_as_they_are():
     assert not model.wrappers
 
 
-class Vae:
+class FittingVae:
     """Fits, and counts what it is asked for."""
 
     latent_channels = 16
@@ -216,7 +216,7 @@ def test_a_start_of_something_else_is_made_again(changes):
     assert torch.equal(run(given), run(mask))
     if given.upsample == "pixel":
         return
-    vae = Vae()
+    vae = FittingVae()
     with pytest.raises(RuntimeError, match="was asked"):
         run(given, upsample="pixel", vae=vae)
     assert vae.asked
@@ -258,7 +258,7 @@ def test_blocks_compiled_with_all_their_guards_take_a_mask():
 def test_the_refiner_rejects(case):
     make, message = BAD[case]
     given = make()
-    given["model"], vae = given.get("model") or model_of(), Vae()
+    given["model"], vae = given.get("model") or model_of(), FittingVae()
     with pytest.raises(ValueError, match=message):
         run(**{"vae": None if "VAE" in case else vae, **given})
     assert not given["model"].seen

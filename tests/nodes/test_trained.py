@@ -32,7 +32,7 @@ def prompt(value):
     return [[torch.full((1, 4, 8), value), {}]]
 
 
-class Vae:
+class UnusedVae:
     """Fits, and must not be asked for anything."""
 
     latent_channels = 16
@@ -99,7 +99,7 @@ def test_windows_of_the_node_are_for_models_without_their_own():
 def test_text_that_a_refiner_cannot_read_is_refused_before_the_vae_works(texts, cfg, said):
     model = model_of(traits())
     with pytest.raises(ValueError, match=said):
-        run(model, cfg=cfg, upsample="pixel", vae=Vae(), **texts)
+        run(model, cfg=cfg, upsample="pixel", vae=UnusedVae(), **texts)
     assert not model.seen
     run(model, cfg=1.0, negative=[[torch.zeros(1, 4, 12), {}]])
 

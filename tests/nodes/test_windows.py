@@ -35,7 +35,7 @@ class HunyuanVideo(WanModel):
     double_blocks = (SimpleNamespace(flipped_img_txt=True),) * 3
 
 
-class Executor:
+class DirectExecutor:
     def __init__(self, network):
         self.class_obj, self.original = network, network._forward
 
@@ -43,7 +43,7 @@ class Executor:
         return self.original(*args, **kwargs)
 
 
-class Patcher:
+class WindowsPatcher:
     """A MODEL with what `with_windows` uses."""
 
     def __init__(self, network, options=None):
@@ -54,7 +54,7 @@ class Patcher:
         return self.network
 
     def clone(self):
-        new = Patcher(self.network, dict(self.model_options["transformer_options"]))
+        new = WindowsPatcher(self.network, dict(self.model_options["transformer_options"]))
         new.wrappers = {key: list(wrappers) for key, wrappers in self.wrappers.items()}
         return new
 
@@ -66,7 +66,7 @@ class Patcher:
 
 
 def read(network, x, context, **named):
-    return token_layout.read_call(Executor(network), (x, None, context), named)
+    return token_layout.read_call(DirectExecutor(network), (x, None, context), named)
 
 
 def block(index, kind="double"):
@@ -172,7 +172,7 @@ def test_unexpected_tokens_are_refused_after_the_call():
             return override(lambda q, *args, **kwargs: q, q, q, q, 1, transformer_options=block(0))
 
     with pytest.raises(ValueError, match="^This Node: .*set window to 0"):
-        wrapper(Executor(Patched()), torch.zeros(1, 16, 4, 6, 4), None, torch.zeros(1, 7, 8))
+        wrapper(DirectExecutor(Patched()), torch.zeros(1, 16, 4, 6, 4), None, torch.zeros(1, 7, 8))
     assert mine.state.call is None
 
 
@@ -186,7 +186,7 @@ def test_a_host_without_block_numbers_is_refused():
 
 
 def test_window_zero_gives_the_model_itself():
-    model = Patcher(WanModel())
+    model = WindowsPatcher(WanModel())
     assert windows.with_windows(model, 0) is model
 
 
@@ -221,13 +221,13 @@ def self_attention(model, attends_itself=False):
 
     [wrapper] = model.wrappers[windows.WRAPPER_KEY]
     x, text = torch.zeros(1, 16, 5, 6, 4), torch.zeros(1, 7, 8)
-    return wrapper(Executor(Runs()), x, None, text, transformer_options=options)
+    return wrapper(DirectExecutor(Runs()), x, None, text, transformer_options=options)
 
 
 def test_windowed_leaves_its_model_alone_and_chains_the_override():
     seen = []
     earlier = spy(seen)
-    model = Patcher(WanModel(), {windows.OVERRIDE: earlier})
+    model = WindowsPatcher(WanModel(), {windows.OVERRIDE: earlier})
     out = self_attention(windows.with_windows(model, 2))
     assert model.model_options["transformer_options"] == {windows.OVERRIDE: earlier}
     assert not model.wrappers
@@ -238,7 +238,7 @@ def test_windowed_leaves_its_model_alone_and_chains_the_override():
 
 def test_the_last_windows_replace_earlier_ones():
     seen = []
-    model = Patcher(WanModel(), {windows.OVERRIDE: spy(seen)})
+    model = WindowsPatcher(WanModel(), {windows.OVERRIDE: spy(seen)})
     first = windows.with_windows(model, 3)
     twice = windows.with_windows(first, 2)
     assert torch.equal(self_attention(twice), self_attention(windows.with_windows(model, 2)))
@@ -255,7 +255,7 @@ def test_the_last_windows_replace_earlier_ones():
 
 def test_the_last_windows_replace_earlier_ones_that_another_override_chained():
     seen = []
-    first = windows.with_windows(Patcher(WanModel()), 2)
+    first = windows.with_windows(WindowsPatcher(WanModel()), 2)
     ours = first.model_options["transformer_options"][windows.OVERRIDE]
 
     def chained(func, *args, **kwargs):
@@ -267,7 +267,7 @@ def test_the_last_windows_replace_earlier_ones_that_another_override_chained():
 
     first.model_options["transformer_options"][windows.OVERRIDE] = chained
     second = windows.with_windows(first, 3)
-    expected = self_attention(windows.with_windows(Patcher(WanModel()), 3))
+    expected = self_attention(windows.with_windows(WindowsPatcher(WanModel()), 3))
     assert torch.equal(self_attention(second), expected)
     assert seen == [6, 18, 6]
 
@@ -286,7 +286,7 @@ def sparse(seen, previous):
 
 @pytest.mark.parametrize("chains", [True, False])
 def test_windows_are_put_back_above_an_override_that_took_their_place(chains, caplog):
-    seen, model = [], windows.with_windows(Patcher(WanModel()), 2)
+    seen, model = [], windows.with_windows(WindowsPatcher(WanModel()), 2)
     expected = self_attention(model)
     options = model.model_options["transformer_options"]
     options[windows.OVERRIDE] = sparse(seen, options[windows.OVERRIDE] if chains else None)
@@ -300,7 +300,7 @@ def test_windows_are_put_back_above_an_override_that_took_their_place(chains, ca
 
 
 def test_an_override_that_was_taken_out_is_put_back_too():
-    model = windows.with_windows(Patcher(WanModel()), 2)
+    model = windows.with_windows(WindowsPatcher(WanModel()), 2)
     expected = self_attention(model)
     del model.model_options["transformer_options"][windows.OVERRIDE]
     assert torch.equal(self_attention(model), expected)
@@ -308,7 +308,7 @@ def test_an_override_that_was_taken_out_is_put_back_too():
 
 def test_a_chained_override_sees_each_window_once():
     """Windows that are put back, above an override that hands on everything to ours below it."""
-    seen, model = [], windows.with_windows(Patcher(WanModel()), 2)
+    seen, model = [], windows.with_windows(WindowsPatcher(WanModel()), 2)
     expected = self_attention(model)
     options = model.model_options["transformer_options"]
     ours = options[windows.OVERRIDE]
@@ -323,13 +323,13 @@ def test_a_chained_override_sees_each_window_once():
 
 
 def test_attention_that_goes_past_the_windows_is_told_once(caplog):
-    model = windows.with_windows(Patcher(WanModel()), 2)
+    model = windows.with_windows(WindowsPatcher(WanModel()), 2)
     for _ in range(2):
         self_attention(model, attends_itself=True)
     [said] = [r.getMessage() for r in caplog.records]
     assert "windows are off in 1 of 1 blocks" in said
     caplog.clear()
-    model = windows.with_windows(Patcher(WanModel()), 2)
+    model = windows.with_windows(WindowsPatcher(WanModel()), 2)
     for past in (False, True):
         self_attention(model, attends_itself=past)
     assert not caplog.records
@@ -338,7 +338,7 @@ def test_attention_that_goes_past_the_windows_is_told_once(caplog):
 @pytest.mark.parametrize("window", [1, -2])
 def test_with_windows_rejects_a_window(window):
     with pytest.raises(ValueError, match="^window must be"):
-        windows.with_windows(Patcher(WanModel()), window)
+        windows.with_windows(WindowsPatcher(WanModel()), window)
 
 
 def test_with_windows_rejects_a_model_it_does_not_know():
@@ -355,7 +355,7 @@ def test_with_windows_rejects_a_model_it_does_not_know():
     images.append(type("MMDiT", (), {"patch_size": None})())
     for network in (WanModel_S2V(), FlatPatch(), torch.nn.Identity(), *images):
         with pytest.raises(ValueError, match="^windowed attention expected .*set window to 0"):
-            windows.with_windows(Patcher(network), 4)
+            windows.with_windows(WindowsPatcher(network), 4)
     compiled = SimpleNamespace(_orig_mod=WanModel())
     token_layout.check_tokens_known(compiled)
 
@@ -364,7 +364,7 @@ def test_with_windows_rejects_a_refiner_that_has_windows_of_its_own():
     class HostedRefiner(SurfRefinerDiT):
         pass
 
-    model = Patcher(HostedRefiner(RefinerConfig.tiny()))
+    model = WindowsPatcher(HostedRefiner(RefinerConfig.tiny()))
     with pytest.raises(ValueError, match="Surf refiner.*connect it directly"):
         windows.with_windows(model, 4)
     assert windows.with_windows(model, 0) is model
