@@ -13,6 +13,8 @@ import checkpoints
 import torch
 
 ROOT = Path(__file__).resolve().parents[2]
+NOT_RUN = "not run: the host has no "
+"""As outcome.py knows it."""
 
 
 def enter():
@@ -32,12 +34,18 @@ def enter():
     return results
 
 
+class HostLacks(Exception):
+    """Raised by a case for what its host has not; it counts as not run."""
+
+
 def noise(*shape, seed=1):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def report(results, cases):
     """Run every function `case_*` and write {name: traceback, empty where it held}.
+
+    A case that the host cannot run leaves NOT_RUN and what the host lacks.
 
     It is written after each, so that a process that ends early leaves what it had.
     """
@@ -47,6 +55,8 @@ def report(results, cases):
             try:
                 case()
                 said[name] = ""
+            except HostLacks as lack:
+                said[name] = f"{NOT_RUN}{lack}"
             except BaseException:  # noqa: BLE001 every failure is a result, the host's interrupt too
                 said[name] = traceback.format_exc()
             beside = results.with_suffix(".part")

@@ -9,6 +9,8 @@ from pathlib import Path
 from surf.tests import patience
 
 FOLDER = Path(__file__).parent
+NOT_RUN = "not run: "
+"""How the line of a case begins that the host cannot run."""
 MINUTES = 30
 """What a script may take on an idle machine; the slowest takes one."""
 
@@ -38,7 +40,9 @@ class ScriptOutcome:
 
     def summary(self, script):
         """One line."""
-        bad = sum(bool(text) for text in self.said.values())
+        lacked = sum(text.startswith(NOT_RUN) for text in self.said.values())
+        bad = sum(bool(text) for text in self.said.values()) - lacked
         ended = "" if self.whole else f", then it {self.end.splitlines()[0]}"
-        count = f"{len(self.said) - bad} held, {bad} failed"
+        count = f"{len(self.said) - bad - lacked} held, {bad} failed"
+        count += f", {lacked} not run" if lacked else ""
         return f"{script}: {count}, {self.seconds:.0f} s{ended}"
