@@ -3,8 +3,8 @@
 from comfy_api.latest import io
 
 from ..surf_core.resample import METHODS
+from .host.conditioning import check_made_for, with_made_for
 from .host.latents import check_sides, downscale_latent
-from .host.made_for import check_made_for, with_made_for
 from .host.node import ABSENT, checks_inputs, declare, names_errors, refusal
 from .host.preview import (
     ReshiftGuider,

@@ -36,7 +36,7 @@ OLD_HERE = {
     ("surf_core/window/geometry.py", "Run"): "StridedRanges",
     ("surf_core/window/geometry.py", "runs"): "strided_ranges",
     ("surf_core/skip/mask.py", "hold"): "hysteresis",
-    ("nodes/host/conditioning.py", "Step"): "SizeChange",
+    ("nodes/host/conditioning/grid.py", "Step"): "SizeChange",
     ("nodes/host/others.py", "tell"): "log_patches",
     ("nodes/host/skip/seedvr2.py", "tell"): "fill_cache",
     ("nodes/host/skip/seedvr2.py", "give"): "prefill",

@@ -4,10 +4,12 @@ import logging
 
 import pytest
 import torch
-from surf.nodes.host.conditioning import UNBOUND, SizeChange, carry, check_areas
+from surf.nodes.host.conditioning import Grid, SizeChange, carry, check_areas
+from surf.nodes.host.conditioning.resize import UNBOUND
 
 HALVED = SizeChange(source=(16, 24), target=(8, 12))
 VIDEO = (1, 16, 3, 16, 24)
+SCAIL = Grid(bound_references=True, half_poses=True)
 
 
 def carried(change=HALVED, **options):
@@ -38,7 +40,7 @@ def test_bound_conditioning_is_resized(key, shape, expected, listed):
     ("source", "target"), [((16, 24), (8, 12)), ((16, 24), (12, 18)), ((16, 24), (48, 72))]
 )
 def test_poses_at_half_of_the_grid_stay_at_half(source, target):
-    change = SizeChange(source=source, target=target, bound_references=True)
+    change = SizeChange(source=source, target=target, grid=SCAIL)
     pose, half = torch.randn(1, 16, 3, 8, 12), (target[0] // 2, target[1] // 2)
     driving, masks = torch.rand(1, 3, 28, 8, 12), torch.rand(1, 4, 28, 16, 24)
     out = carried(
@@ -83,7 +85,7 @@ def test_absolute_areas_are_scaled(area, expected):
 def test_references_follow_only_where_the_model_lays_them_on_the_grid():
     references = [torch.randn(1, 16, 1, 16, 24)]
     assert carried(reference_latents=references)["reference_latents"] is references
-    bound = SizeChange(source=(16, 24), target=(8, 12), bound_references=True)
+    bound = SizeChange(source=(16, 24), target=(8, 12), grid=SCAIL)
     assert carried(bound, reference_latents=references)["reference_latents"][0].shape[-2:] == (
         8,
         12,

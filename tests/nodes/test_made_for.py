@@ -5,8 +5,8 @@ import logging
 import host_stub
 import pytest
 import torch
+from surf.nodes.host.conditioning.made_for import KEY, source_cells
 from surf.nodes.host.latents import low_size
-from surf.nodes.host.made_for import KEY, source_cells
 from surf.nodes.preview import SurfLatentDownscale, SurfReshiftKSampler
 from surf.nodes.refine import SurfRefiner
 from surf.tests.frozen_nodes import INPUTS
@@ -41,6 +41,58 @@ def test_the_input_comes_first_then_a_video_then_the_latent():
     assert source(key, **AREA) == (16, 24)
     assert source() == (8, 12)
     assert source(area=("percentage", 0.5, 0.5, 0.0, 0.0)) == (8, 12)
+
+
+def test_maps_for_several_sizes_are_refused():
+    small = {"vace_frames": [torch.zeros(1, 32, 3, 8, 12)]}
+    with pytest.raises(ValueError, match="one size, got .*positive for 384 x 256.* for 96 x 64"):
+        source(**VIDEO, **small)
+    same = {"camera_conditions": torch.zeros(1, 24, 3, 256, 384)}
+    assert source(**VIDEO, **same) == (32, 48)
+
+
+TARGET = (24, 36)
+AT_TARGET = {
+    "concat_latent_image": torch.randn(1, 16, 3, *TARGET),
+    "concat_mask": torch.ones(1, 4, 3, *TARGET),
+    "vace_frames": [torch.randn(1, 32, 3, *TARGET)], "vace_mask": [torch.ones(1, 64, 3, *TARGET)],
+    "time_dim_concat": torch.randn(1, 16, 1, *TARGET),
+    "control_video": torch.randn(1, 16, 3, *TARGET),
+    "pose_video_latent": torch.randn(1, 16, 3, *TARGET),
+    "camera_conditions": torch.randn(1, 24, 3, 8 * 24, 8 * 36),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("given", [{}, {"made_width": 192, "made_height": 128}])
+@pytest.mark.parametrize("key", AT_TARGET)
+def test_conditioning_made_at_the_target_stays_without_a_word(key, given, caplog):
+    made = model()
+    conds = {"positive": prompt(**{key: AT_TARGET[key]}), "negative": prompt()}
+    settings = defaults("SurfRefiner", resolution="by scale", scale=3.0, upsample="latent")
+    settings |= {"steps": 1, "window": 0, "model": made, **conds, **given}
+    with caplog.at_level(logging.INFO):
+        SurfRefiner.execute(**settings, latent={"samples": SAMPLES, KEY: (128, 192)})
+    assert made.seen[-1].conds["positive"][0][1][key] is AT_TARGET[key]
+    assert not [r for r in caplog.records if "resized" in r.getMessage()]
+
+
+@pytest.mark.parametrize("key", sorted(AT_TARGET.keys() - {"concat_mask"}))
+def test_conditioning_of_the_preview_is_resized_and_said_with_what_to_connect(key, caplog):
+    made, value = model(), AT_TARGET[key]
+    listed = isinstance(value, list)
+    value = (value[0] if listed else value)[..., ::3, ::3].contiguous()
+    conds = {"positive": prompt(**{key: [value] if listed else value}), "negative": prompt()}
+    settings = defaults("SurfRefiner", resolution="by scale", scale=3.0, upsample="latent")
+    settings |= {"steps": 1, "window": 0, "model": made, **conds}
+    with caplog.at_level(logging.INFO):
+        SurfRefiner.execute(**settings, latent={"samples": SAMPLES})
+    [said] = [r.getMessage() for r in caplog.records if "resized" in r.getMessage()]
+    assert key in said
+    assert "288 x 192 pixels; connect a positive and negative" in said
+    new = made.seen[-1].conds["positive"][0][1][key]
+    # The host resizes this one itself.
+    expected = value if key == "concat_latent_image" else AT_TARGET[key]
+    assert (new[0] if listed else new).shape == (expected[0] if listed else expected).shape
 
 
 def test_an_area_of_unknown_size_asks_for_it():

@@ -13,9 +13,8 @@ from torch import Tensor
 
 from ....surf_core.checks import check_choice
 from .. import models
-from ..conditioning import Conditioning
+from ..conditioning import Conditioning, with_made_for
 from ..latents import close_latent, open_latent, to_intermediate
-from ..made_for import with_made_for
 from .guider import ReshiftGuider
 from .leg import OWN_GRID, check_sampler
 from .plan import Switch

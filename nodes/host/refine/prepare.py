@@ -12,11 +12,17 @@ from torch import Tensor
 from ....surf_core.checks import check_choice
 from ..attention import with_windows
 from ..bound_patches import check_bound
-from ..conditioning import Conditioning, SizeChange, carry, check_areas
+from ..conditioning import (
+    Conditioning,
+    Pixels,
+    SizeChange,
+    carry,
+    check_areas,
+    source_cells,
+)
 from ..finite import check_conditioning
 from ..latents import open_latent
 from ..leftover_noise import warn_of_noise
-from ..made_for import Pixels, source_cells
 from ..models import check_flow, target_cells
 from ..refiner import TRAITS_KEY, RefinerTraits
 from ..skip import CellWeights, SkipMask, cell_weights, with_mask
@@ -24,6 +30,10 @@ from ..vae import UPSAMPLE_METHODS, check_vae, upsample_latent
 from .low_band import with_low_band_lock
 from .tiling import with_tiles
 from .traits import RefineSettings, apply_traits, check_prompts, with_sigma_start
+
+MADE_AT_TARGET = (
+    "connect a positive and negative that their node made at that size, to have it encoded there"
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -75,7 +85,7 @@ def prepare(
     source = source_cells(model, conds, latent, samples, made_for)
     check_bound(model, shape.shape, {source, tuple(samples.shape[-2:])})
     check_areas(conds, (*samples.shape[2:-2], *source))
-    conds = carry(conds, SizeChange.of(model, source, size))
+    conds = carry(conds, SizeChange.of(model, source, size), MADE_AT_TARGET)
     upsampled = _reusable(mask, samples, shape, upsample)
     if upsampled is None and upsample == "pixel":
         check_vae(vae, samples)

@@ -18,10 +18,9 @@ from torch import Tensor
 from ....surf_core.flow import interpolate
 from ....surf_core.lowband import wavelet_match
 from ....surf_core.skip import compose
-from ..conditioning import Conditioning
+from ..conditioning import Conditioning, Pixels, with_made_for
 from ..finite import MODEL_CAUSES, NonFiniteGuard, check_finite
 from ..latents import close_latent, to_intermediate
-from ..made_for import Pixels, with_made_for
 from ..skip import SkipMask
 from .prepare import RefineRun, prepare
 from .traits import RefineSettings

@@ -12,23 +12,14 @@ from typing import Any
 
 from torch import Tensor
 
-from .conditioning import Conditioning, is_scail
-from .models import cell_side, patch_side
-from .node import NodeLog
+from ..models import cell_side, patch_side
+from ..node import NodeLog
+from .grid import Conditioning, Grid, Size, maps
 
 log = NodeLog(__name__)
 
 KEY = "surf_made_for"
 """Key of a LATENT: (height, width) in pixels that its conditioning was made for."""
-VIDEO_LATENTS = (
-    ("concat_latent_image", 1), ("vace_frames", 1), ("time_dim_concat", 1),
-    ("pose_video_latent", 1),
-)  # fmt: skip
-"""Conditioning that is a latent of the whole picture: key, and cells of the video a cell of it."""
-SCAIL_LATENTS = (
-    *VIDEO_LATENTS[:3], ("ref_mask_28ch", 1), ("reference_latents", 1), ("pose_video_latent", 2),
-    ("driving_mask_28ch", 2),
-)  # fmt: skip
 Pixels = tuple[int, int]
 """Height and width."""
 
@@ -81,8 +72,8 @@ def source_cells(
 ) -> tuple[int, int]:
     """Find the rows and columns that conditioning was made for.
 
-    The size that is given comes first, then that of videos in the conditioning, then what the
-    latent carries; the preview's where nothing is placed by it.
+    The size that is given comes first, then that of maps in the conditioning, then what the latent
+    carries; the preview's where nothing is placed by it.
 
     Args:
         model: the MODEL that refines; its cells count.
@@ -90,11 +81,13 @@ def source_cells(
         given: zeros for nothing.
 
     Raises:
-        ValueError: the size is not known, and an area is placed by it; or one side is given.
+        ValueError: the size is not known, and an area is placed by it; one side is given; or maps
+            were made for several sizes.
     """
     check_made_for(*reversed(given))
     cell = cell_side(model)
-    cells = None if all(given) else video_cells(conds, is_scail(model))
+    beside = video_cells(conds, Grid.of(model))
+    cells = None if all(given) else beside
     pixels = given if all(given) else carried(latent, samples, patch_side(model))
     if cells is None and pixels is not None:
         cells = tuple(ceil(side / cell) for side in pixels)
@@ -107,19 +100,23 @@ def source_cells(
     return cells or tuple(samples.shape[-2:])
 
 
-def video_cells(conds: dict[str, Conditioning], scail: bool) -> tuple[int, int] | None:
-    """Find the rows and columns of a video in conditioning; None where there is none.
+def video_cells(conds: dict[str, Conditioning], grid: Grid) -> Size | None:
+    """Find the rows and columns of the video that maps in conditioning lie beside; None without.
 
-    Args:
-        scail: whether the model is SCAIL, whose poses have half of the rows and columns.
+    Raises:
+        ValueError: they lie beside videos of several sizes: one of them would be out of place.
     """
-    for options in (entry[1] for cond in conds.values() for entry in cond):
-        for key, factor in SCAIL_LATENTS if scail else VIDEO_LATENTS:
-            value = options.get(key)
-            value = value[0] if isinstance(value, list | tuple) and value else value
-            if isinstance(value, Tensor):
-                return tuple(side * factor for side in value.shape[-2:])
-    return None
+    found = {(name, key): grid.video_of(key, size) for name, key, size in maps(conds, grid)}
+    if len(set(found.values())) > 1:
+        said = ", ".join(
+            f"{key} of {name} for {columns * grid.cell} x {rows * grid.cell} pixels"
+            for (name, key), (rows, columns) in found.items()
+        )
+        raise ValueError(
+            f"expected conditioning that was made for one size, got {said}; make positive and "
+            "negative with the same width and height."
+        )
+    return next(iter(found.values()), None)
 
 
 def _holds_area(conds: dict[str, Conditioning]) -> bool:
