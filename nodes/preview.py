@@ -7,21 +7,28 @@ from .host.conditioning import check_made_for, with_made_for
 from .host.latents import check_sides, downscale_latent
 from .host.node import ABSENT, checks_inputs, declare, names_errors, refusal
 from .host.preview import (
-    ReshiftGuider,
+    Sides,
     Switch,
+    check_expert_numbers,
     check_low_sides,
     check_switch_step,
+    reshift_guider,
     sample_preview,
     samplers,
     schedulers,
+    take,
 )
 from .preview_inputs import (
     cfg_input,
+    expert_inputs,
+    low_cond_inputs,
+    low_sampler_inputs,
     model_inputs,
     model_low_input,
     policy_inputs,
     shift_input,
     size_inputs,
+    steps_low_input,
     switch_step_input,
 )
 from .refine_inputs import made_for_inputs
@@ -100,6 +107,10 @@ class SurfReshiftKSampler(io.ComfyNode):
                 *size_inputs("low_", "low_resolution", "the low resolution"),
                 *policy_inputs(),
                 model_low_input(),
+                *expert_inputs(),
+                steps_low_input("the rest of `steps`"),
+                *low_sampler_inputs(),
+                *low_cond_inputs(),
             ],
             outputs=[
                 declare(
@@ -118,38 +129,22 @@ class SurfReshiftKSampler(io.ComfyNode):
     @classmethod
     def validate_inputs(
         cls, steps=ABSENT, switch_step=ABSENT, low_resolution=ABSENT, low_width=ABSENT,
-        low_height=ABSENT,
+        low_height=ABSENT, expert_boundary=ABSENT, cfg_low_noise=ABSENT,
     ):  # fmt: skip
         given = {"steps": steps, "switch_step": switch_step}
         given |= {"low_resolution": low_resolution, "low_width": low_width}
         given |= {"low_height": low_height}
-        return refusal(cls, given, check_switch_step, check_low_sides)
+        given |= {"expert_boundary": expert_boundary, "cfg_low_noise": cfg_low_noise}
+        checks = check_switch_step, check_low_sides, check_expert_numbers
+        return refusal(cls, given, *checks)
 
     @classmethod
     @names_errors
     @checks_inputs
-    def execute(
-        cls,
-        model,
-        positive,
-        negative,
-        latent_image,
-        seed,
-        steps,
-        shift,
-        shift_low,
-        sampler_name,
-        scheduler,
-        denoise,
-        model_low=None,
-        **switch,
-    ) -> io.NodeOutput:
-        """Run both legs under one progress bar."""
-        out = sample_preview(
-            model, positive, negative, latent_image, seed, Switch(**switch), steps=steps,
-            shift=shift, shift_low=shift_low, sampler_name=sampler_name, scheduler=scheduler,
-            denoise=denoise, model_low=model_low,
-        )  # fmt: skip
+    def execute(cls, model, positive, negative, latent_image, **given) -> io.NodeOutput:
+        """Run all legs under one progress bar."""
+        plan, sides = take(Switch, given), take(Sides, given)
+        out = sample_preview(model, positive, negative, latent_image, plan, sides, **given)
         return io.NodeOutput(*out)
 
 
@@ -174,6 +169,9 @@ class SurfReshiftGuider(io.ComfyNode):
                 *size_inputs("low_", "low_resolution", "the low resolution"),
                 *policy_inputs(),
                 model_low_input(),
+                *expert_inputs(),
+                steps_low_input("the rest of the sigmas"),
+                *low_cond_inputs(),
             ],
             outputs=[
                 declare(
@@ -185,18 +183,22 @@ class SurfReshiftGuider(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, low_resolution=ABSENT, low_width=ABSENT, low_height=ABSENT):
+    def validate_inputs(
+        cls, low_resolution=ABSENT, low_width=ABSENT, low_height=ABSENT, expert_boundary=ABSENT,
+        cfg_low_noise=ABSENT,
+    ):  # fmt: skip
         given = {"low_resolution": low_resolution, "low_width": low_width}
         given |= {"low_height": low_height}
-        return refusal(cls, given, check_low_sides)
+        given |= {"expert_boundary": expert_boundary, "cfg_low_noise": cfg_low_noise}
+        return refusal(cls, given, check_low_sides, check_expert_numbers)
 
     @classmethod
     @names_errors
     @checks_inputs
-    def execute(cls, model, positive, negative, model_low=None, **switch) -> io.NodeOutput:
+    def execute(cls, model, positive, negative, **given) -> io.NodeOutput:
         """Build the guider; nothing is sampled here."""
-        plan = Switch(**switch)
-        return io.NodeOutput(ReshiftGuider(model, positive, negative, plan, model_low=model_low))
+        plan, sides = take(Switch, given), take(Sides, given)
+        return io.NodeOutput(reshift_guider(model, positive, negative, plan, sides))
 
 
 class SurfLatentDownscale(io.ComfyNode):

@@ -5,6 +5,7 @@ from comfy_api.latest import io
 from ..surf_core.reshift import DEFAULT_NOISE, DEFAULT_SIGMA, NOISE_POLICIES
 from ..surf_core.schedule import HANDOVERS, SIGMA_POLICIES
 from .host.node import declare
+from .host.preview import SAME, samplers, schedulers
 
 LOW_RESOLUTIONS = ["by scale", "240p", "480p", "720p", "by size"]
 
@@ -157,3 +158,84 @@ def model_low_input() -> io.Input:
         tooltip="Another model with the same latents for the steps after the switch, such as a "
         "lighter one. Empty: the same model.",
     )
+
+
+def expert_inputs() -> list[io.Input]:
+    """Declare the second expert of a pair, and where it takes over."""
+    return [
+        declare(
+            io.Model.Input,
+            "model_low_noise",
+            optional=True,
+            tooltip="The low-noise expert of a pair such as Wan 2.2 A14B; model is then the "
+            "high-noise one. Each runs at both resolutions, on its side of expert_boundary.",
+        ),
+        declare(
+            io.Float.Input,
+            "expert_boundary",
+            optional=True,
+            default=0.0,
+            min=0.0,
+            max=1.0,
+            step=0.005,
+            tooltip="Noise level below which model_low_noise takes over: 0.9 for Wan 2.2 I2V, "
+            "0.875 for T2V. 0: off, one model.",
+        ),
+        declare(
+            io.Float.Input,
+            "cfg_low_noise",
+            optional=True,
+            default=0.0,
+            min=0.0,
+            max=100.0,
+            step=0.1,
+            round=0.01,
+            tooltip="Guidance of model_low_noise at both resolutions. 0: cfg before and cfg_low "
+            "after the switch.",
+        ),
+    ]
+
+
+def steps_low_input(rest: str) -> io.Input:
+    """Declare how many steps come after the switch."""
+    return declare(
+        io.Int.Input,
+        "steps_low",
+        optional=True,
+        default=0,
+        min=0,
+        max=10000,
+        tooltip="Steps after the switch, spread over the noise that is left; 4 for a 4-step LoRA "
+        f"on model_low. 0: {rest}.",
+    )
+
+
+def low_sampler_inputs() -> list[io.Input]:
+    """Declare sampler and scheduler after the switch."""
+    listed = (("sampler_low", samplers(), "Sampler"), ("scheduler_low", schedulers(), "Scheduler"))
+    return [
+        declare(
+            io.Combo.Input,
+            name,
+            optional=True,
+            options=[SAME, *options],
+            default=SAME,
+            tooltip=f"{what} after the switch; same: that before it.",
+        )
+        for name, options, what in listed
+    ]
+
+
+def low_cond_inputs() -> list[io.Input]:
+    """Declare conditioning for the size after the switch."""
+    return [
+        declare(
+            io.Conditioning.Input,
+            f"{name}_low",
+            optional=True,
+            tooltip=f"The {name} prompt made for the low resolution, for instance by a node for "
+            "image to video with the low width and height. Empty: what is bound to a size is "
+            "resized.",
+        )
+        for name in ("positive", "negative")
+    ]

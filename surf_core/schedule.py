@@ -158,6 +158,7 @@ def switch(
     sigma_policy: str = "same",
     handover: str = "reuse",
     sigmas_low: Tensor | None = None,
+    steps_low: int = 0,
     estimated: bool = False,
 ) -> SwitchedSchedule:
     """Cut a schedule where the resolution drops.
@@ -173,6 +174,7 @@ def switch(
         handover: one of HANDOVERS.
         sigmas_low: the schedule that the low leg follows, e.g. with another shift; default
             `sigmas`.
+        steps_low: steps of the low leg; 0 for those that are left of `sigmas`.
         estimated: at step 0, whether the latent is noisy and its clean part was estimated at
             sigmas[0]; then `sigma_policy` applies there too.
 
@@ -190,13 +192,15 @@ def switch(
     check_choice(handover, "handover", HANDOVERS)
     total, below = len(sigmas) - 1, sigmas if sigmas_low is None else sigmas_low
     check_sigmas(below)
+    check_range(steps_low, "steps_low", 0, 10_000, "use 0 for the rest of the schedule")
     if not 0 <= step <= total:
         raise ValueError(
             f"the switch step must lie within 0 to {total}, the steps of the schedule, "
             f"got {step=}; use about a quarter of the steps."
         )
     if step == 0 and not estimated:
-        return SwitchedSchedule(high=sigmas[:0].clone(), low=below.clone(), sigma=below[0].item())
+        low = respace(below, below[0].item(), steps_low or len(below) - 1)
+        return SwitchedSchedule(high=sigmas[:0].clone(), low=low, sigma=below[0].item())
     if step == total:
         return SwitchedSchedule(
             high=sigmas.clone(), low=sigmas[:0].clone(), sigma=sigmas[-1].item()
@@ -211,5 +215,5 @@ def switch(
                 f"sigma {sigma:.3g}, which the schedule, ending at {below[-1].item():.3g}, does "
                 "not reach; split the sigmas later, switch earlier, or set sigma_policy to same."
             )
-    low = respace(below, sigma, total - step)
+    low = respace(below, sigma, steps_low or total - step)
     return SwitchedSchedule(high=high if step else high[:0], low=low, sigma=sigma)

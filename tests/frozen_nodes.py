@@ -47,6 +47,16 @@ INPUTS = {
         "noise_policy": widget("COMBO", "inherited", options=["fresh", "inherited"], advanced=True),
         "handover": widget("COMBO", "reuse", options=["reuse", "evaluate"], advanced=True),
         "model_low": socket("MODEL", optional=True),
+        "model_low_noise": socket("MODEL", optional=True),
+        "expert_boundary": widget("FLOAT", 0.0, min=0.0, max=1.0, step=0.005, optional=True),
+        "cfg_low_noise": widget(
+            "FLOAT", 0.0, min=0.0, max=100.0, step=0.1, round=0.01, optional=True
+        ),
+        "steps_low": widget("INT", 0, min=0, max=10000, optional=True),
+        "sampler_low": widget("COMBO", "same", options=["same", HOST], optional=True),
+        "scheduler_low": widget("COMBO", "same", options=["same", HOST], optional=True),
+        "positive_low": socket("CONDITIONING", optional=True),
+        "negative_low": socket("CONDITIONING", optional=True),
     },
     "SurfReshiftGuider": {
         "model": socket("MODEL"),
@@ -63,6 +73,14 @@ INPUTS = {
         "noise_policy": widget("COMBO", "inherited", options=["fresh", "inherited"], advanced=True),
         "handover": widget("COMBO", "reuse", options=["reuse", "evaluate"], advanced=True),
         "model_low": socket("MODEL", optional=True),
+        "model_low_noise": socket("MODEL", optional=True),
+        "expert_boundary": widget("FLOAT", 0.0, min=0.0, max=1.0, step=0.005, optional=True),
+        "cfg_low_noise": widget(
+            "FLOAT", 0.0, min=0.0, max=100.0, step=0.1, round=0.01, optional=True
+        ),
+        "steps_low": widget("INT", 0, min=0, max=10000, optional=True),
+        "positive_low": socket("CONDITIONING", optional=True),
+        "negative_low": socket("CONDITIONING", optional=True),
     },
     "SurfLatentDownscale": {
         "samples": socket("LATENT"),

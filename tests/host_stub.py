@@ -28,6 +28,8 @@ latents = load_beside("host_stub_latents.py", "host_stub_latents")
 FORMATS, Wan21 = latents.FORMATS, latents.Wan21
 prepare_noise, prepare_mask = latents.prepare_noise, latents.prepare_mask
 fix_empty_latent_channels = latents.fix_empty_latent_channels
+samplers = load_beside("host_stub_samplers.py", "host_stub_samplers")
+FUNCTIONS, euler, sampler_object = samplers.FUNCTIONS, samplers.euler, samplers.sampler_object
 
 
 class DiscreteFlow(torch.nn.Module):
@@ -157,51 +159,10 @@ class KSampler:
         self.sigmas = sigmas[-(steps + 1) :]
 
 
-def euler(model, x, sigmas, seed, callback):
-    for i in range(len(sigmas) - 1):
-        denoised = model(x, sigmas[i].expand(len(x)))
-        callback(i, denoised, x)
-        x = x + (x - denoised) / sigmas[i] * (sigmas[i + 1] - sigmas[i])
-    return x
-
-
-def euler_ancestral(model, x, sigmas, seed, callback):
-    generator = torch.Generator().manual_seed(seed + 1)
-    for i in range(len(sigmas) - 1):
-        now, after = sigmas[i], sigmas[i + 1]
-        denoised = model(x, now.expand(len(x)))
-        callback(i, denoised, x)
-        if after == 0:
-            return denoised
-        down = after * after / now
-        lift = (1 - after) / (1 - down)
-        x = lift * torch.lerp(denoised, x, down / now)
-        noise = torch.randn(x.shape, generator=generator)
-        x = x + (after**2 - (down * lift) ** 2).sqrt() * noise
-    return x
-
-
-def sample_unipc(model, x, sigmas, seed, callback):
-    """Keeps the two faults of the real one: blind on one interval, writes into its sigmas."""
-    sigmas[-1] = 0.001 if sigmas[-1] == 0 else sigmas[-1]
-    return x if len(sigmas) == 2 else euler(model, x, sigmas, seed, callback)
-
-
-def sample_unipc_bh2(model, x, sigmas, seed, callback):
-    return sample_unipc(model, x, sigmas, seed, callback)
-
-
-def dpm_fast_function(model, x, sigmas, seed, callback):
-    raise AssertionError("reached the sampler")
-
-
-def dpm_adaptive_function(model, x, sigmas, seed, callback):
-    raise AssertionError("reached the sampler")
-
-
-FUNCTIONS = {"euler": euler, "euler_ancestral": euler_ancestral, "dpm_2": euler,
-             "uni_pc": sample_unipc, "uni_pc_bh2": sample_unipc_bh2, "dpm_fast": dpm_fast_function,
-             "dpm_adaptive": dpm_adaptive_function}  # fmt: skip
+def convert_cond(cond):
+    """Entries as guiders keep them."""
+    added = {"model_conds": {}, "uuid": None}
+    return [{**options, "cross_attn": text, **added} for text, options in cond]
 
 
 class CFGGuider:
@@ -210,21 +171,30 @@ class CFGGuider:
         self.original_conds, self.cfg = {}, 1.0
 
     def set_conds(self, positive, negative):
-        self.original_conds = {"positive": positive, "negative": negative}
+        self.inner_set_conds({"positive": positive, "negative": negative})
+
+    def inner_set_conds(self, conds):
+        for name, cond in conds.items():
+            self.original_conds[name] = convert_cond(cond)
 
     def set_cfg(self, cfg):
         self.cfg = cfg
 
     def outer_predict_noise(self, x, timestep, model_options={}, seed=None):  # noqa: B006
-        return self.predict_noise(x, timestep, model_options, seed)
+        # Imported late: host_stub_models.py is installed after this class is made.
+        from comfy.patcher_extension import WrapperExecutor, get_all_wrappers
+
+        wrappers = get_all_wrappers(WrappersMP.PREDICT_NOISE, self.model_options, True)
+        run = WrapperExecutor.new_class_executor(self.predict_noise, self, wrappers)
+        return run.execute(x, timestep, model_options, seed)
 
     def predict_noise(self, x, timestep, model_options={}, seed=None):  # noqa: B006
         patcher, sigma = self.model_patcher, timestep.view(-1, *[1] * (x.ndim - 1))
         options = self.model_options
-        conds = {name: cond[0][0].mean() for name, cond in self.original_conds.items()}
+        conds = {k: cond[0]["cross_attn"].mean() for k, cond in self.original_conds.items()}
         patcher.seen.append(
             SimpleNamespace(size=tuple(x.shape[-2:]), sigma=timestep[0].item(), cfg=self.cfg,
-                            patcher=patcher, conds=self.original_conds, mask=self.mask)
+                            patcher=patcher, mask=self.mask, conds=self.seen_conds())
         )  # fmt: skip
 
         def estimate(cond):
@@ -247,6 +217,10 @@ class CFGGuider:
                  "sigma": timestep, "model_options": model_options, "input": x}
             )  # fmt: skip
         return out
+
+    def seen_conds(self):
+        """What a test reads of the conditioning, in the form that nodes make."""
+        return {k: [[e["cross_attn"], e] for e in cond] for k, cond in self.original_conds.items()}
 
     def sample(
         self, noise, latent_image, sampler, sigmas, denoise_mask=None, callback=None,
@@ -324,14 +298,11 @@ def throw_exception_if_processing_interrupted():
     pass
 
 
-def sampler_object(name):
-    return SimpleNamespace(sampler_function=FUNCTIONS[name])
-
-
 class WrappersMP:
     DIFFUSION_MODEL = "diffusion_model"
     PREPARE_SAMPLING = "prepare_sampling"
     OUTER_SAMPLE = "outer_sample"
+    PREDICT_NOISE = "predict_noise"
 
 
 def contents():

@@ -27,6 +27,7 @@ RANK = {
     "checks": 0,
     "header": 0,
     "schedule": 1,
+    "legs": 2,
     "resample": 1,
     "tiles": 1,
     "colour": 2,

@@ -29,6 +29,8 @@ CORE = {
     "VAEDecode": ("samples vae", "IMAGE", ""),
     "VAELoader": ("", "VAE", "vae_name"),
 }
+OF_THE_HOST = ("sampler_name", "scheduler", "sampler_low", "scheduler_low")
+"""Inputs whose options the host knows."""
 FOLDERS = {"diffusion_models", "text_encoders", "vae", "clip_vision", "loras"}
 
 
@@ -93,7 +95,7 @@ def node_faults(node):
 def value_faults(where, kind, values):
     """Widget values that the node would not accept, and policies that are not the default."""
     for item in NODES[kind].define_schema().inputs:
-        if item.id not in values or item.id in ("sampler_name", "scheduler"):
+        if item.id not in values or item.id in OF_THE_HOST:
             continue
         value = values[item.id]
         options = getattr(item, "options", None)
@@ -226,7 +228,7 @@ def test_every_help_page_names_every_input_and_output(node_id):
     assert [name for name in names if f"| `{name}` |" not in page] == []
     for item in schema.inputs:
         options = getattr(item, "options", None)
-        if options and item.id not in ("sampler_name", "scheduler"):
+        if options and item.id not in OF_THE_HOST:
             assert all(f"`{option}`" in page for option in options), item.id
 
 
@@ -321,7 +323,7 @@ def change_video_format(graph):
         (rename_node, "no such node"),
         (rename_input, "no input samples"),
         (rename_input, "input latent is not connected"),
-        (drop_widget, "17 widget values for 18 widgets"),
+        (drop_widget, "22 widget values for 23 widgets"),
         (swap_widgets, "low_resolution has no option 0.5"),
         (leave_range, "sigma_start 1.5 is outside"),
         (cut_link, "not known at both ends"),

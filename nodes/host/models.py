@@ -212,11 +212,11 @@ def check_grid(model: Any, rows: int, cols: int) -> None:
     )
 
 
-def check_pair(model: Any, low: Any) -> None:
-    """Refuse a second model with another latent space."""
+def check_pair(model: Any, low: Any, name: str = "model_low") -> None:
+    """Refuse a second model with another latent space; `name` is its input."""
     first, second = (m.get_model_object("latent_format") for m in (model, low))
     if type(first) is not type(second):
         raise ValueError(
-            f"model_low must use the latents of model ({type(first).__name__}), got "
+            f"{name} must use the latents of model ({type(first).__name__}), got "
             f"{type(second).__name__}; connect a model of the same family."
         )

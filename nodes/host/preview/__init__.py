@@ -1,15 +1,20 @@
 """Sample with a switch of resolution: its plan, a guider, a KSampler."""
 
-from .guider import ReshiftGuider
-from .ksampler import sample_preview, samplers, schedulers
+from .guider import reshift_guider
+from .ksampler import SAME, sample_preview, samplers, schedulers
 from .plan import Switch, check_low_sides, check_switch_step
+from .sides import Sides, check_expert_numbers, take
 
 __all__ = [
-    "ReshiftGuider",
+    "SAME",
+    "Sides",
     "Switch",
+    "check_expert_numbers",
     "check_low_sides",
     "check_switch_step",
+    "reshift_guider",
     "sample_preview",
     "samplers",
     "schedulers",
+    "take",
 ]

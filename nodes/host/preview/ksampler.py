@@ -15,9 +15,14 @@ from ....surf_core.checks import check_choice
 from .. import models
 from ..conditioning import Conditioning, with_made_for
 from ..latents import close_latent, open_latent, to_intermediate
-from .guider import ReshiftGuider
+from .guider import ReshiftGuider, cfg_guider
 from .leg import OWN_GRID, check_sampler
+from .legs import Call, Course
 from .plan import Switch
+from .sides import Sides
+
+SAME = "same"
+"""Name of the sampler or scheduler before the switch, for those after it."""
 
 
 def samplers() -> tuple[str, ...]:
@@ -49,22 +54,25 @@ def sample_preview(
     positive: Conditioning,
     negative: Conditioning,
     latent: dict,
-    seed: int,
     plan: Switch,
+    sides: Sides,
     *,
+    seed: int,
     steps: int,
     shift: float,
     shift_low: float,
     sampler_name: str,
     scheduler: str,
     denoise: float,
-    model_low: Any = None,
+    sampler_low: str = SAME,
+    scheduler_low: str = SAME,
 ) -> tuple[dict, dict]:
     """Sample a LATENT with a switch of resolution.
 
     Args:
         seed: 0..2**64 - 1.
         shift, shift_low: timestep shifts before and after; 0 leaves the model's own.
+        sampler_low, scheduler_low: after the switch; SAME for those before it.
 
     Returns:
         (preview, switch_x0): LATENTs at the low and at the high resolution; both carry the high
@@ -73,40 +81,56 @@ def sample_preview(
     Raises:
         ValueError: anything that cannot work, before the first evaluation.
     """
-    if sampler_name not in OWN_GRID:
-        check_choice(sampler_name, "sampler_name", samplers())
+    after = sampler_name if sampler_low == SAME else sampler_low
+    spaced = scheduler if scheduler_low == SAME else scheduler_low
+    sampler = _sampler(sampler_name, "sampler_name")
+    other = sampler if sampler_low == SAME else _sampler(sampler_low, "sampler_low")
     check_choice(scheduler, "scheduler", schedulers())
-    sampler = comfy.samplers.sampler_object(sampler_name)
+    check_choice(spaced, "scheduler_low", schedulers())
+    high, low = sides.stages(model, shift, shift_low, other)
+    samples = open_latent(high.models[0], latent, "latent_image")
+    course = Course(
+        plan=plan,
+        high=high,
+        low=low,
+        boundary=sides.expert_boundary,
+        sigmas_low=schedule(low.models[0], steps, after, spaced, denoise),
+    )
+    sigmas = schedule(high.models[0], steps, sampler_name, scheduler, denoise)
+    guider = cfg_guider(high.models[0], positive, negative, sides.cfg)
+    return sample_latent(guider, course, latent, samples, sampler, sigmas, seed)
+
+
+def _sampler(name: str, which: str) -> Any:
+    """Return the host's sampler of a name, or refuse it."""
+    if name not in OWN_GRID:
+        check_choice(name, which, samplers())
+    sampler = comfy.samplers.sampler_object(name)
     check_sampler(sampler)
-    low = model if model_low is None else model_low
-    for each in (model, low):
-        models.check_flow(each)
-    model, low = models.with_shift(model, shift), models.with_shift(low, shift_low)
-    samples = open_latent(model, latent, "latent_image")
-    sigmas, sigmas_low = (
-        schedule(each, steps, sampler_name, scheduler, denoise) for each in (model, low)
+    return sampler
+
+
+def sample_latent(
+    guider: Any,
+    course: Course,
+    latent: dict,
+    samples: Tensor,
+    sampler: Any,
+    sigmas: Tensor,
+    seed: int,
+) -> tuple[dict, dict]:
+    """Sample a LATENT in legs, under one progress bar: LATENTs (preview, switch_x0)."""
+    estimates: list[Tensor] = []
+    reshift = ReshiftGuider(guider, course, estimates.append)
+    model = guider.model_patcher
+    noise = comfy.sample.prepare_noise(samples, seed, latent.get("batch_index"))
+    call = Call(
+        noise=noise, samples=samples, sampler=sampler, sigmas=sigmas, mask=latent.get("noise_mask")
     )
-    estimates = []
-    guider = ReshiftGuider(
-        model,
-        positive,
-        negative,
-        plan,
-        model_low=low,
-        sigmas_low=sigmas_low,
-        on_switch=estimates.append,
-    )
-    out = guider.sample(
-        comfy.sample.prepare_noise(samples, seed, latent.get("batch_index")),
-        samples,
-        sampler,
-        sigmas,
-        denoise_mask=latent.get("noise_mask"),
-        callback=latent_preview.prepare_callback(model, plan.evaluations(len(sigmas) - 1)),
-        disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
-        seed=seed,
-    )
-    estimate = estimates[0] if plan.switch_step == 0 else to_intermediate(estimates[0])
+    legs = reshift.legs(call)
+    callback = latent_preview.prepare_callback(model, sum(leg.evaluations for leg in legs))
+    out = reshift.run(legs, call, callback, not comfy.utils.PROGRESS_BAR_ENABLED, seed)
+    estimate = estimates[0] if legs[0].place else to_intermediate(estimates[0])
     made_for = tuple(side * models.cell_side(model) for side in samples.shape[-2:])
     preview, switch_x0 = (
         with_made_for(close_latent(latent, x), made_for) for x in (to_intermediate(out), estimate)

@@ -10,6 +10,7 @@ from typing import Any
 import comfy.samplers
 from torch import Tensor
 
+from ....surf_core.legs import START
 from ..conditioning import Conditioning
 from ..node import NodeLog
 
@@ -25,19 +26,39 @@ class Segment:
 
     model: Any
     """The host's model patcher."""
-    cfg: float
-    """Guidance scale."""
+    own_model: bool
+    """Whether that is the guider's own model or a clone of ours of it."""
+    cfg: float | None
+    """Guidance scale; None keeps that of the guider."""
     conds: dict[str, Conditioning] | None
-    """"positive" and "negative" for this size; None keeps those of the guider."""
+    """All conditioning for this size, by name; None keeps that of the guider."""
     size: tuple[int, int]
     """Rows and columns in latent cells."""
     sigmas: Tensor
     """[n + 1]; the samplers may write into it."""
-    stage: str
-    """What errors call it, e.g. "before the switch"."""
+    place: int
+    """How many switches of resolution come before it."""
+    sampler: Any
+    """The host's SAMPLER."""
+    begins: str = START
+    """How it takes over from the leg before: see surf_core.legs."""
     estimates: bool = False
     """Whether it is one evaluation, for the clean part and the noise of a latent that holds both:
     without a noise mask, which would paste the noise."""
+    switches: bool = False
+    """Whether it is the last one before the first switch of resolution."""
+
+    @property
+    def evaluations(self) -> int:
+        """Steps of the schedule."""
+        return len(self.sigmas) - 1
+
+    @property
+    def stage(self) -> str:
+        """What errors call it."""
+        if self.estimates:
+            return "of the noisy latent"
+        return "after the switch" if self.place else "before the switch"
 
 
 def check_sampler(sampler: Any) -> None:
@@ -51,11 +72,12 @@ def check_sampler(sampler: Any) -> None:
             )
 
 
-def sampler_for(sampler: Any, segment: Segment) -> Any:
+def sampler_for(segment: Segment) -> Any:
     """Replace a sampler by euler: for an estimate, and uni_pc, which cannot take a single step."""
+    sampler = segment.sampler
     name = getattr(getattr(sampler, "sampler_function", None), "__name__", "")
     if not segment.estimates:
-        if len(segment.sigmas) != 2 or "unipc" not in name:
+        if segment.evaluations != 1 or "unipc" not in name:
             return sampler
         log.info(
             "uni_pc would return its input for a single step; euler takes it (%s).",

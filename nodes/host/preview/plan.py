@@ -1,15 +1,20 @@
 """Where and how the resolution drops, checked before anything is loaded."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
 from ....surf_core.checks import check_choice
+from ....surf_core.legs import Turn
 from ....surf_core.reshift import NOISE_POLICIES
 from ....surf_core.schedule import HANDOVERS, SIGMA_POLICIES
 from .. import models
+from ..conditioning import Conditioning
 from ..latents import check_sides, low_size
+
+Size = tuple[int, int]
+"""Rows and columns in latent cells."""
 
 
 def check_switch_step(steps: int, switch_step: int) -> None:
@@ -27,23 +32,9 @@ def check_low_sides(low_resolution: str, low_width: int, low_height: int) -> Non
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Switch:
-    """Where and how the resolution drops; its fields are inputs of both nodes."""
+class Policies:
+    """How a leg takes over from one at another size; its fields are inputs of all nodes."""
 
-    switch_step: int
-    """High-resolution steps before the switch; 0 is all low, the number of steps all high."""
-    cfg: float
-    """Guidance before the switch."""
-    cfg_low: float
-    """Guidance after the switch."""
-    low_resolution: str
-    """"by scale", "by size" or a bucket."""
-    low_scale: float
-    """Factor per side for "by scale", at most 1."""
-    low_width: int
-    """Pixels for "by size"."""
-    low_height: int
-    """Pixels for "by size"."""
     sigma_policy: str
     """One of schedule.SIGMA_POLICIES."""
     noise_policy: str
@@ -56,13 +47,32 @@ class Switch:
         check_choice(self.noise_policy, "noise_policy", NOISE_POLICIES)
         check_choice(self.handover, "handover", HANDOVERS)
 
-    def evaluations(self, steps: int) -> int:
-        """Count the evaluations of a schedule of `steps` steps, for one progress bar."""
-        return steps + (self.handover == "evaluate" and 0 < self.switch_step < steps)
+    @property
+    def inherits(self) -> bool:
+        """Whether the noise after a switch is what is left of the noise before it."""
+        return self.noise_policy == "inherited"
 
-    def size(self, model: Any, samples: Tensor) -> tuple[int, int]:
-        """Find the low resolution of a latent, (rows, cols) in cells."""
-        return low_size(
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Switch(Policies):
+    """Where and how the resolution drops once; its fields are inputs of the nodes."""
+
+    switch_step: int
+    """High-resolution steps before the switch; 0 is all low, the number of steps all high."""
+    low_resolution: str
+    """"by scale", "by size" or a bucket."""
+    low_scale: float
+    """Factor per side for "by scale", at most 1."""
+    low_width: int
+    """Pixels for "by size"."""
+    low_height: int
+    """Pixels for "by size"."""
+    steps_low: int = 0
+    """Steps after the switch; 0 for the rest of the schedule."""
+
+    def sizes(self, model: Any, samples: Tensor) -> list[tuple[int, Size]]:
+        """List the switches of a latent: (steps before it, size after it)."""
+        size = low_size(
             samples,
             models.cell_side(model),
             models.side_multiple(model),
@@ -71,3 +81,34 @@ class Switch:
             width=self.low_width,
             height=self.low_height,
         )
+        return [(self.switch_step, size)]
+
+
+def turns(source: Size, sizes: list[tuple[int, Size]]) -> list[Turn]:
+    """Give each switch the ratio of its size to the size before."""
+    made, before = [], source
+    for step, size in sizes:
+        ratio = ((before[0] * before[1]) / (size[0] * size[1])) ** 0.5
+        made.append(Turn(step=step, ratio=ratio))
+        before = size
+    return made
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stage:
+    """What samples before, or after, the switch."""
+
+    models: tuple[Any, ...]
+    """One MODEL, or the high-noise and the low-noise expert."""
+    cfg: float | None = None
+    """Guidance scale; None keeps the guider's own."""
+    cfg_low_noise: float = 0.0
+    """Guidance scale of the low-noise expert; 0 for `cfg`."""
+    conds: dict[str, Conditioning] = field(default_factory=dict)
+    """Conditioning made for this size, by the guider's names; the rest is resized."""
+    sampler: Any = None
+    """The host's SAMPLER; None for that of the sampling call."""
+
+    def cfg_of(self, expert: int) -> float | None:
+        """Return the guidance scale of an expert."""
+        return self.cfg_low_noise if expert and self.cfg_low_noise else self.cfg

@@ -1,0 +1,166 @@
+"""Run the legs of a plan as one sampling call: the resolution changes between them, never inside.
+
+Each leg is a plain call of a copy of the host's guider, so conditioning, memory, masks, caches and
+previews are built for its size. A clean estimate is resized and noised again for the next leg; a
+noisy latent is never resized. Where the size stays, the latent goes on with the noise left in it.
+
+Dims: B batch, C channels, T latent frames, H, W latent cells.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ....surf_core.legs import ESTIMATE, LEFTOVER
+from ....surf_core.resample import resize
+from ..finite import MODEL_CAUSES, NonFiniteGuard, check_finite
+from ..latents import is_blank, to_intermediate
+from ..node import reporting_as
+from .guiders import for_leg
+from .leg import Segment, one_bar, sampler_for
+from .legs import Call
+from .noise import fresh_noise, inherited_noise, item_seed, noise_of, sampler_seed, second_seed
+
+
+@dataclass
+class Relay:
+    """What one leg hands to the next."""
+
+    x: Tensor
+    """[B, C, (T,) H, W], VAE space; clean, or with noise left in it."""
+    noise: Tensor
+    """[B, C, (T,) H, W], what the next leg adds to it; zeros where x holds its noise."""
+    seed: int
+    """Of the sampler."""
+    evaluation: tuple[Tensor, Tensor, Tensor] | None = None
+    """Last (x, sigma, x0) of the leg before, in the model's space."""
+
+
+class Run:
+    """One sampling call, leg by leg."""
+
+    def __init__(
+        self,
+        guider: Any,
+        legs: list[Segment],
+        call: Call,
+        *,
+        inherits: bool,
+        node: str,
+        on_switch: Callable[[Tensor], None] | None,
+    ):
+        """Take a GUIDER, which stays as it is, and the legs that it runs.
+
+        Args:
+            inherits: whether the noise after a switch is what is left of the noise before it.
+            node: whose name errors begin with.
+            on_switch: called once with the clean estimate at the first switch, VAE space.
+        """
+        self.guider, self.legs, self.call = guider, legs, call
+        self.inherits, self.node, self.on_switch = inherits, node, on_switch
+
+    def sample(self, callback: Callable[..., None] | None, disable_pbar: bool, seed: int) -> Tensor:
+        """Run every leg: [B, C, (T,) h, w], VAE space, on the device of the model."""
+        call, callback_of = self.call, one_bar(callback, [leg.evaluations for leg in self.legs])
+        relay = Relay(x=call.samples, noise=call.noise, seed=seed)
+        seeds = self._seeds(seed)
+        if self.legs[0].place and self.on_switch is not None:
+            self.on_switch(call.samples)
+        for index, leg in enumerate(self.legs):
+            if index and not self.legs[index - 1].estimates:
+                relay.seed = second_seed(relay.seed)
+            self._begin(relay, leg, seeds.get(leg.place))
+            self._run(relay, leg, index, callback_of(index), disable_pbar)
+            if leg.switches and self.on_switch is not None:
+                self.on_switch(self._estimate(relay, leg))
+        return relay.x
+
+    def _seeds(self, seed: int) -> dict[int, list[int]]:
+        """Give the items a seed of fresh noise at each new size, from their first noise.
+
+        Before the first leg, since the host's context windows write into its noise.
+        """
+        if self.inherits or is_blank(self.call.noise):
+            return {}
+        made = {}
+        for place in range(1, self.legs[-1].place + 1):
+            made[place] = [item_seed(seed, noise) for noise in self.call.noise]
+            seed = second_seed(seed)
+        return made
+
+    def _begin(self, relay: Relay, leg: Segment, seeds: list[int] | None) -> None:
+        """Fit latent and noise to the leg that follows.
+
+        Args:
+            seeds: of the items, for fresh noise; None where it is inherited or zero.
+        """
+        if leg.begins == LEFTOVER:
+            relay.noise = torch.zeros_like(relay.x)
+            return
+        if leg.begins != ESTIMATE and leg.size == tuple(relay.x.shape[-2:]):
+            return
+        relay.x = resize(to_intermediate(relay.x), leg.size)
+        if relay.evaluation is not None:
+            relay.noise = inherited_noise(noise_of(relay.evaluation), leg.size)
+        elif seeds:
+            relay.noise = fresh_noise(relay.x, seeds)
+        elif is_blank(relay.noise):
+            relay.noise = torch.zeros_like(relay.x)
+        else:
+            relay.noise = inherited_noise(relay.noise, leg.size)
+
+    def _run(
+        self,
+        relay: Relay,
+        leg: Segment,
+        index: int,
+        callback: Callable[..., None] | None,
+        disable_pbar: bool,
+    ) -> None:
+        """Run one leg, and keep what the next one needs of its last evaluation."""
+        guard, records = NonFiniteGuard(leg.stage), self._records(index)
+        relay.evaluation = None
+
+        def see(x: Tensor, sigma: Tensor, x0: Tensor) -> None:
+            with reporting_as(self.node):
+                guard.see(x0, sigma)
+            if records:
+                relay.evaluation = (x.clone(), sigma, x0.clone())
+
+        relay.x = for_leg(self.guider, leg, see).sample(
+            relay.noise,
+            relay.x,
+            sampler_for(leg),
+            leg.sigmas,
+            None if leg.estimates else self.call.mask,
+            callback,
+            disable_pbar,
+            sampler_seed(relay.seed, leg.model.load_device),
+        )
+        with reporting_as(self.node):
+            guard.finish()
+            if records and relay.evaluation is None:
+                raise ValueError(
+                    "expected a guider that predicts through the host's wrappers, got "
+                    f"{type(self.guider).__name__}, whose predictions none of them sees; set "
+                    "noise_policy to fresh, or take the guider of the host."
+                )
+            check_finite(relay.x, f"what the sampler made {leg.stage}", MODEL_CAUSES)
+
+    def _records(self, index: int) -> bool:
+        """Say whether the last evaluation of a leg is needed after it."""
+        leg = self.legs[index]
+        if index == len(self.legs) - 1:
+            return False
+        if self.legs[index + 1].begins == LEFTOVER:
+            return leg.switches and self.on_switch is not None
+        return self.inherits or leg.estimates
+
+    def _estimate(self, relay: Relay, leg: Segment) -> Tensor:
+        """Return the clean estimate at the end of a leg, VAE space."""
+        if leg is self.legs[-1] or leg.sigmas[-1] == 0 or relay.evaluation is None:
+            return relay.x
+        return leg.model.model.process_latent_out(relay.evaluation[2])
