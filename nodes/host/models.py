@@ -23,6 +23,8 @@ STEP_CACHES = ("easycache", "lazycache")
 """Keys of the host's own wrappers that reuse the estimate of an earlier step."""
 NOISE_SHUFFLE = "ContextWindows_sampler_sample"
 """Key of the host's wrapper that applies FreeNoise."""
+H3_SHIFT = "minimax_h3_sigma_shift"
+"""How the host's transformer_options begin that name MiniMax H3's shifts, of video and audio."""
 TARGETS = ("1080p", "720p", "by scale", "by size", "1440p", "2160p")
 """Ways to name the size of a refined video, see `target_cells`; saved workflows know the order."""
 PADDING = ("WanModel", "HostRefinerDiT")
@@ -43,6 +45,21 @@ def check_flow(model: Any) -> None:
             f"expected a flow model such as Wan or HunyuanVideo, got a "
             f"{type(model.model).__name__} that samples as {_bases(sampling)}; "
             "connect a flow model."
+        )
+    check_audio_schedule(model)
+
+
+def check_audio_schedule(model: Any) -> None:
+    """Refuse a schedule of one shift on a model whose sound has a shift of its own: MiniMax H3.
+
+    The host would fail on it in the first evaluation.
+    """
+    sampling = model.get_model_object("model_sampling")
+    if hasattr(model.model, "audio_scale") and not hasattr(sampling, "audio_scale"):
+        raise ValueError(
+            f"expected a schedule with a shift for the sound, which {type(model.model).__name__} "
+            f"needs, got one that samples as {_bases(sampling)}; take ModelSamplingSD3 out, or use "
+            "ModelSamplingMiniMaxH3."
         )
 
 
@@ -65,7 +82,7 @@ def _bases(sampling: Any) -> str:
 
 
 def with_shift(model: Any, shift: float) -> Any:
-    """Clone a MODEL with another timestep shift; its multiplier and class stay.
+    """Clone a MODEL with another timestep shift; its multiplier, class and shift of sound stay.
 
     Args:
         shift: of the flow schedule; 0 leaves the model as it is.
@@ -86,13 +103,23 @@ def with_shift(model: Any, shift: float) -> Any:
         )
     new = copy.deepcopy(own)
     parameters = {"shift": shift, "timesteps": len(own.sigmas)}
+    parameters["audio_shift"] = getattr(own, "audio_shift", None)
     accepted = inspect.signature(new.set_parameters).parameters
     if "multiplier" in accepted:
         parameters["multiplier"] = own.multiplier
     new.set_parameters(**{key: value for key, value in parameters.items() if key in accepted})
     clone = model.clone()
     clone.add_object_patch("model_sampling", new)
+    if parameters["audio_shift"] is not None:
+        _tell_shifts(clone, shift, parameters["audio_shift"])
     return clone
+
+
+def _tell_shifts(clone: Any, video: float, audio: float) -> None:
+    """Tell MiniMax H3's network the shifts, from which it finds the noise level of the sound."""
+    said = {f"{H3_SHIFT}_video": video, f"{H3_SHIFT}_audio": audio}
+    options = clone.model_options.get("transformer_options", {})
+    clone.model_options = {**clone.model_options, "transformer_options": {**options, **said}}
 
 
 def without_step_caches(model: Any) -> Any:

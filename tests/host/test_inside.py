@@ -33,6 +33,7 @@ SCRIPTS = {
     "skip_run_cases.py": ("skip_run_cases.py",),
     "mask_cases.py": ("mask_cases.py",),
     "av_model_cases.py": ("av_model_cases.py",),
+    "guide_cases.py": ("guide_cases.py",),
     "fuzz_cases.py": ("fuzz_cases.py",),
 }
 """Script -> the files that hold its cases."""

@@ -16,6 +16,7 @@ from ....surf_core.resample import resize
 from ..node import NodeLog
 from .areas import scale_area
 from .grid import Conditioning, SizeChange, maps, tensors
+from .guides import move_guides, resize_entries, resize_keyframes
 
 log = NodeLog(__name__)
 
@@ -28,6 +29,7 @@ UNBOUND = frozenset(
         "audio_embed",
         "clip_vision_output",
         "attention_mask",
+        "minimax_refs",
     }
 )
 """Not resized: the host does it, or it is no map of the picture's cells."""
@@ -178,5 +180,10 @@ BOUND: dict[str, Callable[[Any, SizeChange], Any]] = {
     "control_video": _latents,
     "camera_conditions": _pixels,
     "area": scale_area,
+    "minimax_keyframes": lambda value, change: resize_keyframes(value, change.target),
+    "keyframe_idxs": lambda value, change: move_guides(
+        value, change.source, change.target, change.grid.cell
+    ),
+    "guide_attention_entries": lambda value, change: resize_entries(value, change.target),
 }
 """How to resize what the host does not, by key."""
