@@ -202,8 +202,9 @@ class CFGGuider:
                 return x - sigma * patcher.velocity(x, sigma, cond)
 
             wrapper = options.get("model_function_wrapper")
-            args = {"input": x, "timestep": timestep, "c": {}}
-            return wrapper(apply_model, args) if wrapper else apply_model(x, timestep)
+            c = {"latent_shapes": self.shapes} if len(self.shapes) > 1 else {}
+            args = {"input": x, "timestep": timestep, "c": c}
+            return wrapper(apply_model, args) if wrapper else apply_model(x, timestep, **c)
 
         good = estimate(conds["positive"])
         one = math.isclose(self.cfg, 1.0) and not options.get("disable_cfg1_optimization", False)
@@ -228,13 +229,18 @@ class CFGGuider:
     ):  # fmt: skip
         if not len(sigmas):
             return latent_image
+        shapes = [latent_image.shape]
+        if latent_image.is_nested:
+            latent_image, shapes = latents.pack_latents(latent_image.unbind())
+            noise, _ = latents.pack_latents(noise.unbind())
+        self.shapes = shapes
         model = self.model_patcher.model
         flow = self.model_patcher.get_model_object("model_sampling")
         if torch.count_nonzero(latent_image):
             latent_image = model.process_latent_in(latent_image)
         self.mask = mask = None
         if denoise_mask is not None:
-            mask = self.mask = prepare_mask(denoise_mask, noise.shape, noise.device)
+            mask = self.mask = latents.pack_mask(denoise_mask, shapes, noise.device)
 
         def guided(x, sigma):
             if mask is None:
@@ -245,11 +251,13 @@ class CFGGuider:
 
         def tell(step, denoised, x):
             if callback is not None:
-                callback(step, denoised, x, len(sigmas) - 1)
+                seen = (latents.unpacked(each, shapes) for each in (denoised, x))
+                callback(step, *seen, len(sigmas) - 1)
 
         x = flow.noise_scaling(sigmas[0], noise, latent_image)
         x = sampler.sampler_function(guided, x, sigmas, seed, tell)
-        return model.process_latent_out(flow.inverse_noise_scaling(sigmas[-1], x))
+        out = model.process_latent_out(flow.inverse_noise_scaling(sigmas[-1], x))
+        return latents.unpacked(out, shapes)
 
 
 BARS = []
@@ -333,7 +341,11 @@ def contents():
             "CFGGuider": CFGGuider, "KSampler": KSampler, "sampler_object": sampler_object,
         },
         "comfy.sampler_helpers": {"prepare_mask": prepare_mask},
-        "comfy.utils": {"PROGRESS_BAR_ENABLED": False, "ProgressBar": ProgressBar},
+        "comfy.nested_tensor": {"NestedTensor": latents.NestedTensor},
+        "comfy.utils": {
+            "PROGRESS_BAR_ENABLED": False, "ProgressBar": ProgressBar,
+            "pack_latents": latents.pack_latents, "unpack_latents": latents.unpack_latents,
+        },
         "comfy.patcher_extension": {"WrappersMP": WrappersMP},
         "comfy_api": {},
         "comfy_api.latest": {"io": api.io, "ui": api.ui, "ComfyExtension": object},

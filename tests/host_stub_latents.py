@@ -3,8 +3,55 @@
 Installed by host_stub.py.
 """
 
+import math
+
 import torch
 from torch.nn import functional as F
+
+
+class NestedTensor:
+    """Video and audio as one value: no tensor, and most functions of torch do not take it."""
+
+    def __init__(self, tensors):
+        self.tensors, self.is_nested = list(tensors), True
+
+    def unbind(self):
+        return self.tensors
+
+    def to(self, *args, **kwargs):
+        return NestedTensor([x.to(*args, **kwargs) for x in self.tensors])
+
+    @property
+    def shape(self):
+        return self.tensors[0].shape
+
+    @property
+    def ndim(self):
+        return max(x.ndim for x in self.tensors)
+
+    @property
+    def dtype(self):
+        return self.tensors[0].dtype
+
+    @property
+    def device(self):
+        return self.tensors[0].device
+
+
+def pack_latents(latents):
+    pack = torch.cat([x.reshape(x.shape[0], 1, -1) for x in latents], dim=-1)
+    return pack, [x.shape for x in latents]
+
+
+def unpack_latents(combined_latent, latent_shapes):
+    if len(latent_shapes) < 2:
+        return [combined_latent]
+    parts = []
+    for shape in latent_shapes:
+        count = math.prod(shape[1:])
+        part, combined_latent = combined_latent[..., :count], combined_latent[..., count:]
+        parts.append(part.reshape(len(part), *shape[1:]))
+    return parts
 
 
 class Wan21:
@@ -24,11 +71,23 @@ class Wan22(Wan21):
     latent_channels, spacial_downscale_ratio = 48, 16
 
 
-FORMATS = {16: Wan21, 48: Wan22}
+class LTXAV(Wan21):
+    latent_channels, spacial_downscale_ratio, temporal_downscale_ratio = 128, 32, 8
+
+
+FORMATS = {16: Wan21, 48: Wan22, 128: LTXAV}
 
 
 def prepare_noise(latent_image, seed, noise_inds=None):
-    generator, like = torch.manual_seed(seed), latent_image.dtype
+    generator = torch.manual_seed(seed)
+    if latent_image.is_nested:
+        parts = latent_image.unbind()
+        return NestedTensor([_noise(part, generator, noise_inds) for part in parts])
+    return _noise(latent_image, generator, noise_inds)
+
+
+def _noise(latent_image, generator, noise_inds):
+    like = latent_image.dtype
     if noise_inds is None:
         return torch.randn(latent_image.shape, generator=generator).to(like)
     one = (1, *latent_image.shape[1:])
@@ -54,9 +113,24 @@ def prepare_mask(noise_mask, shape, device):
     return repeated(mask, shape[0], 0).to(device)
 
 
+def pack_mask(denoise_mask, shapes, device):
+    """What a guider makes of a noise mask: one for all parts, ones for those without."""
+    masks = list(denoise_mask.unbind()) if denoise_mask.is_nested else [denoise_mask]
+    masks = masks[: len(shapes)] + [torch.ones(shape) for shape in shapes[len(masks) :]]
+    masks = [prepare_mask(*each, device) for each in zip(masks, shapes, strict=True)]
+    return pack_latents(masks)[0] if len(shapes) > 1 else masks[0]
+
+
+def unpacked(x, shapes):
+    """What a guider gives back: a plain latent as it is, else parts."""
+    return NestedTensor(unpack_latents(x, shapes)) if len(shapes) > 1 else x
+
+
 def fix_empty_latent_channels(
     model, latent_image, downscale_ratio_spacial=None, downscale_ratio_temporal=None
 ):
+    if latent_image.is_nested:
+        return latent_image
     kind, empty = model.get_model_object("latent_format"), not torch.count_nonzero(latent_image)
     if empty:
         if latent_image.shape[1] != kind.latent_channels:

@@ -109,6 +109,18 @@ def long_executes(root):
                 yield f"{name_of(root, path)}:{node.lineno} execute has {count} lines"
 
 
+def nested_elsewhere(root):
+    """Only nodes/host/nested.py asks whether a latent has parts, and takes them apart."""
+    words = r"is_nested|nested_tensor|NestedTensor|pack_latents|\bunbind\(\)|[\"']latent_shapes"
+    for path in pack_files(root):
+        name = name_of(root, path)
+        if not name.startswith("nodes/") or name == "nodes/host/nested.py":
+            continue
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            if re.search(words, line):
+                yield f"{name}:{number} knows of nested latents; use nodes/host/nested.py"
+
+
 def work_at_import(root):
     """The root imports nothing at module level but the standard library."""
     path = root / "__init__.py"
@@ -130,6 +142,7 @@ RULES = [
     not_ascii,
     old_style_registration,
     long_executes,
+    nested_elsewhere,
     work_at_import,
 ]
 LONG_EXECUTE = "class A:\n    def execute(cls):\n" + "        x = 1\n" * 11
@@ -179,6 +192,9 @@ PLANTED = [
     (not_ascii, "web/docs/planted.md", "a \u2192 b\n", "not ASCII"),
     (old_style_registration, "nodes/planted.py", "NODE_CLASS_MAPPINGS = {}\n", "NODE_CLASS"),
     (long_executes, "nodes/planted.py", LONG_EXECUTE, "11 lines"),
+    (nested_elsewhere, "nodes/planted.py", "x = getattr(y, 'is_nested', False)\n", "knows of"),
+    (nested_elsewhere, "nodes/host/planted.py", "a, b = y.unbind()\n", "knows of nested"),
+    (nested_elsewhere, "nodes/host/skip/planted.py", 'c["latent_shapes"]\n', "knows of nested"),
     (work_at_import, "__init__.py", "from .nodes import SurfExtension\n", "module level"),
 ]
 

@@ -15,6 +15,16 @@ from torch.nn import functional as F
 from ...surf_core.checks import FLOATS, check_choice, check_latent
 from ...surf_core.resample import METHODS, cell_pixels, resize, target_size
 from .leftover_noise import warn_of_noise
+from .nested import (
+    Parts,
+    check_parts,
+    is_joint,
+    join_mask,
+    split,
+    split_mask,
+    tensors_of,
+    video_channels,
+)
 
 LEAST_SIDE = 8
 """Pixels that each side is a multiple of, for all models: the smallest patch, or a whole cell."""
@@ -24,12 +34,13 @@ RATIO_KEYS = ("downscale_ratio_spacial", "downscale_ratio_temporal")
 """What newer hosts write into an empty latent, for the sampler only; spelled as there."""
 
 
-def check_plain(samples: Tensor, name: str) -> None:
+def check_plain(samples: Any, name: str) -> None:
     """Refuse what is not one finite latent, such as joint audio and video latents."""
-    if getattr(samples, "is_nested", False):
+    if is_joint(samples):
         raise ValueError(
-            f"{name}: expected one video latent, got a nested audio and video latent; "
-            "separate the video latent first and sample it alone."
+            f"{name}: expected one video latent, got nested video and audio, which this node does "
+            "not take; of LTX-2, separate the video with LTXVSeparateAVLatent and sample it "
+            "alone. MiniMax H3 has no video alone: sample both with SamplerCustomAdvanced."
         )
     check_latent(samples, name)
 
@@ -51,15 +62,27 @@ def open_latent(model: Any, latent: dict, name: str) -> Tensor:
         ValueError: nested, not finite, not of this model's channels, or a video for an image model
             and the reverse.
     """
-    samples = latent.get("samples")
-    check_plain(samples, name)
-    check_frames(model, samples, name)
-    check_companions(latent, samples, name)
+    check_plain(latent.get("samples"), name)
+    parts = open_parts(model, latent, name)
+    # The host gives an empty latent its audio, where the model needs one.
+    check_plain(parts.joined(), name)
+    return parts.video
+
+
+def open_parts(model: Any, latent: dict, name: str) -> Parts:
+    """Take the samples out of a LATENT, plain or of video and audio; otherwise as `open_latent`.
+
+    Raises:
+        ValueError: as `open_latent`, audio for a model without, or none for one that needs it.
+    """
+    video = split(latent.get("samples"), name).video
+    check_frames(model, video, name)
+    check_companions(latent, video, name)
     accepted = inspect.signature(comfy.sample.fix_empty_latent_channels).parameters
     ratios = {key: latent[key] for key in RATIO_KEYS if key in latent and key in accepted}
-    samples = comfy.sample.fix_empty_latent_channels(model, samples, **ratios)
+    samples = comfy.sample.fix_empty_latent_channels(model, latent["samples"], **ratios)
     check_channels(model, samples, name)
-    return samples
+    return split(samples, name)
 
 
 def check_companions(latent: dict, samples: Tensor, name: str) -> None:
@@ -75,7 +98,12 @@ def check_companions(latent: dict, samples: Tensor, name: str) -> None:
 
 def check_noise_mask(mask: Any, name: str) -> None:
     """Refuse a noise mask that the host cannot resize: of bools or whole numbers, or not finite."""
-    if mask is None or getattr(mask, "is_nested", False):
+    for part in tensors_of(mask):
+        _check_mask_part(part, name)
+
+
+def _check_mask_part(mask: Any, name: str) -> None:
+    if mask is None:
         return
     kind = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
     if kind not in FLOATS:
@@ -106,14 +134,16 @@ def check_frames(model: Any, samples: Tensor, name: str) -> None:
     )
 
 
-def check_channels(model: Any, samples: Tensor, name: str) -> None:
-    """Refuse a latent that was encoded for another model family."""
-    check_frames(model, samples, name)
-    check_latent(samples, name, channels=model.get_model_object("latent_format").latent_channels)
+def check_channels(model: Any, samples: Any, name: str) -> None:
+    """Refuse a latent, plain or of video and audio, that was encoded for another model family."""
+    parts = split(samples, name)
+    check_frames(model, parts.video, name)
+    check_parts(model, parts, name)
+    check_latent(parts.video, name, channels=video_channels(model))
 
 
-def to_intermediate(samples: Tensor) -> Tensor:
-    """Move a result to the device and dtype in which this host keeps latents."""
+def to_intermediate(samples: Any) -> Any:
+    """Move a result, plain or nested, to the device and dtype in which this host keeps latents."""
     host = comfy.model_management
     # Newer hosts can keep latents in half precision.
     dtype = host.intermediate_dtype() if hasattr(host, "intermediate_dtype") else samples.dtype
@@ -130,17 +160,25 @@ def resize_mask(mask: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(flat, size=size, **how).reshape(*mask.shape[:-2], *size).to(mask.dtype)
 
 
-def close_latent(latent: dict, samples: Tensor) -> dict:
-    """Put new samples into a copy of a LATENT: batch_index stays, the noise mask fits the size."""
+def close_latent(latent: dict, samples: Any) -> dict:
+    """Put new samples into a copy of a LATENT: batch_index stays, the noise mask fits the size.
+
+    Args:
+        samples: plain, or of video and audio; of the latter, the video's size counts.
+    """
     out = {key: value for key, value in latent.items() if key not in RATIO_KEYS}
     out["samples"] = samples
     if out.get("noise_mask") is not None:
-        size = tuple(latent["samples"].shape[-2:])
-        new = tuple(samples.shape[-2:])
-        out["noise_mask"] = (
-            out["noise_mask"] if new == size else resize_mask(out["noise_mask"], new)
-        )
+        old, new = (tuple(tensors_of(x)[0].shape[-2:]) for x in (latent["samples"], samples))
+        if new != old:
+            out["noise_mask"] = _resize_video_mask(out["noise_mask"], new, samples)
     return out
+
+
+def _resize_video_mask(mask: Any, size: tuple[int, int], samples: Any) -> Any:
+    """Resize the video's noise mask in space; that of the audio stays."""
+    video, audio = split_mask(mask)
+    return join_mask(resize_mask(video, size), audio, Parts(*tensors_of(samples)))
 
 
 def downscale_latent(
@@ -155,7 +193,7 @@ def downscale_latent(
     """Make a LATENT smaller in space, noise mask included.
 
     Args:
-        latent: LATENT, 4-D or 5-D samples; not changed.
+        latent: LATENT, 4-D or 5-D samples, or video and audio, which stays; not changed.
         resolution: "by scale", "by size" or a bucket.
         scale: factor per side for "by scale".
         width, height: pixels for "by size".
@@ -163,11 +201,11 @@ def downscale_latent(
         vae: the host's VAE of the latent, which knows its cells.
 
     Raises:
-        ValueError: no plain latent, a size that does not fit, one above the input's, or one in
+        ValueError: no usable latent, a size that does not fit, one above the input's, or one in
             pixels for a latent whose cells are not known.
     """
-    samples = latent.get("samples")
-    check_plain(samples, "samples")
+    parts = split(latent.get("samples"), "samples")
+    samples = parts.video
     check_companions(latent, samples, "samples")
     cell = known_cell(latent, samples, vae, resolution)
     # Without a MODEL at hand, a patch of two cells is assumed: right for Wan, safe for others. The
@@ -178,10 +216,10 @@ def downscale_latent(
     )
     warn_of_noise(samples, "samples")
     check_choice(method, "method", METHODS)
-    small = resize(samples, size, method)
+    small = parts.with_video(resize(samples, size, method)).joined()
     out = {**latent, "samples": small}
     if latent.get("noise_mask") is not None:
-        out["noise_mask"] = resize_mask(latent["noise_mask"], size)
+        out["noise_mask"] = _resize_video_mask(latent["noise_mask"], size, small)
     return out
 
 
@@ -239,6 +277,6 @@ def low_size(samples: Tensor, cell: int, multiple: int, **target: Any) -> tuple[
     return high // cell, wide // cell
 
 
-def is_blank(samples: Tensor) -> bool:
+def is_blank(samples: Any) -> bool:
     """Say whether all values are zero: an empty latent, or noise that is off."""
-    return not bool(torch.count_nonzero(samples))
+    return not any(bool(torch.count_nonzero(part)) for part in tensors_of(samples))

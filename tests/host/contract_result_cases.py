@@ -117,6 +117,39 @@ def case_latents_are_prepared_as_the_hosts():
             alike(STUB.prepare_mask(*given), comfy.sampler_helpers.prepare_mask(*given))
 
 
+def nested(kind, *parts):
+    return kind([part.clone() for part in parts])
+
+
+def case_nested_latents_are_the_hosts():
+    import comfy.nested_tensor
+
+    fake, real = STUB.latents.NestedTensor, comfy.nested_tensor.NestedTensor
+    parts = inside.noise(2, 16, 3, 4, 6), inside.noise(2, 8, 5, 16, seed=2)
+    ours, theirs = nested(fake, *parts), nested(real, *parts)
+    for name in ("shape", "ndim", "dtype", "device", "is_nested"):
+        assert getattr(ours, name) == getattr(theirs, name), name
+    for one, other in zip(
+        ours.to(torch.float16).unbind(), theirs.to(torch.float16).unbind(), strict=True
+    ):
+        alike(one, other)
+    (pack, shapes), (expected, known) = (
+        module.pack_latents(list(parts)) for module in (STUB.latents, comfy.utils)
+    )
+    alike(pack, expected)
+    assert shapes == known
+    for given in ((pack, shapes), (torch.cat([pack, pack]), shapes), (parts[0], shapes[:1])):
+        outs = [module.unpack_latents(*given) for module in (STUB.latents, comfy.utils)]
+        for one, other in zip(*outs, strict=True):
+            alike(one, other)
+    for index in (None, [1, 0]):
+        drawn = [STUB.prepare_noise(ours, 7, index), comfy.sample.prepare_noise(theirs, 7, index)]
+        for one, other in zip(*(each.unbind() for each in drawn), strict=True):
+            alike(one, other)
+    assert comfy.sample.fix_empty_latent_channels(HOST.model(), theirs) is theirs
+    assert STUB.fix_empty_latent_channels(STUB.Patcher(), ours) is ours
+
+
 def case_empty_latents_become_what_the_host_makes_of_them():
 
     known = inspect.signature(comfy.sample.fix_empty_latent_channels).parameters

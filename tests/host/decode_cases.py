@@ -352,9 +352,16 @@ def case_short_main_memory_empties_the_hosts_caches():
         management.free_memory = free_memory
 
 
-def case_sound_and_nested_latents_are_refused():
+def case_of_nested_latents_the_video_is_decoded_as_by_the_host():
     vae, samples = wan(), noise(1, 16, 2, 6, 8)
-    nested = comfy.nested_tensor.NestedTensor([samples, noise(1, 8, 16)])
+    nested = {"samples": comfy.nested_tensor.NestedTensor([samples, noise(1, 8, 5, 16)])}
+    out = SurfVAEDecode.execute(nested | {"type": "audio"}, vae, 0, 0, 0).args[0]
+    assert torch.equal(out, nodes.VAEDecode().decode(vae, nested)[0])
+
+
+def case_sound_and_nested_latents_of_another_kind_are_refused():
+    vae, samples = wan(), noise(1, 16, 2, 6, 8)
+    nested = comfy.nested_tensor.NestedTensor([noise(1, 8, 5, 16), samples])
     for latent, words in (
         ({"samples": nested}, "nested"), ({"samples": samples, "type": "audio"}, "sound"),
         ({"samples": samples[:, :4]}, "channels"), ({"samples": samples[:, :, 0]}, "video latent"),

@@ -29,14 +29,12 @@ REFINE = {
 SIGMAS = torch.linspace(1, 0, 9)
 
 
-class NestedLatent:
-    """What the host hands on for video with sound."""
-
-    is_nested = True
-
-
 def latent(*shape, fill=0.0, **more):
     return {"samples": torch.full(shape or (1, 16, 3, 16, 24), fill), **more}
+
+
+def nested(*parts):
+    return {"samples": host_stub.latents.NestedTensor(parts)}
 
 
 def models():
@@ -56,7 +54,8 @@ def models():
 
 
 LATENTS = {
-    "nested": latent() | {"samples": NestedLatent()},
+    "nested": nested(latent()["samples"], torch.zeros(1, 8, 5, 16)),
+    "four parts": nested(*[latent()["samples"], torch.zeros(1, 8, 5, 16)] * 2),
     "no samples": {},
     "channels": latent(1, 8, 3, 16, 24, fill=1.0),
     "nan": latent(fill=NAN),
@@ -160,7 +159,7 @@ TABLE = [
      "ending at 0.75, does not reach", "split the sigmas later, switch earlier",
      "or set sigma_policy to same"),
     (G, {"low_resolution": "480p"}, "above the input's", "got", "choose a lower"),
-    (D, {"samples": "nested"}, "one video latent", "nested", "separate"),
+    (D, {"samples": "four parts"}, "two nested parts", "got 4 of", "join one video"),
     (D, {"samples": "no samples"}, "one tensor", "NoneType", "pass"),
     (D, {"samples": "nan"}, "finite", "NaN", "look at"),
     (D, {"samples": "3-d"}, r"\[B, C, H, W\]", "16, 16, 24", "pass a latent"),

@@ -3,6 +3,7 @@
 import logging
 import sys
 
+import host_stub
 import pytest
 import torch
 from surf.nodes.decode import SurfVAEDecode
@@ -210,12 +211,23 @@ def test_what_cannot_be_decoded_is_refused(change, samples, words):
     assert not vae.calls
 
 
-def test_nested_latents_are_refused():
-    class NestedSamples(torch.Tensor):
-        is_nested = True
+def joined(*parts):
+    return {"samples": host_stub.latents.NestedTensor(parts)}
 
-    with pytest.raises(ValueError, match="Surf VAE Decode: samples: .*nested"):
-        run(Vae(), {"samples": torch.zeros(1, 16, 2, 4, 4).as_subclass(NestedSamples)})
+
+def test_of_video_and_audio_the_video_is_decoded():
+    """LTX-2's joined latent keeps the type of its audio."""
+    samples, audio = latent(1, 16, 3, 20, 34), torch.full((1, 8, 5, 16), 9.0)
+    both = joined(samples["samples"], audio) | {"type": "audio"}
+    assert torch.equal(run(Vae(), both), run(Vae(), samples))
+    assert torch.equal(run(Vae(), both, piece=128), run(Vae(), samples, piece=128))
+    assert both["samples"].unbind()[1] is audio
+
+
+def test_parts_in_another_order_are_refused():
+    video, audio = torch.zeros(1, 16, 2, 4, 4), torch.zeros(1, 8, 5, 16)
+    with pytest.raises(ValueError, match="Surf VAE Decode: samples: .*nested parts.*LTXVConcatAV"):
+        run(Vae(), joined(audio, video))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -17,8 +17,8 @@ from surf.tests.nodes.test_refine import (
 )
 
 
-class NestedPreview(torch.Tensor):
-    is_nested = True
+def nested(*parts):
+    return {"samples": host_stub.latents.NestedTensor(parts)}
 
 
 def broken(value):
@@ -79,7 +79,7 @@ BAD = {
     "a mask of bools": (
         {"preview": latent(noise_mask=torch.ones(1, 4, 6, dtype=torch.bool))}, "torch.bool"),
     "sound and picture": (
-        {"preview": {"samples": torch.zeros(1, 16, 3, 4, 6).as_subclass(NestedPreview)}},
+        {"preview": nested(torch.zeros(1, 16, 3, 4, 6), torch.zeros(1, 8, 5, 16))},
         "one video latent", "nested", "separate"),
     "sigma 0": ({"sigma_start": 0.0}, "within 0.01 to 1", "got 0.0", "use 0.65"),
     "a sigma above 1": ({"sigma_start": 1.01}, "within 0.01 to 1", "got 1.01", "use 0.65"),

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..latents import check_plain
+from ..nested import is_joint, split
 from .decoding import Decoding
 from .memory import PIECE_OVERLAP, PIXEL_BYTES, check_main_memory
 
@@ -21,7 +21,7 @@ def decode_latent(vae: Any, latent: dict, width: int, height: int, side: int) ->
 
     Args:
         vae: the host's VAE; not changed.
-        latent: LATENT dictionary, 4-D or 5-D samples.
+        latent: LATENT dictionary, 4-D or 5-D samples, or video and audio: the video is decoded.
         width, height: pixels to keep, from the top left; 0 keeps all.
         side: pixels along a side of a piece; 0 chooses.
 
@@ -32,8 +32,7 @@ def decode_latent(vae: Any, latent: dict, width: int, height: int, side: int) ->
         ValueError: no latent of this VAE, a crop above its size, a piece that is too small, too
             little main memory, or frames that are not finite.
     """
-    samples = latent.get("samples")
-    check_plain(samples, "samples")
+    samples = split(latent.get("samples"), "samples").video
     _check_kind(vae, latent, samples)
     cell = vae.spacial_compression_decode()
     size = (samples.shape[-2] * cell, samples.shape[-1] * cell)
@@ -89,7 +88,9 @@ def decode(vae: Any, samples: Tensor, what: str, advice: str, side: int = 0) -> 
 
 def _check_kind(vae: Any, latent: dict, samples: Tensor) -> None:
     """Refuse sound, and latents of another VAE."""
-    sound = latent.get("type") == "audio" or vae.latent_dim == 1
+    # Nodes that join video and audio keep the type of the audio's dictionary.
+    typed = latent.get("type") == "audio" and not is_joint(latent["samples"])
+    sound = typed or vae.latent_dim == 1
     if sound or getattr(vae, "extra_1d_channel", None) is not None:
         raise ValueError(
             "expected a latent and a VAE of pictures, got sound; decode it with VAE Decode Audio."
