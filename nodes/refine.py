@@ -72,7 +72,7 @@ class SurfRefiner(io.ComfyNode):
     def execute(
         cls, model, positive, negative, latent, seed, resolution, scale, width, height, upsample,
         sigma_start, steps, cfg, window, low_band_lock, colour_match, vae=None, tile=0, mask=None,
-        seam=0, made_width=0, made_height=0,
+        seam=0, made_width=0, made_height=0, start_image=None,
     ) -> io.NodeOutput:  # fmt: skip
         settings = RefineSettings(
             seed=seed, sigma_start=sigma_start, steps=steps, cfg=cfg, window=window,
@@ -81,7 +81,7 @@ class SurfRefiner(io.ComfyNode):
         target = {"resolution": resolution, "scale": scale, "width": width, "height": height}
         out, (height, width) = refine(
             model, positive, negative, latent, settings, upsample=upsample, vae=vae, mask=mask,
-            seam=seam, made_for=(made_height, made_width), **target,
+            seam=seam, made_for=(made_height, made_width), start_image=start_image, **target,
         )  # fmt: skip
         return io.NodeOutput(out, width, height)
 
@@ -158,4 +158,10 @@ def _inputs() -> list:
             "of the refined part; 0 = a hard edge.",
         ),
         *made_for_inputs(),
+        declare(
+            io.Image.Input, "start_image", optional=True,
+            tooltip="The picture that the video starts from, where the latent has it in its first "
+            "frame under a noise mask of 0 (Wan 2.2 5B): encoded at the target by vae. Empty: "
+            "that frame is refined.",
+        ),
     ]  # fmt: skip

@@ -116,6 +116,7 @@ INPUTS = {
         "seam": widget("INT", 0, min=0, max=16, optional=True, advanced=True),
         "made_width": widget("INT", 0, min=0, max=16384, step=8, optional=True, advanced=True),
         "made_height": widget("INT", 0, min=0, max=16384, step=8, optional=True, advanced=True),
+        "start_image": socket("IMAGE", optional=True),
     },
     "SurfRefinerLoader": {
         "refiner_name": widget("COMBO", options=[HOST]),

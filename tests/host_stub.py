@@ -345,6 +345,7 @@ def contents():
         "comfy.utils": {
             "PROGRESS_BAR_ENABLED": False, "ProgressBar": ProgressBar,
             "pack_latents": latents.pack_latents, "unpack_latents": latents.unpack_latents,
+            "common_upscale": latents.common_upscale,
         },
         "comfy.patcher_extension": {"WrappersMP": WrappersMP},
         "comfy_api": {},

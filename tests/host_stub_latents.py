@@ -100,6 +100,11 @@ def repeated(x, count, dim):
     return x.index_select(dim, torch.arange(count) % x.shape[dim])
 
 
+def common_upscale(samples, width, height, upscale_method, crop):
+    assert crop == "disabled"
+    return F.interpolate(samples, (height, width), mode=upscale_method)
+
+
 def prepare_mask(noise_mask, shape, device):
     rows, columns = noise_mask.shape[-2:]
     video = len(shape) == 5

@@ -11,6 +11,7 @@ The layers of the host are born with uninitialised memory: every parameter is wr
 import math
 import sys
 from pathlib import Path
+from unittest import mock
 
 import torch
 
@@ -101,6 +102,22 @@ def wan_vae(width=8):
         temperal_downsample=[False, True, True], dropout=0.0,
     )  # fmt: skip
     return randomise(module, 100)
+
+
+def wan22_vae(width=8):
+    """A host's VAE of Wan 2.2 5B; the host fixes its width, which is overridden while it loads."""
+    import comfy.ldm.wan.vae2_2 as wan22
+    import comfy.sd
+
+    kind = wan22.WanVAE
+    with mock.patch.object(
+        wan22, "WanVAE", lambda **a: kind(**a | {"dim": width, "dec_dim": width})
+    ):
+        small = wan22.WanVAE(
+            z_dim=48, dim_mult=[1, 2, 4, 4], num_res_blocks=2, attn_scales=[],
+            temperal_downsample=[False, True, True], dropout=0.0,
+        )  # fmt: skip
+        return comfy.sd.VAE(sd=randomise(small, 102))
 
 
 REFINER = {

@@ -253,7 +253,8 @@ def case_the_5b_model_under_a_noise_mask_refines_a_mask():
     mask, start = some((3, 4, 6)), resize(preview, (8, 12), "bilinear")
     out = refined(model, mask, {"samples": preview, "noise_mask": frozen})
     is_start(out, mask, start)
-    torch.testing.assert_close(out[:, :, 0], start[:, :, 0], rtol=0, atol=1e-4)
+    # Without a start image the first frame is refined like the others.
+    assert (out - start)[:, :, 0].abs().amax() > 0.05
 
 
 def case_batches_and_odd_sizes_share_a_mask():

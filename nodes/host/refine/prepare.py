@@ -28,6 +28,7 @@ from ..refiner import TRAITS_KEY, RefinerTraits
 from ..skip import CellWeights, SkipMask, cell_weights, with_mask
 from ..vae import UPSAMPLE_METHODS, check_vae, upsample_latent
 from .low_band import with_low_band_lock
+from .start_frames import check_start, kept_frames, with_start, without_kept
 from .tiling import with_tiles
 from .traits import RefineSettings, apply_traits, check_prompts, with_sigma_start
 
@@ -50,6 +51,8 @@ class RefineRun:
     """What a trained refiner fixes is set."""
     weights: CellWeights | None
     """Which cells are refined; None: all."""
+    noise_mask: Tensor | None
+    """Which cells of the latent may change; None: all."""
     pixels: tuple[int, int]
     """Height and width that the user chose."""
 
@@ -65,6 +68,7 @@ def prepare(
     mask: SkipMask | None,
     seam: int,
     made_for: Pixels,
+    start_image: Tensor | None,
     **target: Any,
 ) -> RefineRun:
     """Check the inputs, upsample the preview and clone the model; arguments as in `refine`.
@@ -86,6 +90,12 @@ def prepare(
     check_bound(model, shape.shape, {source, tuple(samples.shape[-2:])})
     check_areas(conds, (*samples.shape[2:-2], *source))
     conds = carry(conds, SizeChange.of(model, source, size), MADE_AT_TARGET)
+    noise_mask = latent.get("noise_mask")
+    kept = kept_frames(noise_mask, shape.shape)
+    if start_image is not None:
+        check_start(start_image, vae, samples, kept)
+    elif kept:
+        noise_mask = without_kept(noise_mask, shape.shape, kept)
     upsampled = _reusable(mask, samples, shape, upsample)
     if upsampled is None and upsample == "pixel":
         check_vae(vae, samples)
@@ -97,12 +107,14 @@ def prepare(
     clone = with_tiles(clone, shape, settings.tile)
     if upsampled is None:
         upsampled = upsample_latent(samples, size, upsample, vae)
+    if start_image is not None:
+        upsampled = with_start(upsampled, vae, start_image, source)
     clone = with_low_band_lock(clone, samples, upsampled, settings)
     if weights is not None:
         clone = with_mask(clone, upsampled, weights)
     return RefineRun(
         model=clone, conds=conds, upsampled=upsampled, settings=settings, weights=weights,
-        pixels=pixels,
+        noise_mask=noise_mask, pixels=pixels,
     )  # fmt: skip
 
 

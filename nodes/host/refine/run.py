@@ -38,6 +38,7 @@ def refine(
     mask: SkipMask | None = None,
     seam: int = 0,
     made_for: Pixels = (0, 0),
+    start_image: Tensor | None = None,
     **target: Any,
 ) -> tuple[dict, tuple[int, int]]:
     """Turn a preview LATENT into one of the target size.
@@ -53,6 +54,8 @@ def refine(
         seam: latent cells over which refined parts blend into the rest.
         made_for: height and width in pixels that the conditioning was made for; zeros where the
             latent or a video in the conditioning has it.
+        start_image: [F, height, width, 3], the pictures of the first frames that the noise mask
+            keeps; None refines these with the rest.
         target: resolution, scale, width and height, as in `target_cells`.
 
     Returns:
@@ -65,9 +68,9 @@ def refine(
     conds = {"positive": positive, "negative": negative}
     run = prepare(
         model, conds, latent, settings, upsample=upsample, vae=vae, mask=mask, seam=seam,
-        made_for=made_for, **target,
+        made_for=made_for, start_image=start_image, **target,
     )  # fmt: skip
-    out = close_latent(latent, to_intermediate(_compose(run, latent, _sample(run, latent))))
+    out = close_latent(latent, to_intermediate(_compose(run, _sample(run, latent))))
     return (with_made_for(out, made_for) if all(made_for) else out), run.pixels
 
 
@@ -83,7 +86,7 @@ def _sample(run: RefineRun, latent: dict) -> Tensor:
     guider = comfy.samplers.CFGGuider(run.model)
     guider.set_conds(run.conds["positive"], run.conds["negative"])
     guider.set_cfg(settings.cfg)
-    clean, mask = upsampled, latent.get("noise_mask")
+    clean, mask = upsampled, run.noise_mask
     noise = comfy.sample.prepare_noise(upsampled, settings.seed, latent.get("batch_index"))
     if settings.time == "t":
         end = run.model.model.process_latent_in(upsampled.float())
@@ -114,10 +117,10 @@ def _sample(run: RefineRun, latent: dict) -> Tensor:
     return out + outside * (upsampled.to(out) - out)
 
 
-def _compose(run: RefineRun, latent: dict, out: Tensor) -> Tensor:
+def _compose(run: RefineRun, out: Tensor) -> Tensor:
     """Match colours where the noise mask lets change, and put back what the skip mask skips."""
     if run.settings.colour_match:
-        matched, mask = wavelet_match(out, run.upsampled.to(out)), latent.get("noise_mask")
+        matched, mask = wavelet_match(out, run.upsampled.to(out)), run.noise_mask
         if mask is None:
             out = matched
         else:

@@ -3,6 +3,13 @@
 from .colour_match import match_images
 from .decode import check_piece, decode_latent
 from .out_of_memory import MEMORY_ERRORS, is_out_of_memory
+from .pictures import (
+    check_one_picture,
+    check_picture,
+    encode_pictures,
+    fit_picture,
+    latent_frames,
+)
 from .upsample import (
     UPSAMPLE_METHODS,
     check_has_vae,
@@ -16,12 +23,17 @@ __all__ = [
     "MEMORY_ERRORS",
     "UPSAMPLE_METHODS",
     "check_has_vae",
+    "check_one_picture",
+    "check_picture",
     "check_piece",
     "check_vae",
     "decode_frames",
     "decode_latent",
     "encode_frames",
+    "encode_pictures",
+    "fit_picture",
     "is_out_of_memory",
+    "latent_frames",
     "match_images",
     "upsample_latent",
 ]
