@@ -1,10 +1,10 @@
-"""Train the tiny VAE: parts of painted scenes, at the sizes of previews, videos and refined ones.
+"""Train the tiny VAE on parts of painted scenes, at the sizes of previews, videos and refined ones.
 
-Without a learned judge of pictures: what counts are pixels, their differences in space and time,
-and coloured things more than the ground. A latent that is averaged down must decode to the smaller
-picture, because that is what the switch of the resolution does with it.
+The loss compares pixels and their differences in space and time, coloured things more than the
+ground; no perceptual network. A latent that is averaged down must decode to the smaller picture,
+because that is what the switch of the resolution does with it.
 
-Dims: B samples, T frames, H, W rows and columns.
+Dims: B samples, C latent channels, T frames, H, W rows and columns, t, h, w those of the latent.
 """
 
 import math
@@ -24,37 +24,38 @@ from .world import draw
 FRAMES = 13
 """Frames of a clip."""
 SIZES, SHARES = (64, 128, 256), (0.25, 0.5, 0.25)
-"""Pixels along a side of whole scenes, and how often parts of each are drawn."""
+"""Pixels along a side of whole scenes, and the share of parts that are cut from each."""
 NOISE = 0.1
-"""Deviation of the noise on latents."""
+"""Standard deviation of the noise on latents."""
 SIDE = 64
 """Pixels along a side of a part."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Autoencode(Task):
-    """Reproduce parts of scenes."""
+    """Encode and decode parts of scenes."""
 
     batch_size: int
-    """Parts a step."""
+    """Parts of a step."""
     dim: int = vae.DIM
     """Channels at full size."""
     still_steps: int = 0
-    """Steps at the beginning that see one frame of each part."""
+    """First steps, which see one frame of each part."""
     stills: int = 16
-    """Parts that each of those sees."""
+    """Parts of each of those."""
     seed: int = 0
-    """Of weights and scenes."""
+    """Seed of weights and scenes."""
     damping: float = 3e-4
-    """Weight of the latents' mean square: it keeps them near the noise, and so smooth."""
+    """Weight of the latents' mean square in the loss: it keeps them small beside the noise, and so
+    smooth."""
     device: str = "cpu"
     """Where scenes are painted."""
     graph: bool = False
-    """Record a step once, and replay it: for GPUs that wait for Python."""
+    """Record a step as a CUDA graph and replay it, for GPUs that wait for Python."""
     statistics: int = 6
-    """Groups of eight scenes that the latents' distribution is taken from."""
+    """Groups of eight scenes that the latents' mean and deviation are taken from."""
     ahead: int = 1
-    """Steps whose scenes are painted at once."""
+    """Steps whose scenes are painted together."""
     _painted: dict[tuple[int, bool], Tensor] = field(default_factory=dict)
     _recorded: dict[tuple, nn.Module] = field(default_factory=dict)
 
@@ -63,7 +64,7 @@ class Autoencode(Task):
             torch.manual_seed(self.seed)
             model = vae.TinyVAE(self.dim)
         inflate(model)
-        # Louder than the noise from the first step on.
+        # Larger than the noise from the first step on.
         model.conv1.weight[: vae.LATENT].detach().mul_(4)
         # The file's place for a log variance: it is the same for all, not learned.
         nn.init.zeros_(model.conv1.weight[vae.LATENT :].detach())
@@ -73,6 +74,7 @@ class Autoencode(Task):
         return model
 
     def batch(self, step: int, rank: int, world: int) -> Batch:
+        """Paint this process's share of a step: video [B, 3, T, H, W], noise [B, C, t, h, w]."""
         still = step < self.still_steps
         count = self.stills if still else self.batch_size
         generator = torch.Generator(self.device).manual_seed(self.seed * 1_000_003 + step)
@@ -86,7 +88,10 @@ class Autoencode(Task):
         )
 
     def _video(self, step: int, count: int, still: bool) -> Tensor:
-        """Parts of a step; those of several are painted at once, and kept until others are."""
+        """Paint the parts of a step [B, 3, T, H, W], together with those of the next steps.
+
+        The last group that was painted is kept, and the steps of it are served from there.
+        """
         group, place = divmod(step, self.ahead)
         if (group, still) not in self._painted:
             self._painted.clear()
@@ -110,22 +115,23 @@ class Autoencode(Task):
         return paint.paint(scenes, times, size.to(self.device), (top, left, SIDE))
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        given = batch.tensors["video"], batch.tensors["noise"]
+        """Return the mean loss of a batch, see `Loss`."""
+        inputs = batch.tensors["video"], batch.tensors["noise"]
         if not self.graph:
-            return Loss(cast(vae.TinyVAE, model), self.damping)(*given)
-        key = id(model), given[0].shape
+            return Loss(cast(vae.TinyVAE, model), self.damping)(*inputs)
+        key = id(model), inputs[0].shape
         if key not in self._recorded:
             # Copies of weights that autocast keeps must not be recorded.
             with torch.autocast("cuda", torch.bfloat16, cache_enabled=False):
                 graphed = torch.cuda.make_graphed_callables(
-                    Loss(cast(vae.TinyVAE, model), self.damping), given, allow_unused_input=True
+                    Loss(cast(vae.TinyVAE, model), self.damping), inputs, allow_unused_input=True
                 )
             self._recorded[key] = cast(nn.Module, graphed)
-        return self._recorded[key](*given)
+        return self._recorded[key](*inputs)
 
     @torch.no_grad()
     def held_out(self, model: nn.Module) -> dict[str, float]:
-        """Peak signal to noise ratio, dB, of scenes that nothing is trained on."""
+        """Return PSNR in dB and the loss of scenes that are not trained on."""
         video = self.videos(torch.arange(10**9, 10**9 + 16), self._times)
         coder = cast(vae.TinyVAE, model)
         copy = coder.decoder(coder.conv2(coder.moments(video)[0])).float().clamp(-1, 1)
@@ -134,7 +140,7 @@ class Autoencode(Task):
 
     @torch.no_grad()
     def export(self, weights: dict[str, Tensor], path: Path, notes: dict) -> None:
-        """Fit the latents to what hosts expect of Wan's, and write the file."""
+        """Scale the latents to what hosts expect of Wan's, and write the file."""
         model = vae.TinyVAE(self.dim)
         model.load_state_dict(weights)
         model = model.to(self.device)
@@ -142,12 +148,12 @@ class Autoencode(Task):
             model.moments(self.whole(i, 128))[0].transpose(0, 1).flatten(1)
             for i in range(self.statistics)
         ]
-        every = torch.cat(moments, dim=1)
-        model.fit(every.mean(dim=1), every.std(dim=1))
+        latents = torch.cat(moments, dim=1)
+        model.fit(latents.mean(dim=1), latents.std(dim=1))
         vae.save(model, path, {"surf.recipe": repr(notes)}, torch.float16)
 
     def whole(self, group: int, size: int, count: int = 8) -> Tensor:
-        """Paint whole scenes that nothing is trained on."""
+        """Paint whole scenes that are not trained on: [B, 3, T, size, size] in -1..1."""
         index = torch.arange(count, device=self.device) + 2 * 10**9 + group * count
         return paint.paint(draw(self.seed + 1, index), self._times, size)
 
@@ -158,7 +164,7 @@ class Autoencode(Task):
 
 @torch.no_grad()
 def inflate(model: vae.TinyVAE) -> None:
-    """Begin with a model of stills: convolutions see the last frame alone, and copy it in time."""
+    """Make a fresh model one of stills: convolutions see the last frame alone, and copy it."""
     for module in model.modules():
         if isinstance(module, nn.Conv3d) and module.kernel_size[0] > 1:
             module.weight[:, :, :-1] = 0
@@ -170,7 +176,7 @@ def inflate(model: vae.TinyVAE) -> None:
 
 
 class Loss(nn.Module):
-    """The loss of a VAE as a module.
+    """Compute the loss of a VAE; a module, so that it can be recorded as a graph.
 
     Args:
         model: the VAE.
@@ -182,7 +188,12 @@ class Loss(nn.Module):
         self.model, self.damping = model, damping
 
     def forward(self, video: Tensor, noise: Tensor) -> Tensor:
-        """Mean over videos [B, 3, T, H, W], with noise [B, C, t, h, w] for their latents."""
+        """Return the mean loss of videos [B, 3, T, H, W] in -1..1.
+
+        Args:
+            video: what is encoded and compared with.
+            noise: [B, C, t, h, w] of unit variance, added to the latents times NOISE.
+        """
         model = self.model
         mean = model.moments(video)[0]
         latent = mean + NOISE * noise.to(mean.dtype)
@@ -193,12 +204,18 @@ class Loss(nn.Module):
 
 
 def halved(x: Tensor) -> Tensor:
-    """Average pairs of rows and columns of [..., H, W]."""
+    """Average pairs of rows and of columns: [..., H, W] -> [..., H / 2, W / 2]."""
     return x.unflatten(-1, (-1, 2)).mean(dim=-1).unflatten(-2, (-1, 2)).mean(dim=-2)
 
 
 def distance(copy: Tensor, video: Tensor) -> Tensor:
-    """Compare pixels and their differences; coloured things count up to five times."""
+    """Return the mean weighted L1 of pixels and of their differences in space and time.
+
+    A fully saturated pixel counts five times as much as a grey one.
+
+    Args:
+        copy, video: [B, 3, T, H, W] in -1..1.
+    """
     chroma = video.amax(dim=1, keepdim=True) - video.amin(dim=1, keepdim=True)
     weight = 1 + 2 * chroma
     error = copy - video

@@ -1,12 +1,15 @@
 """Train the second generation of the embedded models, a stage after the other.
 
-    python -m surf_core.training.tiny.stages vae --out runs/second
-    python -m surf_core.training.tiny.stages t2v --out runs/second
-    python -m surf_core.training.tiny.stages refiner --out runs/second
+    python -m surf_core.training.tiny.stages vae --out runs/second --stills 900 --steps 2450
+    python -m surf_core.training.tiny.stages bank --out runs/second
+    python -m surf_core.training.tiny.stages t2v --out runs/second --stills 2000 --steps 8000
     python -m surf_core.training.tiny.stages controls --out runs/second
+    python -m surf_core.training.tiny.stages refiner --out runs/second --scenes 512 --steps 2000
 
-Each takes as long as `--seconds` says: a few steps are timed, and the number of steps follows.
-With `--steps` a run is the same every time. On a GPU everything is computed there.
+`python -m surf_core.training.tiny --form full` runs them all, as `FULL` says.
+
+The same command resumes a stage that was stopped. With `--seconds` in place of `--steps` a few
+steps are timed and the number of steps follows, so that a run is not the same every time.
 """
 
 import argparse
@@ -14,7 +17,7 @@ import logging
 import math
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -25,57 +28,130 @@ from ... import checkpoint
 from ...tiny import vae
 from ...tiny.caption import PHRASES, WORDS
 from ..distributed import processes
+from ..lock import locked_by_first
 from ..loop import TrainingLoop
 from ..task import Batch, Recipe, Task
-from . import autoencoder, bank, controls, enlarge, videos
+from . import autoencoder, controls, enlarge, videos
+from .bank import EncodedScenes, ScenePlan, encode_scenes
 
 log = logging.getLogger(__name__)
 VAE, T2V, REFINER = "tiny_vae", "tiny_t2v", "tiny_refiner"
 """Stems of the files."""
-_SCENES, _HELD_OUT = 11, 90_002
-"""Seeds of the scenes that are trained on, and of the held-out loss."""
+SCENES, HELD_OUT = 11, 90_002
+"""Seeds of the scenes that are trained on, and of those of the held-out loss."""
 _SPARE = 0.97
 """Share of the seconds that steps are planned for."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settings:
+    """What a stage is run with; the command line has one option for each field."""
+
+    out: Path
+    """Folder of all stages."""
+    device: str = "cpu"
+    """Where everything is computed, `cpu` or `cuda`."""
+    steps: int | None = None
+    """Steps of the stage; None takes as many as `seconds` have room for."""
+    seconds: float | None = None
+    """Seconds of the stage, with those for its scenes."""
+    fill: float | None = None
+    """Seconds for encoding scenes, at most."""
+    scenes: int = 2048
+    """Scenes that are encoded, at most."""
+    batch: int | None = None
+    """Videos of a step; None for the stage's usual number."""
+    stills: int = 0
+    """First steps of VAE and text-to-video model, which see single frames."""
+    lr: float | None = None
+    """Peak learning rate; None for the stage's usual one."""
+    layers: int = 2
+    """Blocks of the refiner."""
+    precision: str = "fp32"
+    """`fp32` or `bf16`."""
+    wait: float = 0.0
+    """Seconds to wait for the VAE's file."""
+    compile: bool = False
+    """Compile the blocks of text-to-video model and refiner."""
+    graph: bool = False
+    """Record the VAE's step as a CUDA graph."""
+    save_every: int = 50
+    """Steps between checkpoints."""
+    log_every: int = 50
+    """Steps between lines of the log."""
+    prompts: int = 128
+    """Held-out prompts of the controls."""
+    cfg: float = 7.5
+    """Guidance of the controls."""
+    shift: float = 3.0
+    """Timestep shift of the controls."""
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.device == "cuda"
+
+    @property
+    def folder(self) -> Path | None:
+        """Folder of encoded scenes; a GPU encodes them again in less time than it reads them."""
+        return None if self.on_gpu else self.out / "bank"
+
+    def after(self, began: float) -> "Settings":
+        """Take the time since `began` off the seconds."""
+        if self.seconds is None:
+            return self
+        return replace(self, seconds=self.seconds - (time.monotonic() - began))
 
 
 def paced(
     task: Task,
     recipe: Recipe,
     out: Path,
-    args: argparse.Namespace,
+    settings: Settings,
     turns: int,
     before: int = 0,
     blocks: bool = False,
 ) -> Path:
-    """Train for `--seconds`, or `--steps`; export also where the time was too short.
+    """Train or resume for the steps or seconds of the settings, and export; returns the file.
 
     Args:
+        task: what is trained.
+        recipe: its hyperparameters, without the number of steps.
+        out: folder of the run.
+        settings: how long, and on what.
         turns: steps after which the kinds of steps repeat, for the timing.
         before: steps of another kind at the beginning, which are not timed.
-        blocks: compile the model's blocks, if `--compile` says so.
+        blocks: whether the model has blocks that `compile` applies to.
     """
     began = time.monotonic()
     out.mkdir(parents=True, exist_ok=True)
-    with processes(args.device) as world:
-        run = TrainingLoop(task, replace(recipe, steps=args.steps or 10**7), out, world)
-        if blocks and args.compile:
-            for block in cast(Iterable[torch.nn.Module], run.model.blocks):
-                block.compile(dynamic=False)
-        if args.steps is None:
-            for _ in range(before):
+    with (
+        processes(settings.device) as world,
+        locked_by_first(out / "run.lock", f"the folder {out}", world),
+    ):
+        run = TrainingLoop(task, replace(recipe, steps=settings.steps or 10**7), out, world)
+        if blocks and settings.compile:
+            compile_blocks(run.model)
+        minutes = None
+        if settings.seconds is not None:
+            while run.step < before:
                 run.advance()
                 run.report()
-            steps = _planned(run, args.seconds, began, turns)
+            steps = _planned(run, settings.seconds, began, turns)
             run.recipe = replace(recipe, steps=steps)
             log.info("%s: %d steps planned", recipe.name, steps)
-        left = None
-        if args.seconds is not None:
-            left = (args.seconds * 1.04 - (time.monotonic() - began)) / 60
-        return run.to_the_end(left) or run.export()
+            minutes = (settings.seconds * 1.04 - (time.monotonic() - began)) / 60
+        return run.to_the_end(minutes) or run.export()
+
+
+def compile_blocks(model: torch.nn.Module) -> None:
+    """Compile each block of a model, once for every shape of latents that it sees."""
+    torch._dynamo.config.recompile_limit = 64
+    for block in cast(Iterable[torch.nn.Module], model.blocks):
+        block.compile(dynamic=False)
 
 
 def _planned(run: TrainingLoop, seconds: float, began: float, turns: int) -> int:
-    """Take some steps, time them, and say how many the seconds have room for."""
+    """Take some steps, time them, and return the number of steps that the seconds have room for."""
     for _ in range(turns):
         run.advance()
         run.report()
@@ -90,37 +166,84 @@ def _planned(run: TrainingLoop, seconds: float, began: float, turns: int) -> int
     return run.step + max(turns, int(left / each))
 
 
-def train_vae(args: argparse.Namespace) -> None:
+def recipe_of(
+    settings: Settings,
+    name: str,
+    batch: int,
+    lr: float,
+    warmup: int,
+    ema: float,
+    held_out_every: int,
+) -> Recipe:
+    """Return the recipe of a stage: Muon, a cooldown, averaged weights."""
+    return Recipe(
+        name=name, steps=1, lr=settings.lr or lr, warmup=warmup, cooldown=0.4, betas=(0.9, 0.99),
+        optimizer="muon", ema=ema, precision=settings.precision, batch=batch,
+        save_every=settings.save_every, log_every=settings.log_every,
+        held_out_every=held_out_every,
+    )  # fmt: skip
+
+
+def train_vae(settings: Settings) -> None:
+    """Train the VAE and write its file."""
+    batch = settings.batch or 2
     task = autoencoder.Autoencode(
-        batch_size=args.batch or 4, device=args.device, graph=args.graph,
-        ahead=8 if args.device == "cuda" else 1, still_steps=args.stills,
-        stills=4 * (args.batch or 4),
+        batch_size=batch, device=settings.device, graph=settings.graph,
+        ahead=8 if settings.on_gpu else 1, still_steps=settings.stills, stills=4 * batch,
     )  # fmt: skip
-    recipe = Recipe(
-        name=VAE, steps=1, lr=args.lr or 8e-3, warmup=50, cooldown=0.4, betas=(0.9, 0.99),
-        optimizer="muon", ema=0.995, precision=args.precision, batch=task.batch_size,
-        save_every=args.save_every, log_every=args.log_every, held_out_every=args.log_every * 5,
-    )  # fmt: skip
-    paced(task, recipe, args.out / "vae", args, 1, before=args.stills)
+    recipe = recipe_of(settings, VAE, batch, 8e-3, 50, 0.995, settings.log_every * 5)
+    paced(task, recipe, settings.out / "vae", settings, 1, before=settings.stills)
 
 
-def warmed(task: videos.Videos, shapes: Sequence[tuple[int, ...]], half: bool) -> bool:
-    """Compile blocks for these shapes of latents, into the compiler's cache; whether it can.
+def load_vae(settings: Settings) -> vae.TinyVAE:
+    """Load the file of the VAE's stage, on the device."""
+    path, began = settings.out / "vae" / f"{VAE}.safetensors", time.monotonic()
+    while not path.exists() and time.monotonic() - began < settings.wait:
+        time.sleep(0.2)
+    return vae.load(path).to(settings.device)
 
-    A compiler that fails here would fail in the middle of the training.
+
+def encode_bank(settings: Settings) -> dict[str, EncodedScenes]:
+    """Encode the scenes that the text-to-video model is trained on, by kind, or read them."""
+    model, began = load_vae(settings), time.monotonic()
+
+    def encoded(
+        count: int, size: int, frames: int, share: float = 0, seed: int = SCENES
+    ) -> EncodedScenes:
+        plan = ScenePlan(size=size, frames=frames, seed=seed)
+        seconds = share * settings.fill if settings.fill and share else None
+        group = 64 if settings.on_gpu else 8
+        return encode_scenes(model, plan, count, settings.device, settings.folder, group, seconds)
+
+    count = settings.scenes
+    scenes = {
+        "held_out": encoded(max(4, min(256, count // 32)), videos.SIZE, 13, seed=HELD_OUT),
+        "low": encoded(max(1, count // 4), videos.LOW, 13, 0.1),
+        "still": encoded(4 * count, videos.SIZE, 1, 0.2),
+        "video": encoded(count, videos.SIZE, 13, 0.7),
+    }
+    log.info("%s", {kind: len(some) for kind, some in scenes.items()})
+    log.info("encoded scenes took %.1f s", time.monotonic() - began)
+    return scenes
+
+
+def compiles(task: videos.Videos, shapes: Sequence[tuple[int, ...]], half: bool) -> bool:
+    """Compile blocks for latents of these shapes, into the compiler's cache; say whether it works.
+
+    A compiler that fails would else fail in the middle of the training.
     """
     model = task.build().to(task.device)
-    for block in model.blocks:
-        block.compile(dynamic=False)
+    compile_blocks(model)
     try:
         for shape in shapes:
-            clean = torch.randn(shape, device=task.device)
-            given = {
-                "clean": clean, "noise": clean, "sigma": torch.rand(len(clean), device=task.device),
-                "words": torch.zeros(len(clean), PHRASES, len(WORDS), device=task.device),
+            latent = torch.randn(shape, device=task.device)
+            count = len(latent)
+            tensors = {
+                "clean": latent, "noise": latent, "sigma": torch.rand(count, device=task.device),
+                "words": torch.zeros(count, PHRASES, len(WORDS), device=task.device),
             }  # fmt: skip
             with torch.autocast(task.device, torch.bfloat16, enabled=half):
-                loss = task.loss(model, Batch(tensors=given, keys=()))
+                loss = task.loss(model, Batch(tensors=tensors, keys=()))
             loss.backward()
     except (RuntimeError, OSError, ImportError):
         log.exception("no compiler: training goes on without")
@@ -128,151 +251,138 @@ def warmed(task: videos.Videos, shapes: Sequence[tuple[int, ...]], half: bool) -
     return True
 
 
-def codec(args: argparse.Namespace) -> vae.TinyVAE:
-    """The VAE of the stage before, on the device."""
-    path, began = args.out / "vae" / f"{VAE}.safetensors", time.monotonic()
-    while not path.exists() and time.monotonic() - began < args.wait:
-        time.sleep(0.2)
-    return vae.load(path).to(args.device)
-
-
-def train_t2v(args: argparse.Namespace) -> None:
-    task = videos.Videos(banks={}, batch_size=args.batch or 16, device=args.device)
-    if args.compile:
-        large, low, stills = task.batch_size, task.batch_size, task.batch_size * task.stills
-        shapes = [(large, 16, 4, 16, 16), (low, 16, 4, 8, 8), (stills, 16, 1, 16, 16)]
-        args.compile = warmed(task, shapes, args.precision == "bf16")
-    model, cuda = codec(args), args.device == "cuda"
+def train_t2v(settings: Settings) -> None:
+    """Train the text-to-video model on encoded scenes and write its file."""
     began = time.monotonic()
-    folder = None if cuda else args.out / "bank"
-    group = 64 if cuda else 8
-
-    def filled(
-        count: int, size: int, frames: int, seconds: float | None, seed: int = _SCENES
-    ) -> bank.Bank:
-        plan = bank.Plan(count=count, size=size, frames=frames, seed=seed)
-        return bank.fill(model, plan, args.device, folder, group, seconds)
-
-    share = args.fill
-    found = {
-        "held_out": filled(max(4, min(256, args.scenes // 16)), videos.SIZE, 13, None, _HELD_OUT),
-        "low": filled(args.scenes // 4, videos.LOW, 13, share and 0.1 * share),
-        "still": filled(args.scenes * 2, videos.SIZE, 1, share and 0.2 * share),
-        "video": filled(args.scenes, videos.SIZE, 13, share and 0.7 * share),
-    }
-    log.info("%s", {kind: len(b) for kind, b in found.items()})
-    log.info("banks took %.1f s", time.monotonic() - began)
-    if args.seconds is not None:
-        args.seconds -= time.monotonic() - began
-    task = replace(task, banks=found)
-    recipe = Recipe(
-        name=T2V, steps=1, lr=args.lr or 2e-3, warmup=100, cooldown=0.4, betas=(0.9, 0.99),
-        optimizer="muon", ema=0.998, precision=args.precision, batch=task.batch_size,
-        save_every=args.save_every, log_every=args.log_every,
-        held_out_every=0 if args.compile else args.log_every * 10,
-    )  # fmt: skip
-    paced(task, recipe, args.out / "t2v", args, len(videos.TURNS), blocks=True)
-
-
-def train_refiner(args: argparse.Namespace) -> None:
-    model = codec(args)
-    began = time.monotonic()
-
-    def made(first: int, count: int) -> enlarge.Pairs:
-        index = torch.arange(first, first + count, device=args.device)
-        return enlarge.pairs(model, index, _SCENES + 1)
-
-    parts: list[enlarge.Pairs] = []
-    share = args.fill
-    for first in range(0, args.scenes, 64):
-        if parts and share and time.monotonic() - began > share:
-            break
-        parts.append(made(first, min(64, args.scenes - first)))
-    names = ("sharp", "start", "words")
-    known = enlarge.Pairs(**{n: torch.cat([getattr(p, n) for p in parts]) for n in names})
-    log.info("%d pairs took %.1f s", len(known.sharp), time.monotonic() - began)
-    if args.seconds is not None:
-        args.seconds -= time.monotonic() - began
-    task = enlarge.task(
-        known, made(10**9, min(16, args.scenes)), args.batch or 4, args.layers, args.device
+    batch = settings.batch or 16
+    task = videos.Videos(
+        scenes={}, batch_size=batch, still_steps=settings.stills, device=settings.device
     )
-    recipe = Recipe(
-        name=REFINER, steps=1, lr=args.lr or 2e-3, warmup=50, cooldown=0.4, betas=(0.9, 0.99),
-        optimizer="muon", ema=0.995, precision=args.precision, batch=task.batch_size,
-        save_every=args.save_every, log_every=args.log_every, held_out_every=args.log_every * 10,
+    if settings.compile:
+        stills = batch * task.stills
+        shapes = [(batch, 16, 4, 16, 16), (batch, 16, 4, 8, 8), (stills, 16, 1, 16, 16)]
+        works = compiles(task, shapes, settings.precision == "bf16")
+        settings = replace(settings, compile=works)
+    task = replace(task, scenes=encode_bank(settings))
+    recipe = recipe_of(settings, T2V, batch, 2e-3, 100, 0.998, settings.log_every * 10)
+    turns = len(videos.TURNS)
+    paced(
+        task, recipe, settings.out / "t2v", settings.after(began), turns,
+        before=settings.stills, blocks=True,
     )  # fmt: skip
-    paced(task, recipe, args.out / "refiner", args, 1, blocks=True)
 
 
-def run_controls(args: argparse.Namespace) -> None:
-    model = checkpoint.load(args.out / "t2v" / f"{T2V}.safetensors").to(args.device)
-    half = args.precision == "bf16"
-    found = controls.Controls(
-        model, codec(args), args.prompts, args.cfg, args.shift,
-        128 if args.device == "cuda" else 16, half,
+def train_refiner(settings: Settings) -> None:
+    """Train the refiner on pairs of previews and videos, and write its file."""
+    began, model = time.monotonic(), load_vae(settings)
+    seed, device, folder = SCENES + 1, settings.device, settings.folder
+    count = settings.scenes
+    training_pairs = enlarge.pairs(model, 0, count, seed, device, folder, settings.fill)
+    held_out_pairs = enlarge.pairs(model, 10**9, min(16, count), seed, device, folder)
+    log.info("%d pairs took %.1f s", len(training_pairs), time.monotonic() - began)
+    batch = settings.batch or 4
+    task = enlarge.task(training_pairs, held_out_pairs, batch, settings.layers, device)
+    recipe = recipe_of(settings, REFINER, batch, 2e-3, 50, 0.995, settings.log_every * 10)
+    paced(task, recipe, settings.out / "refiner", settings.after(began), 1, blocks=True)
+
+
+def _controls(settings: Settings, cfg: float, shift: float) -> controls.Controls:
+    model = checkpoint.load(settings.out / "t2v" / f"{T2V}.safetensors").to(settings.device)
+    return controls.Controls(
+        model, load_vae(settings), settings.prompts, cfg, shift, 128 if settings.on_gpu else 16,
+        settings.precision == "bf16", None if settings.on_gpu else settings.out / "controls",
     )  # fmt: skip
-    print(controls.HEAD)
+
+
+def run_controls(settings: Settings) -> None:
+    """Sample held-out prompts in every way of the table, and print and write the table."""
+    table = _controls(settings, settings.cfg, settings.shift)
     try:
-        found.usual()
+        table.usual()
     finally:
-        keep = tuple(n for n in ("50 steps", "15 steps", "10 + 30, ours") if n in found.latents)
-        name = f"controls-cfg{args.cfg:g}-shift{args.shift:g}"
-        print(controls.write(found, args.out / name, keep))
+        ways = ("50 steps", "15 steps", "10 + 30, ours")
+        shown = tuple(name for name in ways if name in table.latents)
+        name = f"controls-cfg{settings.cfg:g}-shift{settings.shift:g}"
+        print(controls.report(table, settings.out / name, shown))
 
 
-def run_scan(args: argparse.Namespace) -> None:
-    """The baseline, fewer steps and half resolution under other guidance and shifts."""
-    model = checkpoint.load(args.out / "t2v" / f"{T2V}.safetensors").to(args.device)
-    decoder, half = codec(args), args.precision == "bf16"
+def run_scan(settings: Settings) -> None:
+    """Print the baseline, fewer steps and half resolution under other guidance and shifts."""
     for cfg, shift in ((7.5, 1.0), (7.5, 5.0), (7.5, 8.0), (5.0, 3.0), (10.0, 3.0), (3.0, 3.0)):
-        found = controls.Controls(model, decoder, args.prompts, cfg, shift, args.prompts, half)
+        table = _controls(settings, cfg, shift)
         for steps in (50, 15, 8):
-            found.add(f"{steps} steps", found.full(steps))
-        found.add("half resolution, 50 steps", found.direct(50))
+            table.add(f"{steps} steps", table.full(steps))
+        table.add("half resolution, 50 steps", table.direct(50))
         print(f"cfg {cfg:g}, shift {shift:g}")
-        print(controls.write(found, args.out / f"scan-cfg{cfg:g}-shift{shift:g}"), flush=True)
+        name = f"scan-cfg{cfg:g}-shift{shift:g}"
+        print(controls.report(table, settings.out / name), flush=True)
 
 
 STAGES = {
-    "vae": train_vae, "t2v": train_t2v, "refiner": train_refiner, "controls": run_controls,
-    "scan": run_scan,
+    "vae": train_vae, "bank": encode_bank, "t2v": train_t2v, "refiner": train_refiner,
+    "controls": run_controls, "scan": run_scan,
 }  # fmt: skip
+TRAINED = ("vae", "t2v", "refiner")
+"""Stages that take steps."""
+FULL: dict[str, dict[str, int | str | bool]] = {
+    "vae": {"stills": 900, "steps": 2450},
+    "t2v": {"stills": 2000, "steps": 8000, "precision": "bf16", "compile": True},
+    "controls": {"precision": "bf16"},
+    "refiner": {"scenes": 512, "steps": 2000, "precision": "bf16", "compile": True},
+}
+"""Stages of the full form, in order, with the settings that differ from the defaults."""
+
+
+def train_all(settings: Settings) -> None:
+    """Run or resume every stage of the full form."""
+    for stage, changes in FULL.items():
+        log.info("%s ...", stage)
+        STAGES[stage](replace(settings, **cast(dict, changes)))
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command line: an option for each field of `Settings`."""
+    words = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    words.add_argument("stage", choices=STAGES)
+    words.add_argument("--out", type=Path, required=True, help="folder of all stages")
+    words.add_argument("--threads", type=int, default=1)
+    words.add_argument("--device", choices=("cpu", "cuda"))
+    words.add_argument("--precision", choices=("fp32", "bf16"))
+    length = words.add_mutually_exclusive_group()
+    length.add_argument("--steps", type=int, help="of the whole stage")
+    length.add_argument("--seconds", type=float, help="of the stage, encoding of scenes included")
+    words.add_argument("--fill", type=float, help="seconds for encoding scenes, at most")
+    words.add_argument("--scenes", type=int, help="that are encoded, at most")
+    words.add_argument("--batch", type=int, help="videos of a step")
+    words.add_argument("--stills", type=int, help="first steps, on single frames")
+    words.add_argument("--lr", type=float, help="peak learning rate")
+    words.add_argument("--layers", type=int, help="blocks of the refiner")
+    words.add_argument("--wait", type=float, help="seconds to wait for the VAE's file")
+    words.add_argument("--compile", action="store_true", help="compile blocks")
+    words.add_argument("--graph", action="store_true", help="record the VAE's step, on a GPU")
+    words.add_argument("--save-every", type=int, help="steps between checkpoints")
+    words.add_argument("--log-every", type=int, help="steps between lines of the log")
+    words.add_argument("--prompts", type=int, help="of the controls")
+    words.add_argument("--cfg", type=float, help="guidance of the controls")
+    words.add_argument("--shift", type=float, help="timestep shift of the controls")
+    return words
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("stage", choices=STAGES)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--threads", type=int, default=1)
-    length = parser.add_mutually_exclusive_group()
-    length.add_argument("--seconds", type=float, help="of the stage, scenes included")
-    length.add_argument("--steps", type=int)
-    parser.add_argument("--fill", type=float, help="seconds for scenes, at most")
-    parser.add_argument("--scenes", type=int, default=4096, help="that are encoded, at most")
-    parser.add_argument("--batch", type=int)
-    parser.add_argument("--stills", type=int, default=0, help="first steps of the VAE, on frames")
-    parser.add_argument("--lr", type=float)
-    parser.add_argument("--layers", type=int, default=2, help="of the refiner")
-    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
-    parser.add_argument("--wait", type=float, default=0, help="seconds for the VAE to be there")
-    parser.add_argument("--compile", action="store_true")
-    parser.add_argument("--graph", action="store_true", help="record the VAE's step, on a GPU")
-    parser.add_argument("--save-every", type=int, default=250)
-    parser.add_argument("--log-every", type=int, default=50)
-    parser.add_argument("--prompts", type=int, default=128)
-    parser.add_argument("--cfg", type=float, default=7.5)
-    parser.add_argument("--shift", type=float, default=3.0)
-    args = parser.parse_args()
-    if args.stage not in ("controls", "scan") and args.seconds is None and args.steps is None:
-        parser.error("expected --seconds or --steps")
+    words = parser()
+    options = {name: value for name, value in vars(words.parse_args()).items() if value is not None}
+    stage, threads = options.pop("stage"), options.pop("threads")
+    settings = Settings(**options)
+    if stage in TRAINED and settings.seconds is None and settings.steps is None:
+        words.error("expected --seconds or --steps")
     logging.basicConfig(level=logging.INFO, format="%(relativeCreated)d %(message)s")
-    torch.set_num_threads(args.threads)
-    torch._dynamo.config.recompile_limit = 64
-    if args.device == "cuda":
+    torch.set_num_threads(threads)
+    if settings.on_gpu:
         torch.backends.cudnn.benchmark = True
         torch.set_float32_matmul_precision("high")
-    STAGES[args.stage](args)
+    STAGES[stage](settings)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
-"""Train the second text-to-video model: stills, small videos and videos, in turns.
+"""Train the second text-to-video model: first stills, then stills, small videos and videos.
 
-Every batch is a function of (seed, step) alone. Most of the steps see videos of full size; a few
-see half of it, so that the low resolution is known and yet the weaker one, as with Wan.
+Every batch is a function of (seed, step) alone. Stills have a quarter of a video's tokens and teach
+colours, shapes, counts and what a direction looks like; videos add motion. Most of the later steps
+see videos of full size; a few see half of it, so that the low resolution is known, and yet weaker
+than the full one, as with Wan.
 
 Dims: B samples, C latent channels, T latent frames, H, W latent cells, L phrases, V words.
 """
@@ -19,41 +21,44 @@ from ...schedule import shift_sigma
 from ...tiny.caption import vectors
 from ..flow_map import stratified_levels
 from ..task import Batch, Task
-from .bank import Bank
+from .bank import EncodedScenes
 
 SIZE, LOW = 128, 64
 """Pixels along a side of videos, and of small ones."""
 TURNS = ("still", "video", "video", "low", "still", "video", "video", "video")
-"""What the steps see, over and over."""
+"""Kind of scenes of each step, repeated."""
 QUANTILES = (0.3, 0.5, 0.7, 0.8, 0.9)
-"""Sigmas of the held-out loss."""
+"""Sigmas at which the held-out loss is taken."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Videos(Task):
     """Predict noise - clean of encoded scenes from their mixture and their prompt."""
 
-    banks: Mapping[str, Bank]
-    """For each kind of TURNS, and `held_out`."""
+    scenes: Mapping[str, EncodedScenes]
+    """Encoded scenes of each kind of TURNS, and `held_out`."""
     batch_size: int
-    """Videos a step."""
+    """Videos of a step."""
     stills: int = 2
-    """Stills a step, for each video of another."""
+    """Stills of a step on stills, for each video of another."""
+    still_steps: int = 0
+    """First steps, which see stills alone."""
     layers: int = 7
     """Blocks of the model."""
     shift: float = 3.0
-    """Timestep shift of sigma, logit-normal before it."""
+    """Timestep shift of sigma, which is logit-normal before it."""
     width: float = 1.2
-    """Deviation of the normal distribution."""
+    """Standard deviation of the normal distribution."""
     dropout: float = 0.1
-    """Share of samples without a prompt, for guidance."""
+    """Share of samples without a prompt, for classifier-free guidance."""
     seed: int = 0
-    """Of weights and batches."""
+    """Seed of weights and batches."""
     device: str = "cpu"
     """Where batches are drawn."""
 
     @property
     def config(self) -> RefinerConfig:
+        """The model's configuration."""
         return replace(RefinerConfig.tiny(), layers=self.layers)
 
     def build(self) -> SurfRefinerDiT:
@@ -61,23 +66,30 @@ class Videos(Task):
         model.initialise(torch.Generator().manual_seed(self.seed))
         return model
 
+    def kind(self, step: int) -> str:
+        """Say which kind of TURNS a step sees."""
+        if step < self.still_steps:
+            return "still"
+        return TURNS[(step - self.still_steps) % len(TURNS)]
+
     def batch(self, step: int, rank: int, world: int) -> Batch:
-        kind = TURNS[step % len(TURNS)]
-        bank, count = self.banks[kind], self.batch_size * (self.stills if kind == "still" else 1)
+        """Draw this process's share of a step: clean, noise [B, C, T, H, W], sigma [B], words."""
+        kind = self.kind(step)
+        scenes = self.scenes[kind]
+        count = self.batch_size * (self.stills if kind == "still" else 1)
         dice = torch.Generator(self.device).manual_seed(self.seed * 1_000_003 + step)
-        index = torch.randint(len(bank), (count,), generator=dice, device=self.device)
-        kept = torch.rand(count, generator=dice, device=self.device) >= self.dropout
-        clean = bank.latents[index].float()
+        index = torch.randint(len(scenes), (count,), generator=dice, device=self.device)
+        has_prompt = torch.rand(count, generator=dice, device=self.device) >= self.dropout
+        clean = scenes.latents[index].float()
         tensors = {
             "clean": clean,
             "noise": torch.randn(clean.shape, generator=dice, device=self.device),
             "sigma": shift_sigma(draw_levels(count, dice, self.width), self.shift),
-            "words": bank.words[index] & kept[:, None, None],
+            "words": scenes.words[index] & has_prompt[:, None, None],
         }
-        places = range(rank, count, world)
         return Batch(
             tensors={name: value[rank::world] for name, value in tensors.items()},
-            keys=tuple(f"{step}/{place}" for place in places),
+            keys=tuple(f"{step}/{place}" for place in range(rank, count, world)),
         )
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
@@ -91,24 +103,30 @@ class Videos(Task):
 
     @torch.no_grad()
     def held_out(self, model: nn.Module) -> dict[str, float]:
-        """Loss at fixed sigmas of scenes that nothing is trained on."""
-        bank = self.banks["held_out"]
+        """Return the loss at fixed sigmas, of scenes that are not trained on.
+
+        Compiled blocks run uncompiled here: they would be compiled once more for these shapes.
+        """
+        scenes = self.scenes["held_out"]
         dice = torch.Generator(self.device).manual_seed(1)
-        clean, found = bank.latents.float(), {}
+        clean, losses = scenes.latents.float(), {}
         for sigma in QUANTILES:
             noise = torch.randn(clean.shape, generator=dice, device=self.device)
             level = torch.full((len(clean),), sigma, device=self.device)
-            given = {"clean": clean, "noise": noise, "sigma": level, "words": bank.words}
-            found[f"sigma={sigma}"] = self.loss(model, Batch(tensors=given, keys=())).item()
-        return found | {"mean": sum(found.values()) / len(found)}
+            tensors = {"clean": clean, "noise": noise, "sigma": level, "words": scenes.words}
+            with torch.compiler.set_stance("force_eager"):
+                loss = self.loss(model, Batch(tensors=tensors, keys=()))
+            losses[f"sigma={sigma}"] = loss.item()
+        return losses | {"mean": sum(losses.values()) / len(losses)}
 
     def export(self, weights: dict[str, Tensor], path: Path, notes: dict) -> None:
         checkpoint.save(path, weights, self.config, notes)
 
     def notes(self) -> dict:
-        named = ("batch_size", "stills", "layers", "shift", "width", "dropout", "seed")
-        sizes = {kind: len(bank) for kind, bank in self.banks.items()}
-        return {name: getattr(self, name) for name in named} | {"turns": TURNS, "scenes": sizes}
+        named = ("batch_size", "stills", "still_steps", "layers", "shift", "width", "dropout")
+        counts = {kind: len(scenes) for kind, scenes in self.scenes.items()}
+        settings = {name: getattr(self, name) for name in (*named, "seed")}
+        return settings | {"turns": TURNS, "scenes": counts}
 
 
 def draw_levels(count: int, dice: torch.Generator, width: float = 1.0) -> Tensor:
