@@ -2,7 +2,8 @@
 #   make demo         the three stages on the embedded model, into demo/
 #   make test         every test that needs neither a GPU, nor ComfyUI, nor a browser
 #   make check        format, lint, spelling, types and the fast tests: green before each commit
-#   make train-tiny   the whole training at toy scale, a few minutes, into runs/tiny
+#   make train-tiny   the whole training at toy scale, a few minutes, into runs/tiny;
+#                     FORM=full trains the second generation, for hours
 #   make bench        print the tables of the benchmarks, one after the other
 #   make bench-gpu    what needs a GPU, 34 minutes, into benchmarks/results; with PYTHON as it is
 #   make format       rewrite the sources in the house format
@@ -13,6 +14,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/requirements.stamp
+FORM := short
 CPU_TESTS := not gpu and not host and not web
 # A file's tests share fixtures, so they stay in one process.
 PYTEST := $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile
@@ -33,7 +35,7 @@ check: $(STAMP)
 	$(PYTEST) -m "$(CPU_TESTS) and not slow"
 
 train-tiny: $(STAMP)
-	$(BIN)/python -m surf_core.training.tiny --form short --out runs/tiny
+	$(BIN)/python -m surf_core.training.tiny --form $(FORM) --out runs/tiny
 
 bench: $(STAMP)
 	@for script in $$(grep -l '^if __name__' benchmarks/*/*.py); do \

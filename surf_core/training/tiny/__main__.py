@@ -1,4 +1,8 @@
-"""Run the tiny suite: python -m surf_core.training.tiny --form short --out runs/tiny."""
+"""Train the embedded models: python -m surf_core.training.tiny --form short --out runs/tiny.
+
+`short` and `first` run the suite of the first generation, from drawn clips to refined ones; `full`
+trains the second generation for hours, stage after stage. The same command resumes each of them.
+"""
 
 import argparse
 import logging
@@ -6,11 +10,12 @@ from pathlib import Path
 
 import torch
 
+from . import stages
 from .suite import FORMS, Outcome, Suite
 
 
 def say(outcome: Outcome) -> list[str]:
-    """The report, a line each."""
+    """Lay out the report, a line each."""
     lines = ["| model | first loss | last loss |", "| --- | --- | --- |"]
     lines += [f"| {name} | {a:.4f} | {b:.4f} |" for name, (a, b) in outcome.losses.items()]
     took = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in outcome.seconds.items())
@@ -19,8 +24,10 @@ def say(outcome: Outcome) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--form", choices=FORMS, default="short")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--form", choices=(*FORMS, "full"), default="short")
     parser.add_argument("--out", type=Path, default=Path("runs/tiny"))
     parser.add_argument("--threads", type=int, default=2, help="of all jobs together")
     parser.add_argument(
@@ -31,6 +38,9 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(max(1, args.threads // args.jobs))
     args.out.mkdir(parents=True, exist_ok=True)
+    if args.form == "full":
+        stages.train_all(stages.Settings(out=args.out / "second"))
+        return
     outcome = Suite(FORMS[args.form], args.out, args.precision, args.jobs)()
     print("\n".join(say(outcome)))
 

@@ -40,32 +40,32 @@ HELD_OUT = 0.05
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Form:
-    """How much of it."""
+    """Steps and clips of a run."""
 
     image_steps: int
-    """Of the text-to-video model, on single frames."""
+    """Steps of the text-to-video model on single frames."""
     video_steps: int
-    """Of the same, on videos."""
+    """Steps of the same on videos."""
     clips: int
     """Drawn scenes for refiner and mask predictor."""
     refiner_steps: int
-    """Of the refiner."""
+    """Steps of the refiner."""
     mask_steps: int
-    """Of the mask predictor."""
+    """Steps of the mask predictor."""
     shown: int = 16
     """Held-out clips that are refined for the report, at most."""
 
 
 SHORT = Form(image_steps=60, video_steps=40, clips=160, refiner_steps=80, mask_steps=120)
-"""Shows that everything runs and learns; nothing that it makes is worth looking at."""
-FULL = Form(image_steps=1500, video_steps=5000, clips=1500, refiner_steps=1500, mask_steps=800)
-"""What the shipped weights were made with."""
-FORMS = {"short": SHORT, "full": FULL}
+"""Shows that everything runs and learns; its models draw nothing worth looking at."""
+FIRST = Form(image_steps=1500, video_steps=5000, clips=1500, refiner_steps=1500, mask_steps=800)
+"""What the shipped weights were trained with: the first generation of embedded models."""
+FORMS = {"short": SHORT, "first": FIRST}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
-    """What came of it."""
+    """Losses, PSNR and seconds of a run."""
 
     losses: dict[str, tuple[float, float]]
     """First and last mean loss in the log of each model."""
@@ -172,7 +172,7 @@ class Suite:
 
     def _brief(self, recipe: Recipe) -> Recipe:
         """Warm up and log often enough for a short run."""
-        if self.form == FULL:
+        if self.form == FIRST:
             return recipe
         return replace(recipe, warmup=min(10, recipe.steps), log_every=max(1, recipe.steps // 8))
 
