@@ -13,18 +13,18 @@ _TOP = (1 << 24) - 1
 
 
 def _mixed(x: Tensor) -> Tensor:
-    """Scatter the bits of int64 [..]."""
+    """Hash int64 [..], elementwise."""
     for factor in _FACTORS[:2]:
         x = (x ^ ((x >> 31) & 0x1FFFFFFFF)) * factor
     return x ^ ((x >> 29) & 0x7FFFFFFFF)
 
 
 class Chance:
-    """Draws for scenes, one after the other; each scene's are its own.
+    """Draw random numbers for scenes; each scene's depend on its number and their order alone.
 
     Args:
-        seed: of all scenes.
-        index: [B] int64, which scenes.
+        seed: shared by all scenes.
+        index: [B] int64, numbers of the scenes.
     """
 
     def __init__(self, seed: int, index: Tensor):
@@ -32,7 +32,7 @@ class Chance:
         self.drawn = 0
 
     def uniform(self, low: float, high: float, *shape: int) -> Tensor:
-        """Floats [B, *shape] in low..high."""
+        """Draw floats [B, *shape] in low..high."""
         count = prod(shape)
         slots = torch.arange(self.drawn, self.drawn + count, device=self.base.device)
         self.drawn += count
@@ -41,9 +41,9 @@ class Chance:
         return low + (high - low) * unit.view(-1, *shape)
 
     def pick(self, count: int, *shape: int) -> Tensor:
-        """Whole numbers [B, *shape] from 0, below count."""
+        """Draw whole numbers [B, *shape] in 0..count-1."""
         return self.uniform(0, count, *shape).long().clamp(max=count - 1)
 
     def order(self, count: int) -> Tensor:
-        """A permutation of 0..count-1 for each scene: [B, count]."""
+        """Draw a permutation of 0..count-1 for each scene: [B, count]."""
         return self.uniform(0, 1, count).argsort(dim=1)

@@ -19,9 +19,9 @@ PALETTE = (
 )  # fmt: skip
 """Red, green and blue of each of COLOURS, 0..1."""
 EARTH = ((0.80, 0.72, 0.60), (0.47, 0.53, 0.40), (0.44, 0.52, 0.58), (0.56, 0.555, 0.55))
-"""The same of each of GROUNDS: pale, so that no ground is taken for a thing."""
+"""Red, green and blue of each of GROUNDS: pale, so that no ground is taken for a thing."""
 _LIFT = 0.62
-"""Height of the light, 0..1: the z of its direction."""
+"""z of the unit vector towards the light; z points at the viewer."""
 
 
 def paint(
@@ -64,25 +64,30 @@ def paint(
 
 
 def _wide(value: Tensor) -> Tensor:
-    """[B] -> [B, 1, 1, 1]."""
+    """Reshape [B] to [B, 1, 1, 1]."""
     return value.view(-1, 1, 1, 1)
 
 
 def _ramp(low: float, high: float, value: Tensor) -> Tensor:
-    """A smooth step from 0 at low to 1 at high."""
+    """Rise smoothly from 0 at low to 1 at high."""
     t = ((value - low) / (high - low)).clamp(0, 1)
     return t * t * (3 - 2 * t)
 
 
 def _falloff(light: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """Brighter towards the light, darker in the corners: [B, 1, 1, H, W]."""
+    """Brighten towards the light, darken the corners: a factor [B, 1, 1, H, W].
+
+    Args:
+        light: [B, 2] x and y of the unit vector towards the light.
+        x, y: [B, 1, 1, W] and [B, 1, H, 1], 0..1 across the frame.
+    """
     near = _wide(light[:, 0]) * (x - 0.5) + _wide(light[:, 1]) * (y - 0.5)
     corner = (x - 0.5) ** 2 + (y - 0.5) ** 2
     return (1 + 0.28 * near - 0.35 * corner)[:, None]
 
 
 def _ground(scenes: Scenes, x: Tensor, y: Tensor, clock: Tensor) -> Tensor:
-    """Textures that the camera pans over: [B, 3, T, H, W] in 0..1."""
+    """Paint the textures that the camera pans over: [B, 3, T, H, W] in 0..1."""
     look = scenes.look
     px = x + _wide(scenes.pan[:, 0]) * clock + 4 * _wide(look[:, 1])
     py = y + _wide(scenes.pan[:, 1]) * clock + 4 * _wide(look[:, 2])
@@ -109,7 +114,14 @@ def _ground(scenes: Scenes, x: Tensor, y: Tensor, clock: Tensor) -> Tensor:
 def _local(
     middle: Tensor, travel: Tensor, radius: Tensor | float, axes: tuple[Tensor, Tensor, Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """Place relative to a thing, in its radii: dx, dy [B, T, H or 1, W or 1]."""
+    """Measure places from the centre of a thing, in its radii: dx [B, T, 1, W], dy [B, T, H, 1].
+
+    Args:
+        middle: [B, 2] its centre at time 0.
+        travel: [B, 2] the distance that it moves in a clip.
+        radius: [B], or one for all.
+        axes: x [B, 1, 1, W], y [B, 1, H, 1] and clock [1, T, 1, 1].
+    """
     x, y, clock = axes
     radius = _wide(radius) if isinstance(radius, Tensor) else radius
     dx = (x - _wide(middle[:, 0]) - _wide(travel[:, 0]) * clock) / radius
@@ -117,13 +129,17 @@ def _local(
     return dx, dy
 
 
-def _chosen(kinds: tuple[Tensor, ...], shape: Tensor) -> Tensor:
+def _by_shape(kinds: tuple[Tensor, ...], shape: Tensor) -> Tensor:
+    """Select for each scene the values of its shape [B]: [B, T, H, W]."""
     stacked = torch.stack(torch.broadcast_tensors(*kinds))
     return stacked[shape, torch.arange(len(shape), device=shape.device)]
 
 
 def distance(shape: Tensor, dx: Tensor, dy: Tensor) -> Tensor:
-    """Signed distance, in radii, to the outline of ball, cube, pyramid or ring; negative inside."""
+    """Measure the signed distance, in radii, to the outline of a shape: [B, T, H, W].
+
+    Negative inside. Args as `_local` returns them; shape [B], index into SHAPES.
+    """
     r = (dx**2 + dy**2).sqrt()
     ax, ay = dx.abs(), dy.abs()
     square = torch.maximum(ax, ay) - 0.88
@@ -131,11 +147,11 @@ def distance(shape: Tensor, dx: Tensor, dy: Tensor) -> Tensor:
     cube = torch.where((ax > 0.70) & (ay > 0.70), corner, square)
     pyramid = torch.maximum(0.866 * ax - 0.5 * (dy + 0.12) - 0.56, dy + 0.12 - 0.74)
     ring = (r - 0.72).abs() - 0.27
-    return _chosen((r - 1, cube, pyramid, ring), shape)
+    return _by_shape((r - 1, cube, pyramid, ring), shape)
 
 
 def _slope(shape: Tensor, dx: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
-    """Horizontal part of the normal of the thing's surface: two [B, T, H, W], length below 1."""
+    """Return x and y of the unit normal of a thing's surface: two [B, T, H, W]."""
     r = (dx**2 + dy**2).sqrt().clamp(min=1e-3)
     ax, ay = dx.abs(), dy.abs()
     side = ax > ay
@@ -148,29 +164,36 @@ def _slope(shape: Tensor, dx: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
     pyramid = (torch.where(base, 0 * dx, 0.62 * dx.sign()), torch.where(base, 0.72, -0.36 + 0 * dy))
     around = ((r - 0.72) / 0.29).clamp(-0.97, 0.97)
     ball = r.clamp(max=0.98)
-    x = _chosen((dx / r * ball, cube[0], pyramid[0], dx / r * around), shape)
-    y = _chosen((dy / r * ball, cube[1], pyramid[1], dy / r * around), shape)
+    x = _by_shape((dx / r * ball, cube[0], pyramid[0], dx / r * around), shape)
+    y = _by_shape((dy / r * ball, cube[1], pyramid[1], dy / r * around), shape)
     return x, y
 
 
 def _shaded(colour: Tensor, nx: Tensor, ny: Tensor, light: Tensor) -> Tensor:
-    """Lambert's light with a highlight and a little sky: [B, 3, T, H, W]."""
+    """Shade a surface, diffuse and with a highlight: [B, 3, T, H, W].
+
+    Args:
+        colour: [B, 3].
+        nx, ny: [B, T, H, W] of its unit normal.
+        light: [B, 2] x and y of the unit vector towards the light.
+    """
     nz = (1 - nx**2 - ny**2).clamp(min=0).sqrt()
     lx, ly = _wide(light[:, 0]), _wide(light[:, 1])
     facing = (nx * lx + ny * ly + nz * _LIFT).clamp(min=0)
-    # Halfway between the light and the eye, which looks straight down.
+    # Blinn's half vector, for a viewer straight above.
     long = (2 + 2 * _LIFT) ** 0.5
     gloss = ((nx * lx + ny * ly + nz * (_LIFT + 1)) / long).clamp(min=0) ** 40
     lit = (0.42 + 0.72 * facing)[:, None] * colour[:, :, None, None, None]
     return lit + 0.5 * gloss[:, None]
 
 
-def _paint_over(canvas: Tensor, paint_: Tensor, opacity: Tensor) -> Tensor:
-    return torch.lerp(canvas, paint_, opacity[:, None])
+def _paint_over(canvas: Tensor, colour: Tensor, opacity: Tensor) -> Tensor:
+    """Blend a colour [B, 3, T, H, W] over the canvas by an opacity [B, T, H, W] in 0..1."""
+    return torch.lerp(canvas, colour, opacity[:, None])
 
 
 def _trail(scenes: Scenes, slot: int, x: Tensor, y: Tensor, clock: Tensor) -> Tensor:
-    """The groove that a large thing leaves in the ground: a factor [B, 1, T, H, W]."""
+    """Darken the groove that a large thing leaves in the ground: a factor [B, 1, T, H, W]."""
     radius = scenes.radius[:, slot]
     dx, dy = _local(scenes.middle[:, slot], scenes.travel[:, slot], radius, (x, y, clock))
     step = torch.tensor(STEPS, device=x.device)[scenes.direction[:, slot]]
@@ -187,7 +210,7 @@ def _large(
     canvas: Tensor, scenes: Scenes, slot: int, light: Tensor,
     axes: tuple[Tensor, Tensor, Tensor], size: Tensor,
 ) -> Tensor:  # fmt: skip
-    """A large thing and its shadow."""
+    """Paint a large thing and its shadow over the canvas [B, 3, T, H, W]."""
     radius, shape = scenes.radius[:, slot], scenes.shape[:, slot]
     dx, dy = _local(scenes.middle[:, slot], scenes.travel[:, slot], radius, axes)
     seen = _wide(scenes.present[:, slot].float())
@@ -202,7 +225,7 @@ def _swarm(
     canvas: Tensor, scenes: Scenes, slot: int, light: Tensor,
     axes: tuple[Tensor, Tensor, Tensor], size: Tensor,
 ) -> Tensor:  # fmt: skip
-    """A swarm: glossy beads that hover over the ground, each with a short tail of light."""
+    """Paint a swarm over the canvas: glossy beads above the ground, each with a bright tail."""
     travel = scenes.travel[:, LARGE + slot]
     step = torch.tensor(STEPS, device=canvas.device)[scenes.direction[:, LARGE + slot]]
     sx, sy = _wide(step[:, 0]), _wide(step[:, 1])

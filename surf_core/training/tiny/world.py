@@ -1,9 +1,9 @@
-"""What there is in the second model's scenes: a few large things, swarms of beads, a ground.
+"""Draw the second model's scenes: a few large things, swarms of beads, a ground.
 
 All lengths are fractions of the frame, so that a scene is the same at any size; times run from
 -0.5 to 0.5 of the clip. Scene i is a function of (seed, i) alone, on every device.
 
-Dims: B scenes, N things of a kind, M members of a swarm, K candidates.
+Dims: B scenes, M members of a swarm, K candidate places.
 """
 
 from dataclasses import dataclass, fields
@@ -27,16 +27,19 @@ from .chance import Chance
 STEPS = ((-1.0, 0.0), (1.0, 0.0), (0.0, -1.0), (0.0, 1.0))
 """Unit step (x, y) of each of DIRECTIONS; y points down."""
 LARGE, SWARMS, MEMBERS = 2, 2, len(COUNTS)
-"""Most large things, swarms, and beads of a swarm."""
+"""Most large things of a scene, most swarms, and most beads of a swarm."""
 RADII = (0.13, 0.165)
-"""Of large things."""
+"""Least and greatest radius of large things."""
 BEAD = 0.038
 """Radius of a bead."""
 TRAVEL = (0.24, 0.34)
-"""Way that a thing goes in a clip."""
+"""Least and greatest distance that a thing moves in a clip."""
 _TRIES = 16
+"""K: places that are tried for a thing."""
 _EDGE = 0.02
+"""Distance that large things keep from the frame's edge."""
 _CLOCK = (-0.5, -0.25, 0.0, 0.25, 0.5)
+"""Times at which distances between things are measured."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,15 +49,16 @@ class Scenes:
     ground: Tensor
     """[B] index into GROUNDS."""
     look: Tensor
-    """[B, 8] in 0..1: light and ground, see `paint`."""
+    """[B, 8] in 0..1: direction of the light, place, angle and brightness of the ground's texture,
+    see `paint`."""
     pan: Tensor
-    """[B, 2], way that the ground goes in a clip, for the camera's."""
+    """[B, 2] distance (x, y) that the ground moves in a clip, as the camera pans."""
     colour: Tensor
     """[B, 4] index into COLOURS: two large things, two swarms; no two alike."""
     direction: Tensor
     """[B, 4] index into DIRECTIONS."""
     present: Tensor
-    """[B, 4] bool."""
+    """[B, 4] bool: which of the four are in the scene."""
     shape: Tensor
     """[B, 2] index into SHAPES."""
     count: Tensor
@@ -62,17 +66,17 @@ class Scenes:
     radius: Tensor
     """[B, 2] of the large things."""
     middle: Tensor
-    """[B, 2, 2] place (x, y) of the large things halfway."""
+    """[B, 2, 2] place (x, y) of the large things at time 0."""
     travel: Tensor
-    """[B, 4, 2] way that each thing goes."""
+    """[B, 4, 2] distance (x, y) that each thing moves in a clip."""
     beads: Tensor
-    """[B, 2, 5, 2] place of every bead halfway; those beyond the count lie far outside."""
+    """[B, 2, M, 2] place (x, y) of every bead at time 0; those beyond the count lie far outside."""
 
     def __len__(self) -> int:
         return len(self.ground)
 
     def things(self) -> list[list[Thing]]:
-        """What each scene holds, in the order of its phrases."""
+        """List what each scene holds, in the order of its phrases."""
         kinds = [x.tolist() for x in (self.present, self.colour, self.direction)]
         rows = zip(*kinds, self.shape.tolist(), self.count.tolist(), strict=True)
         return [
@@ -165,13 +169,18 @@ def draw(seed: int, index: Tensor) -> Scenes:
 
 
 def _inside(unit: Tensor, radius: Tensor | float, travel: Tensor) -> Tensor:
-    """Turn 0..1 into a place from which a thing stays within the frame."""
+    """Map 0..1 to places at time 0 from which a thing stays within the frame."""
     margin = radius + _EDGE + travel.abs() / 2
     return margin + (1 - 2 * margin) * unit
 
 
 def _apart(chance: Chance, radius: Tensor, travel: Tensor) -> Tensor:
-    """Places of two large things [B, 2, 2], the best of some at keeping away from one another."""
+    """Choose places of two large things that keep their distance: [B, 2, 2].
+
+    Args:
+        radius: [B, 2].
+        travel: [B, 2, 2].
+    """
     unit = chance.uniform(0, 1, _TRIES, LARGE, 2)
     places = _inside(unit, radius[:, None, :, None], travel[:, None])
     clock = torch.tensor(_CLOCK, device=travel.device).view(-1, 1)
@@ -185,25 +194,30 @@ def _apart(chance: Chance, radius: Tensor, travel: Tensor) -> Tensor:
 
 
 def _scattered(chance: Chance, travel: Tensor) -> Tensor:
-    """Places of beads [B, SWARMS, M, 2], none touching another of its swarm, few of the other."""
+    """Choose places of beads, none touching another of its swarm: [B, SWARMS, M, 2].
+
+    Beads of different swarms cross one another seldom.
+
+    Args:
+        travel: [B, SWARMS, 2].
+    """
     chosen: list[list[Tensor]] = []
     clock = torch.tensor(_CLOCK, device=travel.device).view(1, -1, 1, 1)
     rows = torch.arange(len(travel), device=travel.device)
     for swarm in range(SWARMS):
         unit = chance.uniform(0, 1, MEMBERS, _TRIES, 2)
-        way = travel[:, swarm, None, None]
-        places = _inside(unit, 2 * BEAD, way)
-        mine: list[Tensor] = []
+        places = _inside(unit, 2 * BEAD, travel[:, swarm, None, None])
+        swarm_places: list[Tensor] = []
         for member in range(MEMBERS):
             tries = places[:, member]
             gap = torch.full(tries.shape[:2], 1.0, device=tries.device)
-            for other in mine:
+            for other in swarm_places:
                 gap = torch.minimum(gap, (tries - other[:, None]).norm(dim=-1) / 0.17)
             for other in chosen[0] if swarm else ():
                 between = (tries - other[:, None])[:, None]
                 between = between + clock * (travel[:, 1] - travel[:, 0])[:, None, None]
                 gap = torch.minimum(gap, between.norm(dim=-1).amin(dim=1) / 0.1)
             best = torch.where(gap >= 1, 2.0, gap).argmax(dim=1)
-            mine.append(tries[rows, best])
-        chosen.append(mine)
-    return torch.stack([torch.stack(mine, dim=1) for mine in chosen], dim=1)
+            swarm_places.append(tries[rows, best])
+        chosen.append(swarm_places)
+    return torch.stack([torch.stack(places, dim=1) for places in chosen], dim=1)
