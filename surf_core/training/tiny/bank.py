@@ -38,7 +38,7 @@ Tensors = dict[str, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Shards:
+class SceneShards:
     """Where the tensors of scenes are kept, and what they depend on."""
 
     folder: Path | None
@@ -65,7 +65,7 @@ def hash_of(model: nn.Module, settings: dict) -> str:
 
 
 def compute(
-    shards: Shards,
+    shards: SceneShards,
     count: int,
     scenes_to_tensors: Callable[[Tensor], Tensors],
     device: str,
@@ -196,7 +196,7 @@ def encode_scenes(
         folder, group, seconds: see `compute`.
     """
     kind = f"{plan.size}x{plan.frames}-seed{plan.seed}"
-    shards = Shards(folder=folder, kind=kind, key=hash_of(model, asdict(plan)))
+    shards = SceneShards(folder=folder, kind=kind, key=hash_of(model, asdict(plan)))
     tensors = compute(
         shards, count, lambda index: encode(model, plan, index), device, group, seconds
     )

@@ -22,7 +22,7 @@ from ..clip_source import NoClips
 from ..flow_map import FlowMap
 from ..task import Batch
 from ..token_dropout import TokenDropout
-from .bank import Shards, Tensors, compute, hash_of
+from .bank import SceneShards, Tensors, compute, hash_of
 from .paint import paint
 from .videos import draw_levels
 from .world import draw
@@ -108,7 +108,7 @@ def pairs(
         folder, seconds: see `surf_core.training.tiny.bank.compute`.
     """
     settings = {"seed": seed, "first": first, "sizes": (LARGE, SMALL), "disturbed": DISTURBED}
-    shards = Shards(folder=folder, kind=f"pairs-seed{seed}", key=hash_of(model, settings))
+    shards = SceneShards(folder=folder, kind=f"pairs-seed{seed}", key=hash_of(model, settings))
     tensors = compute(
         shards, count, lambda index: pair_up(model, index + first, seed), device, seconds=seconds
     )
