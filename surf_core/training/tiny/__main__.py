@@ -39,7 +39,7 @@ def main() -> None:
     torch.set_num_threads(max(1, args.threads // args.jobs))
     args.out.mkdir(parents=True, exist_ok=True)
     if args.form == "full":
-        stages.train_all(stages.Settings(out=args.out / "second"))
+        stages.train_all(stages.StageSettings(out=args.out / "second"))
         return
     outcome = Suite(FORMS[args.form], args.out, args.precision, args.jobs)()
     print("\n".join(say(outcome)))

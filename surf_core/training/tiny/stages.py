@@ -44,7 +44,7 @@ _SPARE = 0.97
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Settings:
+class StageSettings:
     """What a stage is run with; the command line has one option for each field."""
 
     out: Path
@@ -95,7 +95,7 @@ class Settings:
         """Folder of encoded scenes; a GPU encodes them again in less time than it reads them."""
         return None if self.on_gpu else self.out / "bank"
 
-    def after(self, began: float) -> "Settings":
+    def after(self, began: float) -> "StageSettings":
         """Take the time since `began` off the seconds."""
         if self.seconds is None:
             return self
@@ -106,7 +106,7 @@ def paced(
     task: Task,
     recipe: Recipe,
     out: Path,
-    settings: Settings,
+    settings: StageSettings,
     turns: int,
     before: int = 0,
     blocks: bool = False,
@@ -167,7 +167,7 @@ def _planned(run: TrainingLoop, seconds: float, began: float, turns: int) -> int
 
 
 def recipe_of(
-    settings: Settings,
+    settings: StageSettings,
     name: str,
     batch: int,
     lr: float,
@@ -184,7 +184,7 @@ def recipe_of(
     )  # fmt: skip
 
 
-def train_vae(settings: Settings) -> None:
+def train_vae(settings: StageSettings) -> None:
     """Train the VAE and write its file."""
     batch = settings.batch or 2
     task = autoencoder.Autoencode(
@@ -195,7 +195,7 @@ def train_vae(settings: Settings) -> None:
     paced(task, recipe, settings.out / "vae", settings, 1, before=settings.stills)
 
 
-def load_vae(settings: Settings) -> vae.TinyVAE:
+def load_vae(settings: StageSettings) -> vae.TinyVAE:
     """Load the file of the VAE's stage, on the device."""
     path, began = settings.out / "vae" / f"{VAE}.safetensors", time.monotonic()
     while not path.exists() and time.monotonic() - began < settings.wait:
@@ -203,7 +203,7 @@ def load_vae(settings: Settings) -> vae.TinyVAE:
     return vae.load(path).to(settings.device)
 
 
-def encode_bank(settings: Settings) -> dict[str, EncodedScenes]:
+def encode_bank(settings: StageSettings) -> dict[str, EncodedScenes]:
     """Encode the scenes that the text-to-video model is trained on, by kind, or read them."""
     model, began = load_vae(settings), time.monotonic()
 
@@ -251,7 +251,7 @@ def compiles(task: videos.Videos, shapes: Sequence[tuple[int, ...]], half: bool)
     return True
 
 
-def train_t2v(settings: Settings) -> None:
+def train_t2v(settings: StageSettings) -> None:
     """Train the text-to-video model on encoded scenes and write its file."""
     began = time.monotonic()
     batch = settings.batch or 16
@@ -272,7 +272,7 @@ def train_t2v(settings: Settings) -> None:
     )  # fmt: skip
 
 
-def train_refiner(settings: Settings) -> None:
+def train_refiner(settings: StageSettings) -> None:
     """Train the refiner on pairs of previews and videos, and write its file."""
     began, model = time.monotonic(), load_vae(settings)
     seed, device, folder = SCENES + 1, settings.device, settings.folder
@@ -286,7 +286,7 @@ def train_refiner(settings: Settings) -> None:
     paced(task, recipe, settings.out / "refiner", settings.after(began), 1, blocks=True)
 
 
-def _controls(settings: Settings, cfg: float, shift: float) -> controls.Controls:
+def _controls(settings: StageSettings, cfg: float, shift: float) -> controls.Controls:
     model = checkpoint.load(settings.out / "t2v" / f"{T2V}.safetensors").to(settings.device)
     return controls.Controls(
         model, load_vae(settings), settings.prompts, cfg, shift, 128 if settings.on_gpu else 16,
@@ -294,7 +294,7 @@ def _controls(settings: Settings, cfg: float, shift: float) -> controls.Controls
     )  # fmt: skip
 
 
-def run_controls(settings: Settings) -> None:
+def run_controls(settings: StageSettings) -> None:
     """Sample held-out prompts in every way of the table, and print and write the table."""
     table = _controls(settings, settings.cfg, settings.shift)
     try:
@@ -306,7 +306,7 @@ def run_controls(settings: Settings) -> None:
         print(controls.report(table, settings.out / name, shown))
 
 
-def run_scan(settings: Settings) -> None:
+def run_scan(settings: StageSettings) -> None:
     """Print the baseline, fewer steps and half resolution under other guidance and shifts."""
     for cfg, shift in ((7.5, 1.0), (7.5, 5.0), (7.5, 8.0), (5.0, 3.0), (10.0, 3.0), (3.0, 3.0)):
         table = _controls(settings, cfg, shift)
@@ -333,7 +333,7 @@ FULL: dict[str, dict[str, int | str | bool]] = {
 """Stages of the full form, in order, with the settings that differ from the defaults."""
 
 
-def train_all(settings: Settings) -> None:
+def train_all(settings: StageSettings) -> None:
     """Run or resume every stage of the full form."""
     for stage, changes in FULL.items():
         log.info("%s ...", stage)
@@ -341,7 +341,7 @@ def train_all(settings: Settings) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return the command line: an option for each field of `Settings`."""
+    """Return the command line: an option for each field of `StageSettings`."""
     words = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -374,7 +374,7 @@ def main() -> None:
     words = parser()
     options = {name: value for name, value in vars(words.parse_args()).items() if value is not None}
     stage, threads = options.pop("stage"), options.pop("threads")
-    settings = Settings(**options)
+    settings = StageSettings(**options)
     if stage in TRAINED and settings.seconds is None and settings.steps is None:
         words.error("expected --seconds or --steps")
     logging.basicConfig(level=logging.INFO, format="%(relativeCreated)d %(message)s")
