@@ -83,9 +83,10 @@ def _inputs() -> list:
         ),
         declare(
             io.Combo.Input, "predictor", options=[*BUILT_IN, *refiner_names()], default="detail",
-            tooltip="What scores the tokens. detail: the preview's own detail, any model. tiny: a "
-            "trained network, for Surf Tiny Models alone. Else a file in models/diffusion_models "
-            "that surf-train mask wrote; others are refused.",
+            tooltip="What scores the tokens. detail: the preview's own detail, any model: of its "
+            "pixels where a vae is connected, else of its latent. tiny: a trained network, for "
+            "Surf Tiny Models alone. Else a file in models/diffusion_models that surf-train mask "
+            "wrote; others are refused.",
         ),
         declare(
             io.Combo.Input, "choose", options=list(CHOICES), default="keep ratio",
@@ -98,8 +99,8 @@ def _inputs() -> list:
         ),
         declare(
             io.Float.Input, "tau", default=3.0, min=0.0, max=255.0, step=0.1,
-            tooltip="Least change that is worth refining, for 'tau': for a trained predictor in "
-            "1/255 of the range of a pixel, for detail in a scale of its own. 0 refines all.",
+            tooltip="Least change that is worth refining, for 'tau', in 1/255 of the range of a "
+            "pixel. Without a vae, detail has a scale of its own. 0 refines all.",
         ),
         *target_inputs(),
         declare(
@@ -108,8 +109,8 @@ def _inputs() -> list:
         ),
         declare(
             io.Vae.Input, "vae", optional=True,
-            tooltip="The VAE of the model; needed to upsample through pixels and for an image. "
-            "Without it, the picture has rough colours.",
+            tooltip="The VAE of the model; needed to upsample through pixels and for an image, and "
+            "for detail to score pixels. Without it, the picture has rough colours.",
         ),
         declare(
             io.Image.Input, "image", optional=True,

@@ -1,7 +1,7 @@
 """Refine only the tokens that need it: score them, choose a mask, pack, compose."""
 
 from .compose import Skipping, compose, refine_skipping, weight
-from .detail import detail
+from .detail import detail, pixel_detail
 from .mask import Mask, check_keep, choose
 from .oracle import down_up, oracle_mask, scores
 from .pack import Packing, pack, packing, unpack
@@ -22,6 +22,7 @@ __all__ = [
     "oracle_mask",
     "pack",
     "packing",
+    "pixel_detail",
     "predict_mask",
     "refine_skipping",
     "scores",

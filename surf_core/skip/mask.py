@@ -12,8 +12,9 @@ from torch import Tensor
 
 from ..checks import check_range
 
-SOURCES = ("oracle", "predictor", "detail")
-"""Where scores come from: the sharp clip, a trained network, the preview's own detail."""
+SOURCES = ("oracle", "predictor", "pixel detail", "detail")
+"""Where scores come from: the sharp clip, a trained network, the preview's own detail, of its
+pixels or of its latent."""
 HYSTERESIS = 0.7
 """A refined token stays refined in the next latent frame down to this share of tau."""
 GREATEST = 255.0

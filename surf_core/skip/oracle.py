@@ -82,10 +82,19 @@ def scores(
         )
     wide = torch.promote_types(hr.dtype, torch.float32)
     error = (hr.to(wide) - low.to(wide)).square().mean(dim=1)
-    error = UNIT * F.avg_pool2d(error, sides).sqrt()
+    return largest(UNIT * F.avg_pool2d(error, sides).sqrt(), frames, patch[0])
+
+
+def largest(scores: Tensor, frames: int, depth: int) -> Tensor:
+    """Reduce scores of pixel frames [B, F, h, w] to the largest of each token: [B, T, h, w].
+
+    Args:
+        frames: pixel frames of a latent frame; the first one holds a single frame.
+        depth: latent frames of a token.
+    """
     # The first latent frame has one pixel frame; repeated, it is as long as the others.
-    error = torch.cat([error[:, :1].expand(-1, frames - 1, -1, -1), error], dim=1)
-    return error.unflatten(1, (-1, frames * patch[0])).amax(dim=2)
+    scores = torch.cat([scores[:, :1].expand(-1, frames - 1, -1, -1), scores], dim=1)
+    return scores.unflatten(1, (-1, frames * depth)).amax(dim=2)
 
 
 def oracle_mask(

@@ -4,6 +4,7 @@ from dataclasses import FrozenInstanceError
 
 import pytest
 import torch
+from surf.surf_core.resample import resize
 from surf.surf_core.skip import (
     Mask,
     MaskPredictor,
@@ -13,9 +14,11 @@ from surf.surf_core.skip import (
     detail,
     down_up,
     oracle_mask,
+    pixel_detail,
     predict_mask,
     scores,
 )
+from surf.surf_core.training.mask import auc
 
 GRIDS = [(1, 3, 5), (5, 3, 1), (7, 4, 6)]
 
@@ -270,6 +273,89 @@ def test_faint_texture_outranks_a_flat_part_that_moves():
     assert textured.min() > moving.max()
     steady = detail(start, temporal=0)[0, :, :8].max()
     assert moving.max() > 1.02 * steady, "what moves counts a little"
+
+
+# The preview's detail, of its pixels.
+
+
+def natural(frames, rows, columns, seed=0):
+    """Frames in 0..1 with a spectrum as pictures have it, sharp in some places, flat in others."""
+    across, down = torch.fft.fftfreq(columns), torch.fft.fftfreq(rows)[:, None]
+    falls = 1 / (across**2 + down**2).sqrt().clamp_min(1 / columns)
+    spectrum = torch.fft.fft2(random(1, 3, frames, rows, columns, seed=seed)) * falls
+    picture = torch.fft.ifft2(spectrum).real
+    share = torch.rand(1, 1, 1, 4, 4, generator=torch.Generator().manual_seed(seed))
+    share = resize(share.expand(-1, -1, frames, -1, -1), (rows, columns))
+    return (0.5 + 0.15 * share**2 * picture / picture.std()).clamp(0, 1)
+
+
+def enlarged(frames, size):
+    return resize(frames, size, "bicubic").clamp(0, 1)
+
+
+@pytest.mark.parametrize(("count", "cell"), [(1, (4, 8)), (5, (4, 8)), (3, (1, 4))])
+def test_pixel_detail_matches_its_definition_written_out(count, cell):
+    low, side = natural(count, 8, 12), 2 * cell[1]
+    size = 3 * side, 2 * side
+    out = pixel_detail(low, size, 2.0, cell=cell)
+    large = enlarged(low, size)
+    wide = torch.nn.functional.pad(large, (1, 1, 1, 1, 0, 0), mode="replicate")
+    near = [wide[..., y : y + size[0], x : x + size[1]] for y in range(3) for x in range(3)]
+    away = (large - torch.stack(near).mean(dim=0)).square().mean(dim=1)
+    for t in range(out.shape[1]):
+        first = 0 if t == 0 else 1 + (t - 1) * cell[0]
+        span = slice(first, first + (cell[0] if t else 1))
+        for y in range(3):
+            for x in range(2):
+                box = away[:, span, y * side : (y + 1) * side, x * side : (x + 1) * side]
+                expected = 255 * 0.53 * 4 * box.mean(dim=(2, 3)).sqrt().amax(dim=1)
+                torch.testing.assert_close(out[:, t, y, x], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_pixel_detail_takes_frames_that_are_large_already():
+    low = natural(5, 16, 24)
+    within, outside = (
+        pixel_detail(x, (64, 96), 4.0, cell=(4, 8)) for x in (low, enlarged(low, (64, 96)))
+    )
+    torch.testing.assert_close(within, outside)
+
+
+def test_pixel_detail_pads_what_is_no_whole_token_with_the_edge():
+    low = natural(1, 15, 13)
+    out = pixel_detail(low, (60, 52), 4.0, cell=(4, 8))
+    assert out.shape == (1, 1, 4, 4)
+    large = torch.nn.functional.pad(enlarged(low, (60, 52)), (0, 12, 0, 4, 0, 0), mode="replicate")
+    torch.testing.assert_close(out, pixel_detail(large, (64, 64), 4.0, cell=(4, 8)))
+
+
+def test_a_flat_part_that_moves_has_no_pixel_detail():
+    video = torch.full((1, 3, 9, 16, 16), 0.2)
+    for frame in range(9):
+        video[:, :, frame] += 0.05 * frame
+    assert pixel_detail(video, (64, 64), 4.0, cell=(4, 8)).max() < 1e-3
+
+
+@pytest.mark.parametrize("ratio", [2, 3, 4])
+def test_pixel_detail_is_near_the_oracle_in_rank_and_size(ratio):
+    hr = natural(5, 192, 192)
+    gains = scores(2 * hr - 1, 2 * down_up(hr, ratio) - 1, cell=(4, 8)).flatten()
+    low = resize(hr, (192 // ratio, 192 // ratio), "area")
+    found = pixel_detail(low, (192, 192), ratio, cell=(4, 8)).flatten()
+    assert auc(found, gains >= gains.median()) > 0.95
+    assert (found / gains).log().median().abs() < 0.5
+
+
+@pytest.mark.parametrize(
+    ("shape", "ratio", "expected"),
+    [
+        ((1, 3, 4, 8, 8), 4.0, "all frames of the preview"),
+        ((1, 16, 5, 8, 8), 4.0, "decode the preview"),
+        ((1, 3, 5, 8, 8), 0.5, "ratio"),
+    ],
+)
+def test_pixel_detail_rejects_what_does_not_fit(shape, ratio, expected):
+    with pytest.raises(ValueError, match=expected):
+        pixel_detail(torch.rand(shape), (32, 32), ratio, cell=(4, 8))
 
 
 def test_detail_and_predictor_have_one_interface():

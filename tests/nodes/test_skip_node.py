@@ -12,7 +12,7 @@ from surf.nodes.tiny import SurfTinyModels
 from surf.nodes.types import SkipMask, SurfMask
 from surf.surf_core import cost
 from surf.surf_core.resample import resize
-from surf.surf_core.skip import packing, predict_mask
+from surf.surf_core.skip import packing, pixel_detail, predict_mask
 from surf.surf_core.skip import predictor as files
 from surf.surf_core.tiny import codec
 from surf.surf_core.tiny.model import MASK
@@ -57,6 +57,20 @@ def test_without_weights_detail_finds_the_busy_half(given):
     tokens = run(given[1], shown(), vae=given[2], scale=4.0)[0].mask.tokens
     assert tokens[..., 8:].float().mean() > 0.9
     assert tokens[..., :7].float().mean() < 0.1
+
+
+@pytest.mark.parametrize("upsample", ["pixel", "latent"])
+@pytest.mark.parametrize("size", [(64, 96), (56, 72)])
+def test_where_there_are_frames_their_pixels_score(upsample, size):
+    preview, wanted = latent(2, 16, 3, 4, 6), {"resolution": "by size", "upsample": upsample}
+    wanted |= {"height": size[0], "width": size[1]}
+    made = run(preview=preview, vae=CellVae(), **wanted)[0]
+    frames = CellVae().decode(preview["samples"]).movedim(-1, 1)
+    ratio = (size[0] * size[1] / (32 * 48)) ** 0.5
+    expected = pixel_detail(frames, size, ratio, cell=(4, 8)).amax(dim=0)
+    torch.testing.assert_close(made.mask.scores, expected)
+    assert made.mask.source == "pixel detail"
+    assert run(preview=preview, keep=0.5)[0].mask.source == "detail"
 
 
 @pytest.mark.parametrize("predictor", ["detail", "tiny"])

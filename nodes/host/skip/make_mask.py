@@ -5,6 +5,7 @@ Dims: B batch, C latent channels, T latent frames, H, W latent cells, F pixel fr
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import sqrt
 from typing import Any
 
 import torch
@@ -12,12 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ....surf_core.checks import check_choice, check_range
-from ....surf_core.skip import Mask, MaskPredictor, predict_mask
+from ....surf_core.skip import Mask, MaskPredictor, choose, pixel_detail, predict_mask
 from ....surf_core.skip.predictor import load
 from ....surf_core.tiny.model import MASK
 from ..latents import open_latent
 from ..leftover_noise import warn_of_noise
-from ..models import patch_side, target_cells
+from ..models import cell_side, patch_side, target_cells
 from ..refiner import TinyFormat, named_file
 from ..vae import UPSAMPLE_METHODS, check_vae, decode_frames, encode_frames, upsample_latent
 from .skip_mask import CHOICES, SkipMask
@@ -90,8 +91,17 @@ def make_mask(
         check_image(image, samples, size, upsample, vae)
     predictor = find_predictor(model, choice.predictor)
     frames = None if vae is None else [decode_frames(vae, x) for x in samples.split(1)]
-    upsampled = _upsample(samples, size, upsample, vae, frames, image)
-    mask = _choose_tokens(model, upsampled, predictor, choice)
+    clips = frames if image is None else image.movedim(-1, 1).chunk(len(samples))
+    upsampled = _upsample(samples, size, upsample, vae, clips)
+    if predictor is None and clips is not None:
+        mask = _choose_by_pixels(model, clips, samples, size, choice)
+    else:
+        mask = _choose_tokens(model, upsampled, predictor, choice)
+    if not mask.tokens.any():
+        raise ValueError(
+            f"expected a tau that some token reaches, got {choice.tau} where the highest "
+            f"score is {mask.scores.max():.3g}; take a lower tau, or choose by keep ratio."
+        )
     skip_mask = SkipMask(
         mask=mask, size=size, upsampled=upsampled, upsample=upsample, samples=samples
     )
@@ -117,15 +127,32 @@ def _choose_tokens(
     side = patch_side(model)
     padding = _padding(tuple(upsampled.shape[-2:]), side)
     tokens = F.pad(model.model.process_latent_in(upsampled.float()), padding, "replicate")
-    mask = predict_mask(
+    return predict_mask(
         tokens, predictor, patch=(1, side, side), dilate=choice.dilate, **choice.criterion()
     )
-    if not mask.tokens.any():
-        raise ValueError(
-            f"expected a tau that some token reaches, got {choice.tau} where the highest "
-            f"score is {mask.scores.max():.3g}; take a lower tau, or choose by keep ratio."
+
+
+def _choose_by_pixels(
+    model: Any, clips: Sequence[Tensor], samples: Tensor, size: tuple[int, int], choice: Choice
+) -> Mask:
+    """Score the tokens by the detail of frames [F, 3, height, width], and choose those to refine.
+
+    Pixels are the same for every model and VAE; the energy of a latent is not.
+    """
+    side, cell = patch_side(model), cell_side(model)
+    latent_frames, rows, columns = samples.shape[2:]
+    rate = max(1, (len(clips[0]) - 1) // max(1, latent_frames - 1))
+    ratio = max(1.0, sqrt(size[0] * size[1] / (rows * columns)))
+    pixels = size[0] * cell, size[1] * cell
+    scores = [
+        pixel_detail(
+            clip.movedim(0, 1)[None], pixels, ratio, cell=(rate, cell), patch=(1, side, side)
         )
-    return mask
+        for clip in clips
+    ]
+    return choose(
+        torch.cat(scores), source="pixel detail", dilate=choice.dilate, **choice.criterion()
+    )
 
 
 def _upsample(
@@ -134,13 +161,10 @@ def _upsample(
     upsample: str,
     vae: Any,
     frames: Sequence[Tensor] | None,
-    image: Tensor | None,
 ) -> Tensor:
-    """Upsample the preview, or encode the frames that stand in for it."""
+    """Upsample the preview, or encode its frames or those that stand in for it."""
     if upsample == "latent":
         return upsample_latent(samples, size, upsample)
-    if image is not None:
-        frames = image.movedim(-1, 1).chunk(len(samples))
     return encode_frames(vae, frames, samples, size)
 
 
