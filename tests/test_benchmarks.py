@@ -137,18 +137,24 @@ def test_the_refiner_is_measured_beside_interpolation(models, tmp_path):
 
 
 @pytest.mark.slow
-def test_skipping_is_measured_for_every_source_of_masks(models, tmp_path):
+def test_skipping_is_measured_where_it_matters_for_every_source_of_masks(models, tmp_path):
     options = ["--pairs=2", models["refiner"], models["predictor"]]
     rows = measured("skip", tmp_path / "a.md", *options)
-    names, kept = list(rows), rows["tokens"].index("kept")
-    assert names[2:] == [
+    head, *names = rows
+    assert head == "tokens refined"
+    assert names == ["0 %, the enlarged preview", "100 %, all"] + [
         f"{keep} %, {source}"
-        for source in ("oracle", "predictor", "detail", "random")
+        for source in ("oracle", "predictor", "pixel detail", "latent detail", "random")
         for keep in (75, 50, 25)
     ]
-    for name in names[2:]:
-        share = float(rows[name][kept].split()[0])
-        assert share == pytest.approx(float(name.split()[0]) / 100, abs=0.05)
+    missed = {name: float(rows[name][0].split()[0]) for name in names}
+    assert missed["0 %, the enlarged preview"] == 100
+    assert missed["100 %, all"] == missed["50 %, oracle"] == 0
+    assert missed["50 %, pixel detail"] < 20 < missed["50 %, random"]
+    assert rows["100 %, all"][2::2][0].startswith("0.00 +- 0.00")
+    operations = [float(rows[name][-1]) for name in names]
+    assert operations[:2] == [0, 1]
+    assert 0.6 < operations[2] < 0.8
 
 
 @pytest.mark.slow
