@@ -5,6 +5,7 @@ from comfy_api.latest import ComfyExtension, io
 from .colour import SurfColourMatch
 from .compile import SurfCompile
 from .decode import SurfVAEDecode
+from .guiders import SurfReshiftAnyGuider, SurfReshiftLadder
 from .loader import SurfRefinerLoader
 from .preview import SurfLatentDownscale, SurfReshiftGuider, SurfReshiftKSampler
 from .refine import SurfRefiner
@@ -21,6 +22,8 @@ class SurfExtension(ComfyExtension):
         return [
             SurfReshiftKSampler,
             SurfReshiftGuider,
+            SurfReshiftAnyGuider,
+            SurfReshiftLadder,
             SurfLatentDownscale,
             SurfRefiner,
             SurfRefinerLoader,

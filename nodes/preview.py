@@ -110,7 +110,7 @@ class SurfReshiftKSampler(io.ComfyNode):
                 *expert_inputs(),
                 steps_low_input("the rest of `steps`"),
                 *low_sampler_inputs(),
-                *low_cond_inputs(),
+                *low_cond_inputs("positive", "negative"),
             ],
             outputs=[
                 declare(
@@ -171,7 +171,7 @@ class SurfReshiftGuider(io.ComfyNode):
                 model_low_input(),
                 *expert_inputs(),
                 steps_low_input("the rest of the sigmas"),
-                *low_cond_inputs(),
+                *low_cond_inputs("positive", "negative"),
             ],
             outputs=[
                 declare(

@@ -226,8 +226,8 @@ def low_sampler_inputs() -> list[io.Input]:
     ]
 
 
-def low_cond_inputs() -> list[io.Input]:
-    """Declare conditioning for the size after the switch."""
+def low_cond_inputs(*names: str) -> list[io.Input]:
+    """Declare conditioning for the size after the switch, by the names of that before it."""
     return [
         declare(
             io.Conditioning.Input,
@@ -237,5 +237,5 @@ def low_cond_inputs() -> list[io.Input]:
             "image to video with the low width and height. Empty: what is bound to a size is "
             "resized.",
         )
-        for name in ("positive", "negative")
+        for name in names
     ]

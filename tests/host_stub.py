@@ -242,12 +242,11 @@ class CFGGuider:
         if denoise_mask is not None:
             mask = self.mask = latents.pack_mask(denoise_mask, shapes, noise.device)
 
-        def guided(x, sigma):
-            if mask is None:
-                return self.outer_predict_noise(x, sigma, {}, seed)
-            kept = flow.noise_scaling(sigma, noise, latent_image)
-            out = self.outer_predict_noise(x * mask + kept * (1 - mask), sigma, {}, seed)
-            return out * mask + latent_image * (1 - mask)
+        self.inner_model = SimpleNamespace(
+            process_latent_in=model.process_latent_in, model_sampling=flow
+        )
+        guided = samplers.KSamplerX0Inpaint(self, sigmas)
+        guided.noise, guided.latent_image, guided.mask = noise, latent_image, mask
 
         def tell(step, denoised, x):
             if callback is not None:

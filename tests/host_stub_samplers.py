@@ -8,6 +8,22 @@ from types import SimpleNamespace
 import torch
 
 
+class KSamplerX0Inpaint:
+    """What a sampler calls: the guider, with what a noise mask keeps blended in."""
+
+    def __init__(self, model, sigmas):
+        self.inner_model, self.sigmas = model, sigmas
+
+    def __call__(self, x, sigma):
+        guider, mask = self.inner_model, self.mask
+        if mask is None:
+            return guider.outer_predict_noise(x, sigma, {}, None)
+        flow = guider.inner_model.model_sampling
+        kept = flow.noise_scaling(sigma, self.noise, self.latent_image)
+        out = guider.outer_predict_noise(x * mask + kept * (1 - mask), sigma, {}, None)
+        return out * mask + self.latent_image * (1 - mask)
+
+
 def euler(model, x, sigmas, seed, callback):
     for i in range(len(sigmas) - 1):
         denoised = model(x, sigmas[i].expand(len(x)))

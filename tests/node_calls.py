@@ -30,6 +30,7 @@ from surf.tests.node_values import (
 
 SECONDS = 10.0
 """Of the CPU, for one call; the usual is below one."""
+EXPERTS = ("model_low_noise", "expert_boundary", "cfg_low_noise")
 LONGEST = 2000
 """Characters of a message."""
 ADVICE = re.compile(r"[;,:] .+\.$", re.DOTALL)
@@ -54,8 +55,9 @@ class CallInputs:
 
     def use(self, node, result, given, draw):
         """Sample with the guider or the model that a node returned, with what fits its model."""
-        family = next((x for x in self.families if x.model is given.get("model")), None)
-        if node == "SurfReshiftGuider":
+        model = given.get("model") or getattr(given.get("guider"), "model_patcher", None)
+        family = next((x for x in self.families if x.model is model), None)
+        if node in ("SurfReshiftGuider", "SurfReshiftAnyGuider", "SurfReshiftLadder"):
             latent = socket(draw, "LATENT", family, self, odd=draw.random() < 0.3)
             self.sample(result.args[0], latent, draw)
         elif node in ("SurfWindowedAttention", "SurfSeedVR2Skip") and family.plain:
@@ -95,6 +97,10 @@ def socket(draw, kind, family, world, *, odd):
     if kind == "MODEL":
         return draw.choice([others.model, others.model, *NOTHING, others.vae]) if odd else (
             family.model)  # fmt: skip
+    if kind == "GUIDER":
+        made = world.guider(family.model)
+        made.set_conds(*(good_conditioning(draw, family) for _ in range(2)))
+        return draw.choice([*NOTHING, family.model]) if odd else made
     if kind == "VAE":
         return draw.choice([others.vae, others.vae, *NOTHING, others.model]) if odd else family.vae
     return draw.choice([*world.masks, *NOTHING[odd < 1 :]]) if odd else draw.choice(world.masks)
@@ -106,7 +112,7 @@ def generate(seed, world):
     node, family = NODES[seed % len(NODES)], draw.choice(world.families)
     inputs, given = INPUTS[node], {}
     named = [name for name in inputs if draw.random() < 0.7 or not inputs[name].get("optional")]
-    odd = set(draw.sample(named, min(len(named), draw.choice([0, 1, 1, 1, 2, 4]))))
+    odd = set(draw.sample(named, min(len(named), draw.choice([0, 0, 1, 1, 2, 4]))))
     for name in named:
         said = inputs[name]
         kind, optional = said["type"], said.get("optional")
@@ -118,11 +124,11 @@ def generate(seed, world):
         if name in world.options and name not in odd:
             given[name] = draw.choice(world.options[name])
     if draw.random() < 0.9:
-        settle(draw, given, odd)
+        settle(draw, node, given, odd)
     return node, given, sorted(odd)
 
 
-def settle(draw, given, odd):
+def settle(draw, node, given, odd):
     """Make values agree that are drawn one by one, so that most calls get as far as a model."""
     fitting = {}
     if "switch_step" in given and isinstance(given.get("steps"), int):
@@ -137,6 +143,15 @@ def settle(draw, given, odd):
     if not odd & {"made_width", "made_height"} and draw.random() < 0.8:
         given.pop("made_width", None)
         given.pop("made_height", None)
+    if draw.random() < 0.8:
+        for name in {"positive_low", "middle_low", "negative_low"} - odd:
+            given.pop(name, None)
+    if "expert_boundary" in INPUTS[node] and not odd & set(EXPERTS):
+        pair = draw.random() < 0.5 and given.get("model_low_noise") is not None
+        numbers = {"expert_boundary": 0.9, "cfg_low_noise": 1.0} if pair else {}
+        for name in ("model_low",) if pair else EXPERTS:
+            given.pop(name, None)
+        given |= numbers
     if "mask" in given and "mask" not in odd and given["mask"] is not None:
         if draw.random() < 0.5:
             given.pop("mask")

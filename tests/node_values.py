@@ -25,6 +25,7 @@ SMALL = {
     "height": (0, 16, 32, 48, 64, 72, 96, 128), "low_width": (16, 32),
     "low_height": (16, 32), "tile": (0, 0, 0, 256), "piece": (0, 0, 128),
     "window": (0, 0, 2, 4), "made_width": (0, 64, 128), "made_height": (0, 64, 128),
+    "steps_low": (0, 0, 2), "sizes": ("1: 0.5", "1: 0.75, 2: 0.5", "10: 0.75, 20: 0.5"),
     "attention": ("host", "sdpa"), "dilate": (0, 1), "upsample": ("latent", "pixel"),
 }  # fmt: skip
 """What is quick; the declared ranges reach to hours of work."""
@@ -200,7 +201,8 @@ def within(draw, name, said):
     if kind == "BOOLEAN":
         return draw.random() < 0.5
     if kind == "STRING":
-        return draw.choice([said["default"], "", "blue circle", "red square, on stripes"])
+        words = [said["default"], "", "blue circle", "red square, on stripes"]
+        return draw.choice(SMALL.get(name, words))
     fitting = [x for x in SMALL.get(name, ()) if said["min"] <= x <= said["max"]]
     if fitting:
         return draw.choice(fitting)

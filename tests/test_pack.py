@@ -205,7 +205,7 @@ def test_type_default_range_and_options_of_an_input_are_frozen(node_id, name):
 def test_nodes_whose_gain_is_not_measured_are_experimental():
     schemas = [(node_id, node.define_schema()) for node_id, node in NODES.items()]
     experimental = {node_id for node_id, schema in schemas if schema.is_experimental}
-    assert experimental == {"SurfColourMatch", "SurfCompile"}
+    assert experimental == {"SurfColourMatch", "SurfCompile", "SurfReshiftLadder"}
 
 
 @pytest.mark.parametrize("node_id", NODES)

@@ -46,15 +46,18 @@ def test_a_number_out_of_its_declared_range_is_refused_before_anything_else(node
 
 
 OTHERS = {
-    "MODEL": [None, "model", {}], "VAE": [None, 3, host_stub.Patcher()], "LATENT": [None, [], ()],
+    "MODEL": [None, "model", {}], "VAE": [None, 3, "vae", host_stub.Patcher()],
+    "LATENT": [None, [], ()],
     "CONDITIONING": [None, {}, "text", [[]], [None], [[torch.ones(1, 2, 8)]],
                      [[torch.ones(2, 8), {}]]],
+    "GUIDER": [None, "guider", {}, host_stub.Patcher()],
     "IMAGE": [None, torch.ones(4, 4, 3), [1]], "SURF_MASK": [{}, torch.ones(1, 4, 4)],
     "COMBO": [None, 7, ["by scale"]], "BOOLEAN": [None, 1, "yes"], "STRING": [None, b"red", 5],
 }  # fmt: skip
 FITTING = {
     "MODEL": host_stub.Patcher(), "LATENT": {}, "CONDITIONING": [], "IMAGE": torch.ones(1, 4, 4, 3),
     "VAE": vaes.Vae(), "SURF_MASK": None, "COMBO": "an option",
+    "GUIDER": host_stub.CFGGuider(host_stub.Patcher()),
 }  # fmt: skip
 
 
@@ -77,10 +80,13 @@ def test_a_value_of_another_type_is_refused_by_its_name(node_id, name):
 # Constants of a graph, as the host hands them to validate_inputs; None is a link.
 SIZE = {"resolution": "by size", "width": 1920, "height": 1088}
 LOW = {"low_resolution": "by size", "low_width": 416, "low_height": 240}
+PAIR = {"expert_boundary": 0.9, "cfg_low_noise": 1.0}
 REFINER = SIZE | {"upsample": "pixel", "window": 4, "vae": None, "tile": 0}
 GOOD = {
-    "SurfReshiftKSampler": LOW | {"steps": 8, "switch_step": 8},
-    "SurfReshiftGuider": LOW,
+    "SurfReshiftKSampler": LOW | PAIR | {"steps": 8, "switch_step": 8},
+    "SurfReshiftGuider": LOW | PAIR,
+    "SurfReshiftAnyGuider": LOW,
+    "SurfReshiftLadder": {"sizes": "10: 0.75, 20: 0.5"},
     "SurfLatentDownscale": {"resolution": "by size", "width": 416, "height": 40},
     "SurfRefiner": REFINER,
     "SurfSkipMask": SIZE | {"upsample": "pixel", "vae": None},
@@ -96,6 +102,15 @@ BAD = [
     ("SurfReshiftKSampler", {"low_width": 100}, (), "use 96 or 104"),
     ("SurfReshiftKSampler", {"low_height": 8200}, (), "low_height must lie within 16 to 8192"),
     ("SurfReshiftKSampler", {"low_resolution": "1080p"}, (), "must be one of by scale, 240p"),
+    ("SurfReshiftKSampler", {"expert_boundary": 0.0}, (), "needs an expert_boundary above 0"),
+    ("SurfReshiftKSampler", {"expert_boundary": 1.5}, (), "expert_boundary must lie within 0.0"),
+    ("SurfReshiftGuider", {"expert_boundary": 0.0}, (), "needs an expert_boundary above 0"),
+    ("SurfReshiftAnyGuider", {"low_height": 100}, (), "use 96 or 104"),
+    ("SurfReshiftLadder", {"sizes": ""}, (), "expected steps and factors"),
+    ("SurfReshiftLadder", {"sizes": "10: 0.5, 20"}, (), "got '20'; write the evaluations"),
+    ("SurfReshiftLadder", {"sizes": "20: 0.75, 10: 0.5"}, (), "got 10: 0.5 after 20: 0.75"),
+    ("SurfReshiftLadder", {"sizes": "10: 0.5, 20: 0.75"}, (), "later steps and smaller sizes"),
+    ("SurfReshiftLadder", {"sizes": "10: 1.5"}, (), "a factor of sizes must lie within"),
     ("SurfReshiftGuider", {"low_height": 100}, (), "use 96 or 104"),
     ("SurfReshiftGuider", {"low_resolution": "huge"}, (), "must be one of"),
     ("SurfLatentDownscale", {"width": 100}, (), "use 96 or 104"),
@@ -142,7 +157,7 @@ def test_a_vae_is_not_asked_for_where_nothing_is_encoded():
 
 
 def test_widths_count_for_by_size_alone():
-    for node_id in ("SurfReshiftKSampler", "SurfReshiftGuider"):
+    for node_id in ("SurfReshiftKSampler", "SurfReshiftGuider", "SurfReshiftAnyGuider"):
         given = GOOD[node_id] | {"low_resolution": "by scale", "low_width": 100}
         assert NODES[node_id].validate_inputs(**given) is True
 

@@ -22,7 +22,11 @@ WIDGETS = {"BOOLEAN": (bool, "True or False"), "STRING": (str, "a text"),
            "COMBO": (str, "the name of an option")}  # fmt: skip
 LINKS: dict[str, Callable[[Any], bool]] = {
     "MODEL": lambda value: hasattr(value, "get_model_object"),
-    "VAE": lambda value: hasattr(value, "latent_channels") or hasattr(value, "encode"),
+    "VAE": lambda value: (
+        not isinstance(value, str)
+        and (hasattr(value, "latent_channels") or hasattr(value, "encode"))
+    ),
+    "GUIDER": lambda value: hasattr(value, "sample") and hasattr(value, "model_patcher"),
     "LATENT": lambda value: isinstance(value, dict),
     "IMAGE": lambda value: isinstance(value, Tensor) and value.ndim == 4,
     "SURF_MASK": lambda value: hasattr(value, "mask"),

@@ -1,17 +1,22 @@
 """Sample with a switch of resolution: its plan, a guider, a KSampler."""
 
+from .any_guider import LADDER, Ladder, parse_ladder, reshift_any
 from .guider import reshift_guider
 from .ksampler import SAME, sample_preview, samplers, schedulers
 from .plan import Switch, check_low_sides, check_switch_step
 from .sides import Sides, check_expert_numbers, take
 
 __all__ = [
+    "LADDER",
     "SAME",
+    "Ladder",
     "Sides",
     "Switch",
     "check_expert_numbers",
     "check_low_sides",
     "check_switch_step",
+    "parse_ladder",
+    "reshift_any",
     "reshift_guider",
     "sample_preview",
     "samplers",

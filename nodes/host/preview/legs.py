@@ -105,7 +105,7 @@ def _plan(course: Course, call: Call, source: Size, sizes: list[tuple[int, Size]
         turns(source, sizes),
         sigma_policy=plan.sigma_policy,
         handover=plan.handover,
-        keeps_noise=plan.inherits and call.mask is None,
+        keeps_noise=plan.inherits,
         sigmas_low=None if below is None else below.cpu(),
         steps_low=plan.steps_low,
         boundary=course.boundary,

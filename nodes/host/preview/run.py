@@ -22,6 +22,7 @@ from ..node import reporting_as
 from .guiders import for_leg
 from .leg import Segment, one_bar, sampler_for
 from .legs import Call
+from .masked import Evaluation, Hook, Start, can_hook, hooked, offset_noise, unblended
 from .noise import fresh_noise, inherited_noise, item_seed, noise_of, sampler_seed, second_seed
 
 
@@ -35,8 +36,14 @@ class Relay:
     """[B, C, (T,) H, W], what the next leg adds to it; zeros where x holds its noise."""
     seed: int
     """Of the sampler."""
-    evaluation: tuple[Tensor, Tensor, Tensor] | None = None
+    evaluation: Evaluation | None = None
     """Last (x, sigma, x0) of the leg before, in the model's space."""
+    start: Start | None = None
+    """What the next leg starts from, where that is not `kept`."""
+    kept: Tensor | None = None
+    """[B, C, (T,) H, W], VAE space, what a noise mask keeps; None without a mask."""
+    kept_noise: Tensor | None = None
+    """Its noise, in the model's space; None until the first leg has it."""
 
 
 class Run:
@@ -72,8 +79,8 @@ class Run:
         for index, leg in enumerate(self.legs):
             if index and not self.legs[index - 1].estimates:
                 relay.seed = second_seed(relay.seed)
-            self._begin(relay, leg, seeds.get(leg.place))
-            self._run(relay, leg, index, callback_of(index), disable_pbar)
+            self._begin(relay, index, seeds.get(leg.place))
+            self._run(relay, index, callback_of(index), disable_pbar)
             if leg.switches and self.on_switch is not None:
                 self.on_switch(self._estimate(relay, leg))
         return relay.x
@@ -91,64 +98,134 @@ class Run:
             seed = second_seed(seed)
         return made
 
-    def _begin(self, relay: Relay, leg: Segment, seeds: list[int] | None) -> None:
+    def _begin(self, relay: Relay, index: int, seeds: list[int] | None) -> None:
         """Fit latent and noise to the leg that follows.
 
         Args:
             seeds: of the items, for fresh noise; None where it is inherited or zero.
         """
+        leg = self.legs[index]
         if leg.begins == LEFTOVER:
             relay.noise = torch.zeros_like(relay.x)
-            return
-        if leg.begins != ESTIMATE and leg.size == tuple(relay.x.shape[-2:]):
-            return
-        relay.x = resize(to_intermediate(relay.x), leg.size)
+        elif leg.begins == ESTIMATE or leg.size != tuple(relay.x.shape[-2:]):
+            relay.x = resize(to_intermediate(relay.x), leg.size)
+            relay.noise = self._noise(relay, leg, seeds)
+        if self.call.mask is not None and not leg.estimates:
+            self._begin_masked(relay, index, fresh=bool(seeds))
+
+    def _noise(self, relay: Relay, leg: Segment, seeds: list[int] | None) -> Tensor:
+        """Make the noise of a leg that follows another or has a new size; zeros stay zeros."""
         if relay.evaluation is not None:
-            relay.noise = inherited_noise(noise_of(relay.evaluation), leg.size)
-        elif seeds:
-            relay.noise = fresh_noise(relay.x, seeds)
-        elif is_blank(relay.noise):
-            relay.noise = torch.zeros_like(relay.x)
-        else:
-            relay.noise = inherited_noise(relay.noise, leg.size)
+            return inherited_noise(noise_of(relay.evaluation), leg.size)
+        if seeds:
+            return fresh_noise(relay.x, seeds)
+        if is_blank(relay.noise):
+            return torch.zeros_like(relay.x)
+        return inherited_noise(relay.noise, leg.size)
+
+    def _begin_masked(self, relay: Relay, index: int, fresh: bool) -> None:
+        """Part what a noise mask keeps from what the leg starts from.
+
+        Args:
+            fresh: whether the noise of the leg is new.
+        """
+        leg = self.legs[index]
+        if relay.kept is None:
+            # The first leg, or the first after a noisy latent was parted.
+            relay.kept = relay.x
+            return
+        new = fresh and leg.begins == ESTIMATE
+        relay.start = Start(clean=relay.x, noise=None if new else relay.noise)
+        if leg.begins == ESTIMATE:
+            relay.kept = resize(to_intermediate(relay.kept), leg.size)
+            kept_noise = relay.kept_noise
+            relay.kept_noise = relay.noise if new else inherited_noise(kept_noise, leg.size)
+        relay.x, relay.noise = relay.kept, relay.kept_noise.to(relay.noise)
 
     def _run(
-        self,
-        relay: Relay,
-        leg: Segment,
-        index: int,
-        callback: Callable[..., None] | None,
-        disable_pbar: bool,
+        self, relay: Relay, index: int, callback: Callable[..., None] | None, disable_pbar: bool
     ) -> None:
         """Run one leg, and keep what the next one needs of its last evaluation."""
+        leg = self.legs[index]
         guard, records = NonFiniteGuard(leg.stage), self._records(index)
         relay.evaluation = None
+
+        def keep(x: Tensor, sigma: Tensor, x0: Tensor) -> None:
+            relay.evaluation = (x.clone(), sigma, x0.clone())
 
         def see(x: Tensor, sigma: Tensor, x0: Tensor) -> None:
             with reporting_as(self.node):
                 guard.see(x0, sigma)
             if records:
-                relay.evaluation = (x.clone(), sigma, x0.clone())
+                keep(x, sigma, x0)
 
+        masked = self.call.mask is not None and not leg.estimates and len(self.legs) > 1
+        sampler = sampler_for(leg)
+        if masked:
+            sampler = self._masked(relay, leg, sampler, keep if records else None)
+        latent, noise = relay.x, relay.noise
         relay.x = for_leg(self.guider, leg, see).sample(
-            relay.noise,
-            relay.x,
-            sampler_for(leg),
+            noise,
+            latent,
+            sampler,
             leg.sigmas,
             None if leg.estimates else self.call.mask,
             callback,
             disable_pbar,
             sampler_seed(relay.seed, leg.model.load_device),
         )
+        if masked and relay.evaluation is not None and not can_hook(sampler):
+            mask, kept_noise = self.call.mask, relay.kept_noise
+            relay.evaluation = unblended(relay.evaluation, leg.model, mask, latent, kept_noise)
         with reporting_as(self.node):
             guard.finish()
-            if records and relay.evaluation is None:
-                raise ValueError(
-                    "expected a guider that predicts through the host's wrappers, got "
-                    f"{type(self.guider).__name__}, whose predictions none of them sees; set "
-                    "noise_policy to fresh, or take the guider of the host."
-                )
-            check_finite(relay.x, f"what the sampler made {leg.stage}", MODEL_CAUSES)
+            self._check(relay, leg, records)
+
+    def _masked(
+        self,
+        relay: Relay,
+        leg: Segment,
+        sampler: Any,
+        keep: Callable[[Tensor, Tensor, Tensor], None] | None,
+    ) -> Any:
+        """Return the sampler of a leg under a noise mask, or set the noise that stands in for it.
+
+        Args:
+            keep: takes the evaluations that the next leg needs.
+        """
+        start, relay.start = relay.start, None
+        if not can_hook(sampler):
+            relay.kept_noise = relay.noise if relay.kept_noise is None else relay.kept_noise
+            if start is not None:
+                sigma = leg.sigmas[0].item()
+                relay.noise = offset_noise(leg.model, start, relay.x, relay.noise, sigma)
+            return sampler
+
+        def on_noise(noise: Tensor) -> None:
+            relay.kept_noise = noise
+
+        return hooked(
+            sampler,
+            Hook(
+                schedule=self.call.sigmas,
+                start=start,
+                kept_noise=relay.kept_noise
+                if start is not None and start.noise is not None
+                else None,
+                on_noise=on_noise,
+                on_evaluation=keep,
+            ),
+        )
+
+    def _check(self, relay: Relay, leg: Segment, records: bool) -> None:
+        """Refuse what no later leg can go on from."""
+        if records and relay.evaluation is None:
+            raise ValueError(
+                "expected a guider that predicts through the host's wrappers, got "
+                f"{type(self.guider).__name__}, whose predictions none of them sees; set "
+                "noise_policy to fresh, or take the guider of the host."
+            )
+        check_finite(relay.x, f"what the sampler made {leg.stage}", MODEL_CAUSES)
 
     def _records(self, index: int) -> bool:
         """Say whether the last evaluation of a leg is needed after it."""

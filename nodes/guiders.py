@@ -1,0 +1,124 @@
+"""Put the switch round guiders of other nodes: once, or at several sizes."""
+
+from comfy_api.latest import io
+
+from .host.node import ABSENT, checks_inputs, declare, names_errors, refusal
+from .host.preview import LADDER, Ladder, Switch, check_low_sides, parse_ladder, reshift_any, take
+from .preview_inputs import (
+    low_cond_inputs,
+    model_low_input,
+    policy_inputs,
+    size_inputs,
+    steps_low_input,
+    switch_step_input,
+)
+
+CATEGORY = "SURF"
+
+
+def guider_input() -> io.Input:
+    """Declare the guider that is run in legs."""
+    return declare(
+        io.Guider.Input,
+        "guider",
+        tooltip="The guider to run in legs: Basic, CFG, Dual CFG, Dual Model, LTXV Dual CFG, or "
+        "of another pack. It stays as it is.",
+    )
+
+
+def guider_output() -> io.Output:
+    """Declare the guider that comes out."""
+    return declare(io.Guider.Output, "guider", tooltip="Connect to SamplerCustomAdvanced.")
+
+
+class SurfReshiftAnyGuider(io.ComfyNode):
+    """Put the switch of resolution round a guider."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return declare(
+            io.Schema,
+            node_id="SurfReshiftAnyGuider",
+            display_name="Surf Reshift Any Guider",
+            category=CATEGORY,
+            description="Puts the switch of resolution round any guider: the first steps at the "
+            "size of the latent, the rest at a lower one.",
+            search_aliases=["preview", "low resolution", "surf"],
+            inputs=[
+                guider_input(),
+                switch_step_input(),
+                *size_inputs("low_", "low_resolution", "the low resolution"),
+                *policy_inputs(),
+                steps_low_input("the rest of the sigmas"),
+                model_low_input(),
+                *low_cond_inputs("positive", "middle", "negative"),
+                declare(
+                    io.Float.Input,
+                    "cfg_low",
+                    optional=True,
+                    default=0.0,
+                    min=0.0,
+                    max=100.0,
+                    step=0.1,
+                    round=0.01,
+                    tooltip="Guidance after the switch, for guiders with one scale. 0: the "
+                    "guider's own.",
+                ),
+            ],
+            outputs=[guider_output()],
+        )
+
+    @classmethod
+    def validate_inputs(cls, low_resolution=ABSENT, low_width=ABSENT, low_height=ABSENT):
+        given = {"low_resolution": low_resolution, "low_width": low_width}
+        given |= {"low_height": low_height}
+        return refusal(cls, given, check_low_sides)
+
+    @classmethod
+    @names_errors
+    @checks_inputs
+    def execute(cls, guider, **given) -> io.NodeOutput:
+        """Build the guider; nothing is sampled here."""
+        plan = take(Switch, given)
+        return io.NodeOutput(reshift_any(guider, plan, **given))
+
+
+class SurfReshiftLadder(io.ComfyNode):
+    """Put several switches of resolution round a guider."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return declare(
+            io.Schema,
+            node_id="SurfReshiftLadder",
+            display_name="Surf Reshift Ladder",
+            category=CATEGORY,
+            description="Puts several switches of resolution round any guider, for instance to "
+            "three quarters and then to half of the sides. Advanced.",
+            search_aliases=["preview", "low resolution", "surf"],
+            is_experimental=True,
+            inputs=[
+                guider_input(),
+                declare(
+                    io.String.Input,
+                    "sizes",
+                    default=LADDER,
+                    tooltip="Steps before a size, a colon, its factor of the first size; then the "
+                    "next, smaller one.",
+                ),
+                *policy_inputs(),
+            ],
+            outputs=[guider_output()],
+        )
+
+    @classmethod
+    def validate_inputs(cls, sizes=ABSENT):
+        return refusal(cls, {"sizes": sizes}, parse_ladder)
+
+    @classmethod
+    @names_errors
+    @checks_inputs
+    def execute(cls, guider, sizes, **policies) -> io.NodeOutput:
+        """Build the guider; nothing is sampled here."""
+        parse_ladder(sizes)
+        return io.NodeOutput(reshift_any(guider, Ladder(sizes_text=sizes, **policies)))
