@@ -15,6 +15,7 @@ from surf.tests.host.outcome import NOT_RUN
 FOLDER = Path(__file__).parent
 SCRIPTS = {
     "sampling_cases.py": ("golden_cases.py", "switch_cases.py", "embedded_cases.py"),
+    "leg_cases.py": ("leg_cases.py",),
     "contract_cases.py": ("contract_cases.py",),
     "contract_result_cases.py": ("contract_result_cases.py",),
     "window_cases.py": ("window_cases.py",),

@@ -97,7 +97,7 @@ class Sides:
             models.check_flow(each)
         models.check_pair(model, low[0])
         if self.model_low_noise is not None:
-            models.check_pair(model, self.model_low_noise, "model_low_noise")
+            check_same_family(model, self.model_low_noise)
             for value, name in ((shift, "shift"), (shift_low, "shift_low")):
                 if not value:
                     check_same_schedule(model, self.model_low_noise, name)
@@ -116,6 +116,24 @@ class Sides:
                 sampler=sampler_low,
             ),
         )
+
+
+def check_same_family(model: Any, low_noise: Any) -> None:
+    """Refuse two experts that take other latents, or other conditioning beside them."""
+    models.check_pair(model, low_noise, "model_low_noise")
+    kinds = [_family(each) for each in (model, low_noise)]
+    if kinds[0] != kinds[1]:
+        said = [f"{name} with {channels} channels" for name, channels in kinds]
+        raise ValueError(
+            f"expected two experts of one family, got {said[0]} for model and {said[1]} for "
+            "model_low_noise; connect the high-noise and the low-noise file of the same model."
+        )
+
+
+def _family(model: Any) -> tuple[str, Any]:
+    """Return the class of a MODEL and the channels that go into its network."""
+    config = getattr(getattr(model.model, "model_config", None), "unet_config", {})
+    return type(model.model).__name__, config.get("in_dim", config.get("in_channels"))
 
 
 def check_same_schedule(model: Any, low_noise: Any, name: str) -> None:
