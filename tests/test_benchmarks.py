@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from surf.surf_core import checkpoint
 from surf.surf_core.refiner import RefinerConfig, SurfRefinerDiT
 from surf.surf_core.skip import MaskPredictor, PredictorConfig
@@ -155,6 +156,31 @@ def test_skipping_is_measured_where_it_matters_for_every_source_of_masks(models,
     operations = [float(rows[name][-1]) for name in names]
     assert operations[:2] == [0, 1]
     assert 0.6 < operations[2] < 0.8
+
+
+def animated(path, seed, frames=13):
+    """Write noise that is smooth in its left half and sharp in its right one."""
+    generator = torch.Generator().manual_seed(seed)
+    video = torch.rand(frames, 96, 96, 3, generator=generator)
+    video[:, :, :48] = 0.4 + 0.1 * torch.linspace(0, 1, 48).view(1, 1, -1, 1)
+    pages = [Image.fromarray((255 * frame).byte().numpy()) for frame in video]
+    pages[0].save(path, save_all=True, append_images=pages[1:], lossless=True, minimize_size=False)
+
+
+@pytest.mark.slow
+def test_footage_is_measured_file_by_file_beside_chance(tmp_path):
+    folder = tmp_path / "busy"
+    folder.mkdir()
+    for seed, name in enumerate(("a.webp", "b.webp", "c-distorted.webp")):
+        animated(folder / name, seed)
+    (folder / "copy.webp").write_bytes((folder / "a.webp").read_bytes())
+    animated(folder / "short.webp", 9, frames=12)
+    rows = measured("footage", tmp_path / "a.md", f"--clips={folder}", "--each=1")
+    assert "## busy: 2 files" in (tmp_path / "a.md").read_text(encoding="utf-8")
+    assert [float(rows[tau][0].split()[0]) for tau in ("3", "5", "8")] == [50.0] * 3
+    assert rows["pixel detail"][:3] == ["1.0000 +- 0.0000"] * 3
+    assert float(rows["pixel detail"][4].split()[0]) > 99
+    assert float(rows["chance"][4].split()[0]) < 80
 
 
 @pytest.mark.slow
