@@ -164,7 +164,7 @@ def known(values: Tensor) -> Tensor:
     return values[~values.isnan()]
 
 
-def spread(values: Tensor, digits: int = 1) -> str:
+def mean_and_range(values: Tensor, digits: int = 1) -> str:
     """Format mean and error, and the range over files."""
     values = known(values)
     return f"{mean_and_error(values, digits)} ({values.min():.{digits}f}-{values.max():.{digits}f})"
@@ -178,10 +178,10 @@ def laid_out(groups: dict[str, Rows], counts: dict[str, int]) -> list[str]:
         lines += [f"## {group}: {counts[group]} files", ""]
         lines += table("tau | must be refined, % | pixel detail at that tau takes, % "
                        "| less the oracle, points | lost energy in it, %", (
-            [f"{tau:g}", spread(oracle[f"must, tau {tau:g}, %"]),
-             spread(ours[f"chosen, tau {tau:g}, %"]),
-             spread(ours[f"chosen, tau {tau:g}, %"] - oracle[f"must, tau {tau:g}, %"]),
-             spread(ours[f"its energy, tau {tau:g}, %"])]
+            [f"{tau:g}", mean_and_range(oracle[f"must, tau {tau:g}, %"]),
+             mean_and_range(ours[f"chosen, tau {tau:g}, %"]),
+             mean_and_range(ours[f"chosen, tau {tau:g}, %"] - oracle[f"must, tau {tau:g}, %"]),
+             mean_and_range(ours[f"its energy, tau {tau:g}, %"])]
             for tau in TAUS
         ))  # fmt: skip
         names = [f"AUC, tau {tau:g}" for tau in TAUS]
