@@ -186,7 +186,8 @@ def test_footage_is_measured_file_by_file_beside_chance(tmp_path):
 @pytest.mark.slow
 def test_colour_matches_are_measured_beside_none(models, tmp_path):
     rows = measured("colour", tmp_path / "a.md", "--pairs=2", models["weights"])
-    names = ["none", "the preview itself, enlarged", "latent wavelet", "pixel wavelet", "pixel lab"]
+    names = ["none", "the preview itself, enlarged", "the preview's mean colour alone"]
+    names += ["latent wavelet", "pixel wavelet", "pixel lab"]
     assert [name for name in rows if "%" not in name][: len(names)] == names
     to_preview = {name: float(rows[name][2].split()[0]) for name in names}
     assert to_preview["the preview itself, enlarged"] < to_preview["none"]

@@ -4,8 +4,8 @@
 
 For every prompt and seed: the same-seed baseline, the preview, and the preview refined without
 training: plain, and with the three colour matches, one in the latent (`colour_match` of the Surf
-Refiner) and two on pixels (the methods of Colour Match). Changes against the plain one are paired
-by prompt and seed.
+Refiner) and two on pixels (the methods of Colour Match). The control is a clip of the preview's
+mean colour and nothing else. Changes against the plain one are paired by prompt and seed.
 """
 
 from collections import defaultdict
@@ -20,19 +20,19 @@ from benchmarks.quality.measures import Rows, arguments, mean_and_error
 from surf_core.colour import METHODS, match_colour
 from surf_core.flow import euler, refine
 from surf_core.lowband import wavelet_match
-from surf_core.signature import colour_distance, detail, layout_distance
+from surf_core.signature import bands, colour_distance, detail
 from surf_core.tiny.demo import Settings, to_pixels
 from surf_core.tiny.model import CELLS, TinyT2V
 from surf_core.tiny.refiner import enlarge
 
 SIGMAS = (0.65, 0.8)
 """Starts of the refiner: its default, and one that invents more."""
-PLAIN = "none"
+PLAIN, GREY = "none", "the preview's mean colour alone"
 COLUMN = "match, in %"
 
 
 def matched(latent: Tensor, start: Tensor, low: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """Yield (name of the match, video), the plain one first, then what is matched to.
+    """Yield (name of the match, video), the plain one first, then what is matched to, and grey.
 
     Args:
         latent: what the refiner made.
@@ -42,6 +42,7 @@ def matched(latent: Tensor, start: Tensor, low: Tensor) -> Iterator[tuple[str, T
     video = to_pixels(latent)
     yield PLAIN, video
     yield "the preview itself, enlarged", to_pixels(start)
+    yield GREY, low.mean(dim=(2, 3, 4), keepdim=True).expand_as(video)
     yield "latent wavelet", to_pixels(wavelet_match(latent, start))
     for method in METHODS:
         pairs = zip(video.unbind(), low.unbind(), strict=True)
@@ -56,12 +57,12 @@ def flicker(video: Tensor) -> Tensor:
 
 
 def measures(video: Tensor, low: Tensor, baseline: Tensor) -> dict[str, Tensor]:
-    """Measure each video, in percent."""
+    """Measure each video, in percent: distances of colour, and `bands`, 100 for the same video."""
     values = {
         "colour to baseline": colour_distance(video, baseline),
-        "layout to baseline": layout_distance(video, baseline),
+        "agreement with baseline": bands(video, baseline),
         "colour to preview": colour_distance(video, low),
-        "layout to preview": layout_distance(video, low),
+        "agreement with preview": bands(video, low),
         "flicker": flicker(video),
         "detail": detail(video) / detail(baseline).mean(),
     }
