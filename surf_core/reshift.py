@@ -49,14 +49,15 @@ def inherit_noise(noise: Tensor, size: tuple[int, int]) -> Tensor:
 
     Every row and column belongs to one cell of the new grid only, so that neighbours stay
     independent at ratios that are not whole. The mean of n values times sqrt(n) has their
-    variance; the deviation that remains is measured per sample and divided out.
+    variance; the deviation that remains is measured per sample and divided out. At its own size
+    noise stays as it is.
 
     Args:
         noise: [B, C, H, W] or [B, C, T, H, W], about standard normal.
         size: (h, w), at most (H, W).
 
     Returns:
-        [B, C, (T,) h, w], dtype of noise, a new tensor; mean square 1 per sample.
+        [B, C, (T,) h, w], dtype of noise, a new tensor; mean square 1 per sample where it shrank.
 
     Raises:
         ValueError: a size larger than the noise, which would need noise that is not there.
@@ -70,6 +71,8 @@ def inherit_noise(noise: Tensor, size: tuple[int, int]) -> Tensor:
             f"inherited noise can only shrink, got {size=} from {(high, wide)}; "
             "choose a lower resolution or fresh noise."
         )
+    if (rows, columns) == (high, wide):
+        return noise.clone()
     wider = noise if noise.dtype == torch.float64 else noise.float()
     down, across = _shares(high, rows, wider), _shares(wide, columns, wider)
     small = torch.einsum("hH,...HW,wW->...hw", down, wider, across)

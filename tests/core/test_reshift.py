@@ -4,7 +4,7 @@ from itertools import product
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from surf.surf_core.flow import euler
 from surf.surf_core.resample import resize
@@ -78,7 +78,8 @@ def test_inherited_noise_has_unit_variance_in_every_cell(ratio):
     high, wide = 36, 60
     size = (round(high / ratio[0]), round(wide / ratio[1]))
     many = inherit_noise(noise(4, 500, high, wide), size)
-    assert torch.allclose(many.square().flatten(1).mean(dim=1), torch.ones(4), atol=1e-5)
+    loose = 0.02 if size == (high, wide) else 1e-5
+    assert torch.allclose(many.square().flatten(1).mean(dim=1), torch.ones(4), atol=loose)
     cells = many.flatten(0, 1).square().mean(dim=0)
     assert cells.min() > 0.85  # five standard errors of 2000 draws
     assert cells.max() < 1.17
@@ -100,10 +101,12 @@ def test_inherited_noise_at_half_is_twice_the_mean_of_two_by_two():
     assert torch.allclose(inherit_noise(eps, (3, 4)), expected, atol=1e-5)
 
 
-def test_inherited_noise_is_identity_on_unit_noise_at_the_same_size():
+def test_inherited_noise_is_identity_at_the_same_size():
     eps = noise(2, 4, 1, 7, 9)
-    eps = eps / eps.square().flatten(1).mean(dim=1).sqrt().view(2, 1, 1, 1, 1)
-    assert torch.allclose(inherit_noise(eps, (7, 9)), eps, atol=1e-6)
+    same = inherit_noise(2 * eps, (7, 9))
+    assert torch.equal(same, 2 * eps)
+    same.zero_()
+    assert eps.abs().max() > 0
 
 
 def test_inherited_noise_measures_each_sample_alone():
@@ -123,8 +126,9 @@ def test_inherited_noise_gives_every_value_to_one_cell_alone(size):
 
 @steady
 @given(st.integers(1, 24), st.integers(1, 24), st.data())
-def test_inherited_noise_has_mean_square_one_at_any_size(high, wide, data):
+def test_inherited_noise_has_mean_square_one_at_any_smaller_size(high, wide, data):
     size = (data.draw(st.integers(1, high)), data.draw(st.integers(1, wide)))
+    assume(size != (high, wide))
     out = inherit_noise(noise(2, 2, 1, high, wide), size)
     assert out.shape == (2, 2, 1, *size)
     assert torch.allclose(out.square().flatten(1).mean(dim=1), torch.ones(2), atol=1e-5)

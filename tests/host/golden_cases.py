@@ -120,7 +120,7 @@ def case_inherited_noise_is_not_shuffled_again(host):
     import surf.nodes.host.preview.run as run
 
     drawn, starts = [], []
-    inherited = run.inherited_noise
+    inherited = run.inherit_noise
 
     def record(noise, size):
         drawn.append(inherited(noise, size))
@@ -133,7 +133,7 @@ def case_inherited_noise_is_not_shuffled_again(host):
     model = windowed(host)
     model.add_wrapper_with_key("predict_noise", "test", wrapper)
     keys = set(model.wrappers["sampler_sample"])
-    with mock.patch.object(run, "inherited_noise", record):
+    with mock.patch.object(run, "inherit_noise", record):
         _, x0 = host.ours(model, long(1), *prompts(), noise_policy="inherited")
     half = model.model.process_latent_in(halve(host, x0["samples"]))
     z, sigma = starts[K]

@@ -60,7 +60,8 @@ def case_an_expert_cut_is_the_stock_chain(host):
     cut = int((sigmas[:-1] >= I2V - 1e-6).sum())
     assert cut == 3
     second = host.engine.second_seed(5)
-    for sampler in ("euler", "dpmpp_2m", "heun", "res_multistep", "deis", "euler_ancestral"):
+    for sampler in ("euler", "dpmpp_2m", "heun", "res_multistep", "deis", "euler_ancestral",
+                    "uni_pc"):  # fmt: skip
         first = advanced(host, shifted[0], blank(), 4.0, sampler, stop=cut)
         stock = advanced(
             host, shifted[1], first, 2.0, sampler, second, noise=False, start=cut
@@ -123,13 +124,13 @@ def case_the_noise_that_crosses_is_white_for_nine_samplers(host):
     import surf.nodes.host.preview.run as run
 
     for sampler in NINE:
-        crossed, inherited = [], run.inherited_noise
+        crossed, inherited = [], run.inherit_noise
 
         def record(noise, size, crossed=crossed, inherited=inherited):
             crossed.append(noise)
             return inherited(noise, size)
 
-        with mock.patch.object(run, "inherited_noise", record):
+        with mock.patch.object(run, "inherit_noise", record):
             out = host.ours(
                 host.model(), blank(), *prompts(), sampler_name=sampler, noise_policy="inherited",
                 cfg=1.0,

@@ -1,12 +1,14 @@
 """What cannot work is refused before a model runs: what was expected, what came, what to do."""
 
 import re
+from types import SimpleNamespace
 
 import comfy.model_base
 import comfy.samplers
 import host_stub
 import pytest
 import torch
+from surf.nodes.host.models import with_shift
 from surf.nodes.preview import SurfLatentDownscale, SurfReshiftGuider, SurfReshiftKSampler
 from surf.nodes.refine import SurfRefiner
 
@@ -41,14 +43,17 @@ def models():
     """Models by kind; they count what they evaluate."""
     eps = (host_stub.DiscreteFlow, host_stub.Eps)
     flux = (host_stub.FluxSampling, host_stub.Const)
-    image = host_stub.Patcher()
+    image, i2v = host_stub.Patcher(), host_stub.Patcher()
+    i2v.model.model_config = SimpleNamespace(unet_config={"in_dim": 36})
     image.model.latent_format.latent_dimensions = 2
     return {
         "flow": host_stub.Patcher(),
         "image": image,
+        "i2v": i2v,
         "eps": host_stub.Patcher(kind=eps),
         "flux": host_stub.Patcher(kind=flux),
         "5b": host_stub.Patcher(channels=48),
+        "shift 8": with_shift(host_stub.Patcher(), 8.0),
         "hunyuan": host_stub.Patcher(base=comfy.model_base.HunyuanVideo),
     }
 
@@ -70,6 +75,8 @@ LATENTS = {
     "int mask": latent(noise_mask=torch.ones(1, 16, 24, dtype=torch.int64)),
     "list mask": latent(noise_mask=[1.0]),
     "nan mask": latent(noise_mask=torch.full((1, 16, 24), NAN)),
+    "two masks": latent(noise_mask=torch.ones(2, 16, 24)),
+    "masks of two": latent(noise_mask=torch.ones(2, 1, 3, 16, 24)),
     "odd rows": latent(1, 16, 3, 15, 24),
     "odd columns": latent(1, 16, 3, 16, 25),
     "filled": latent(fill=0.5),
@@ -82,6 +89,35 @@ TABLE = [
     (K, {"model": "flux"}, "has a shift", "FluxSampling", "set the shift to 0"),
     (K, {"model_low": "eps"}, "flow model", "Eps", "connect"),
     (K, {"model_low": "5b"}, "Wan21", "Wan22", "same family"),
+    (K, {"model_low_noise": "5b", "expert_boundary": 0.9}, "model_low_noise", "Wan22", "family"),
+    (K, {"model_low_noise": "i2v", "expert_boundary": 0.9}, "of one family", "with 36 channels",
+     "of the same model"),
+    (K, {"model_low_noise": "eps", "expert_boundary": 0.9}, "flow model", "Eps", "connect"),
+    (K, {"model_low_noise": "flow"}, "boundary of 0", "never", "set it to 0.9 for I2V"),
+    (K, {"expert_boundary": 0.9}, "needs two experts", "got one model", "model_low_noise"),
+    (K, {"expert_boundary": 1.5}, "within 0.0 to 1.0", "1.5", "use"),
+    (K, {"expert_boundary": NAN}, "within 0", "nan", "use"),
+    (K, {"cfg_low_noise": 2.0}, "expert_boundary above 0", "2.0", "set the boundary"),
+    (K, {"model_low": "flow", "model_low_noise": "flow", "expert_boundary": 0.9}, "got both",
+     "another model after the switch", "else set expert_boundary to 0"),
+    (K, {"model_low_noise": "shift 8", "expert_boundary": 0.9, "shift": 0.0}, "one timestep shift",
+     "8", "or shift here"),
+    (K, {"model_low_noise": "shift 8", "expert_boundary": 0.9, "shift_low": 0.0}, "timestep shift",
+     "8", "or shift_low here"),
+    (G, {"model_low_noise": "shift 8", "expert_boundary": 0.9}, "one timestep shift", "8", "set"),
+    (G, {"expert_boundary": 0.9}, "needs two experts", "got one model", "model_low_noise"),
+    (G, {"model_low_noise": "flow"}, "boundary of 0", "never", "set it to 0.9 for I2V"),
+    (K, {"steps_low": -1}, "within 0 to 10000", "-1", "use 0"),
+    (K, {"sampler_low": "magic"}, "sampler_low must be one of euler", "'magic'", "choose one"),
+    (K, {"sampler_low": "dpm_fast"}, "takes the schedule's steps", "dpm_fast", "use euler"),
+    (K, {"scheduler_low": "magic"}, "scheduler_low must be one of simple", "'magic'", "choose one"),
+    (K, {"positive_low": [[torch.ones(1, 4, 16), {}]]}, "from the text encoder of positive", "16",
+     "encode both"),
+    (G, {"negative_low": [[torch.ones(1, 4, 16), {}]]}, "from the text encoder of negative", "16",
+     "encode both"),
+    (K, {"latent_image": "two masks"}, "1 or 3 latent frames", r"\(2, 16, 24\)", "make one mask"),
+    (K, {"latent_image": "masks of two"}, "for 1 or 1 items", r"\(2, 1, 3, 16", "make one mask"),
+    (G, {"denoise_mask": torch.ones(2, 16, 24)}, "1 or 3 latent frames", r"\(2, 16", "make one"),
     (K, {"latent_image": "nested"}, "one video latent", "nested", "separate"),
     (K, {"latent_image": "no samples"}, "one tensor", "NoneType", "pass"),
     (K, {"latent_image": "channels"}, "16 channels", "got 8", "same model family"),
@@ -182,7 +218,7 @@ def conds():
 
 def run(node, known, changes):
     """Run a node as a graph would; the guider through a sampling call."""
-    named = dict.fromkeys(("model", "model_low"), known)
+    named = dict.fromkeys(("model", "model_low", "model_low_noise"), known)
     named |= dict.fromkeys(("latent", "latent_image", "samples"), LATENTS)
     given = {key: named[key][v] if key in named else v for key, v in changes.items()}
     flow = {"model": known["flow"], **conds()}

@@ -269,7 +269,7 @@ def test_interrupts_pass_through_and_leave_nothing_behind(stop, noise_policy, mo
 def make_guider(model=None, **changes):
     keys = ("switch_step", "cfg", "cfg_low", "low_resolution", "low_scale", "low_width",
             "low_height", "sigma_policy", "noise_policy", "handover")  # fmt: skip
-    settings = {key: (SETTINGS | changes)[key] for key in keys}
+    settings = {key: SETTINGS[key] for key in keys} | changes
     model = model or host_stub.Patcher()
     return SurfReshiftGuider.execute(model=model, **conds(), **settings).args[0]
 

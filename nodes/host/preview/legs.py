@@ -21,6 +21,7 @@ from ..latents import check_channels, check_noise_mask, check_plain, is_blank
 from ..leftover_noise import warn_of_noise
 from .guiders import conds_of
 from .leg import Segment, check_sampler, warn_of_mask
+from .masked import check_mask_count
 from .plan import Policies, Size, Stage, turns
 
 
@@ -88,6 +89,7 @@ def _check_call(guider: Any, course: Course, call: Call, conds: dict[str, Condit
     check_plain(samples, "latent_image")
     check_channels(model, samples, "latent_image")
     check_noise_mask(call.mask, "latent_image")
+    check_mask_count(call.mask, samples)
     check_sigmas(call.sigmas)
     check_finite(call.noise, "the noise", "look at the node that made it")
     check_conditioning(conds)

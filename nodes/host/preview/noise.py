@@ -12,7 +12,7 @@ import comfy.sample
 import torch
 from torch import Tensor
 
-from ....surf_core.reshift import implied_noise, inherit_noise
+from ....surf_core.reshift import implied_noise
 
 
 def second_seed(seed: int) -> int:
@@ -49,11 +49,6 @@ def fresh_noise(x: Tensor, seeds: list[int]) -> Tensor:
     """Draw noise of the shape of x, [B, C, (T,) H, W], each item from its own seed."""
     items = zip(x.split(1), seeds, strict=True)
     return torch.cat([comfy.sample.prepare_noise(item, seed) for item, seed in items])
-
-
-def inherited_noise(noise: Tensor, size: tuple[int, int]) -> Tensor:
-    """Average noise down to (rows, columns); at its own size it stays as it is."""
-    return noise if tuple(noise.shape[-2:]) == size else inherit_noise(noise, size)
 
 
 def noise_of(evaluation: tuple[Tensor, Tensor, Tensor]) -> Tensor:

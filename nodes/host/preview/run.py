@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ....surf_core.legs import ESTIMATE, LEFTOVER
 from ....surf_core.resample import resize
+from ....surf_core.reshift import inherit_noise
 from ..finite import MODEL_CAUSES, NonFiniteGuard, check_finite
 from ..latents import is_blank, to_intermediate
 from ..node import reporting_as
@@ -23,7 +24,7 @@ from .guiders import for_leg
 from .leg import Segment, one_bar, sampler_for
 from .legs import Call
 from .masked import Evaluation, Hook, Start, can_hook, hooked, offset_noise, unblended
-from .noise import fresh_noise, inherited_noise, item_seed, noise_of, sampler_seed, second_seed
+from .noise import fresh_noise, item_seed, noise_of, sampler_seed, second_seed
 
 
 @dataclass
@@ -116,12 +117,12 @@ class Run:
     def _noise(self, relay: Relay, leg: Segment, seeds: list[int] | None) -> Tensor:
         """Make the noise of a leg that follows another or has a new size; zeros stay zeros."""
         if relay.evaluation is not None:
-            return inherited_noise(noise_of(relay.evaluation), leg.size)
+            return inherit_noise(noise_of(relay.evaluation), leg.size)
         if seeds:
             return fresh_noise(relay.x, seeds)
         if is_blank(relay.noise):
             return torch.zeros_like(relay.x)
-        return inherited_noise(relay.noise, leg.size)
+        return inherit_noise(relay.noise, leg.size)
 
     def _begin_masked(self, relay: Relay, index: int, fresh: bool) -> None:
         """Part what a noise mask keeps from what the leg starts from.
@@ -139,7 +140,7 @@ class Run:
         if leg.begins == ESTIMATE:
             relay.kept = resize(to_intermediate(relay.kept), leg.size)
             kept_noise = relay.kept_noise
-            relay.kept_noise = relay.noise if new else inherited_noise(kept_noise, leg.size)
+            relay.kept_noise = relay.noise if new else inherit_noise(kept_noise, leg.size)
         relay.x, relay.noise = relay.kept, relay.kept_noise.to(relay.noise)
 
     def _run(
