@@ -165,6 +165,11 @@ def convert_cond(cond):
     return [{**options, "cross_attn": text, **added} for text, options in cond]
 
 
+def seen_conds(conds):
+    """What a test reads of the conditioning, in the form that nodes make."""
+    return {name: [[e["cross_attn"], e] for e in cond] for name, cond in conds.items()}
+
+
 class CFGGuider:
     def __init__(self, model_patcher):
         self.model_patcher, self.model_options = model_patcher, model_patcher.model_options
@@ -194,7 +199,7 @@ class CFGGuider:
         conds = {k: cond[0]["cross_attn"].mean() for k, cond in self.original_conds.items()}
         patcher.seen.append(
             SimpleNamespace(size=tuple(x.shape[-2:]), sigma=timestep[0].item(), cfg=self.cfg,
-                            patcher=patcher, mask=self.mask, conds=self.seen_conds())
+                            patcher=patcher, mask=self.mask, conds=seen_conds(self.original_conds))
         )  # fmt: skip
 
         def estimate(cond):
@@ -218,10 +223,6 @@ class CFGGuider:
                  "sigma": timestep, "model_options": model_options, "input": x}
             )  # fmt: skip
         return out
-
-    def seen_conds(self):
-        """What a test reads of the conditioning, in the form that nodes make."""
-        return {k: [[e["cross_attn"], e] for e in cond] for k, cond in self.original_conds.items()}
 
     def sample(
         self, noise, latent_image, sampler, sigmas, denoise_mask=None, callback=None,

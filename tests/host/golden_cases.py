@@ -157,7 +157,8 @@ def case_noise_masks_are_those_of_the_stock_chain(host):
         latent = {"samples": random(1, 16, 3, 16, 24), "noise_mask": mask}
         x0, low = host.chain(host.model(), latent, *prompts(), sampler_name="euler")
         out = host.ours(host.model(), latent, *prompts(), sampler_name="euler")
-        same(out[1], x0), same(out[0], low)
+        # The chain keeps its own estimate of what a mask keeps, which differs by rounding.
+        same(out[1], x0), same(out[0], low, 5e-5)
         assert out[0]["noise_mask"].shape[-2:] == (8, 12)
         assert out[1]["noise_mask"].shape == mask.shape
 
