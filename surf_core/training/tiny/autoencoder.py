@@ -23,7 +23,7 @@ from .world import draw
 
 FRAMES = 13
 """Frames of a clip."""
-SIZES, SHARES = (64, 128, 256), (0.25, 0.5, 0.25)
+SIZES, SHARES = (64, 128, 256), (0.4, 0.4, 0.2)
 """Pixels along a side of whole scenes, and the share of parts that are cut from each."""
 NOISE = 0.1
 """Standard deviation of the noise on latents."""
@@ -48,6 +48,8 @@ class Autoencode(Task):
     damping: float = 3e-4
     """Weight of the latents' mean square in the loss: it keeps them small beside the noise, and so
     smooth."""
+    emphasis: float = 12.0
+    """Weight of coloured pixels in the loss over that of grey ones, see `distance`."""
     device: str = "cpu"
     """Where scenes are painted."""
     graph: bool = False
@@ -118,16 +120,19 @@ class Autoencode(Task):
         """Return the mean loss of a batch, see `Loss`."""
         inputs = batch.tensors["video"], batch.tensors["noise"]
         if not self.graph:
-            return Loss(cast(vae.TinyVAE, model), self.damping)(*inputs)
+            return self._loss(model)(*inputs)
         key = id(model), inputs[0].shape
         if key not in self._recorded:
             # Copies of weights that autocast keeps must not be recorded.
             with torch.autocast("cuda", torch.bfloat16, cache_enabled=False):
                 graphed = torch.cuda.make_graphed_callables(
-                    Loss(cast(vae.TinyVAE, model), self.damping), inputs, allow_unused_input=True
+                    self._loss(model), inputs, allow_unused_input=True
                 )
             self._recorded[key] = cast(nn.Module, graphed)
         return self._recorded[key](*inputs)
+
+    def _loss(self, model: nn.Module) -> "Loss":
+        return Loss(cast(vae.TinyVAE, model), self.damping, self.emphasis)
 
     @torch.no_grad()
     def held_out(self, model: nn.Module) -> dict[str, float]:
@@ -136,7 +141,10 @@ class Autoencode(Task):
         coder = cast(vae.TinyVAE, model)
         copy = coder.decoder(coder.conv2(coder.moments(video)[0])).float().clamp(-1, 1)
         error = (copy - video).square().mean(dim=(1, 2, 3, 4)) / 4
-        return {"psnr": (-10 * error.log10()).mean().item(), "l1": distance(copy, video).item()}
+        return {
+            "psnr": (-10 * error.log10()).mean().item(),
+            "l1": distance(copy, video, self.emphasis).item(),
+        }
 
     @torch.no_grad()
     def export(self, weights: dict[str, Tensor], path: Path, notes: dict) -> None:
@@ -158,8 +166,9 @@ class Autoencode(Task):
         return paint.paint(draw(self.seed + 1, index), self._times, size)
 
     def notes(self) -> dict:
-        named = ("batch_size", "still_steps", "stills", "dim", "seed", "damping")
-        return {name: getattr(self, name) for name in named}
+        named = ("batch_size", "still_steps", "stills", "dim", "seed", "damping", "emphasis")
+        settings = {name: getattr(self, name) for name in named}
+        return settings | {"sizes": SIZES, "shares": SHARES}
 
 
 @torch.no_grad()
@@ -181,11 +190,12 @@ class Loss(nn.Module):
     Args:
         model: the VAE.
         damping: weight of the latents' mean square.
+        emphasis: see `distance`.
     """
 
-    def __init__(self, model: vae.TinyVAE, damping: float):
+    def __init__(self, model: vae.TinyVAE, damping: float, emphasis: float):
         super().__init__()
-        self.model, self.damping = model, damping
+        self.model, self.damping, self.emphasis = model, damping, emphasis
 
     def forward(self, video: Tensor, noise: Tensor) -> Tensor:
         """Return the mean loss of videos [B, 3, T, H, W] in -1..1.
@@ -197,9 +207,10 @@ class Loss(nn.Module):
         model = self.model
         mean = model.moments(video)[0]
         latent = mean + NOISE * noise.to(mean.dtype)
-        loss = distance(model.decoder(model.conv2(latent)).float(), video)
+        loss = distance(model.decoder(model.conv2(latent)).float(), video, self.emphasis)
         small, copy = halved(latent), halved(video)
-        loss = loss + 0.25 * distance(model.decoder(model.conv2(small)).float(), copy)
+        shown = model.decoder(model.conv2(small)).float()
+        loss = loss + 0.25 * distance(shown, copy, self.emphasis)
         return loss + self.damping * mean.float().square().mean()
 
 
@@ -208,16 +219,18 @@ def halved(x: Tensor) -> Tensor:
     return x.unflatten(-1, (-1, 2)).mean(dim=-1).unflatten(-2, (-1, 2)).mean(dim=-2)
 
 
-def distance(copy: Tensor, video: Tensor) -> Tensor:
+def distance(copy: Tensor, video: Tensor, emphasis: float) -> Tensor:
     """Return the mean weighted L1 of pixels and of their differences in space and time.
-
-    A fully saturated pixel counts five times as much as a grey one.
 
     Args:
         copy, video: [B, 3, T, H, W] in -1..1.
+        emphasis: weight of fully coloured pixels of the video, and of those within two pixels of
+            them, over that of grey ones: small things are few pixels, and their outline tells one
+            from two.
     """
-    chroma = video.amax(dim=1, keepdim=True) - video.amin(dim=1, keepdim=True)
-    weight = 1 + 2 * chroma
+    chroma = (video.amax(dim=1, keepdim=True) - video.amin(dim=1, keepdim=True)) / 2
+    weight = 1 + emphasis * nn.functional.max_pool3d(chroma, (1, 5, 5), 1, (0, 2, 2))
+    weight = weight / weight.mean()
     error = copy - video
     total = (weight * error.abs()).mean()
     across, down = error.diff(dim=4), error.diff(dim=3)
