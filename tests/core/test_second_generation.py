@@ -147,6 +147,21 @@ def test_the_autoencoder_learns_stills():
     assert losses[-1] < 0.9 * losses[0]
 
 
+def test_errors_on_small_coloured_things_and_beside_them_weigh_more():
+    video = torch.zeros(1, 3, 1, 32, 32)
+    video[0, 0, 0, 8, 8], video[0, 1:, 0, 8, 8] = 1, -1
+
+    def wrong(row, column, emphasis):
+        copy = video.clone()
+        copy[0, :, 0, row, column] += 0.5
+        return autoencoder.distance(copy, video, emphasis).item()
+
+    assert wrong(8, 8, 0) == pytest.approx(wrong(24, 24, 0))
+    for row, column in ((8, 8), (10, 6)):
+        assert wrong(row, column, 12) > 8 * wrong(24, 24, 12)
+    assert wrong(8, 12, 12) == pytest.approx(wrong(24, 24, 12))
+
+
 def test_a_pair_is_a_sharp_scene_and_its_enlarged_preview(codec):
     pairs = enlarge.pairs(codec, 0, 2, 3, "cpu")
     assert pairs.sharp.shape == pairs.start.shape == (2, 16, 4, 32, 32)
