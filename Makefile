@@ -16,8 +16,8 @@ BIN := .venv/bin
 STAMP := .venv/requirements.stamp
 FORM := short
 CPU_TESTS := not gpu and not host and not web
-# A file's tests share fixtures, so they stay in one process.
-PYTEST := $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile
+# A file's tests share fixtures, so they stay in one process. tests/conftest.py orders the files.
+PYTEST := $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test check bench bench-gpu format train-tiny
 

@@ -1,6 +1,7 @@
-"""Load the pack once, under the name `surf`, the way the host loads it."""
+"""Load the pack once, under the name `surf`, the way the host loads it; share out the tests."""
 
 import importlib.util
+import os
 import sys
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parents[1]
+WORKER = "PYTEST_XDIST_WORKER" in os.environ
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}
 
 
@@ -35,6 +37,18 @@ def pytest_addoption(parser):
     parser.addoption("--fuzz", type=int, default=0, help="cases of each fuzzer; 0 is a few")
 
 
+def pytest_collection_modifyitems(items):
+    """Give the workers the files with slow tests first, so that none is left when they end."""
+    if WORKER:
+        slow = {item.path for item in items if item.get_closest_marker("slow")}
+        items.sort(key=lambda item: item.path not in slow)
+
+
+if WORKER:
+    # The workers share the cores: threads of one would wait for those of another. So would those
+    # of the processes that tests start.
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
 load_host_stub()
 load_pack()
 

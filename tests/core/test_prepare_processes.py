@@ -4,6 +4,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -19,28 +20,95 @@ from . import prepared
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "surf_core.training.prepare"]
+SERVER = """
+import json, os, sys, traceback
+from surf_core.training.prepare import cli
+
+for line in sys.stdin:
+    kind, value = json.loads(line)
+    if kind == "poll":
+        ended, status = os.waitpid(value, os.WNOHANG)
+        print(json.dumps(os.waitstatus_to_exitcode(status) if ended else None), flush=True)
+        continue
+    child = os.fork()
+    if child:
+        print(child, flush=True)
+        continue
+    os.setsid()
+    log = os.open(value[1] + ".log", os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
+    for stream in (1, 2):
+        os.dup2(log, stream)
+    status = 1
+    try:
+        status = cli.main(value)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+"""
+"""Starts runs of the command by forks, each a session of its own; all have its imports."""
 
 
-def start(given, out, *arguments):
-    """Start the command, as a session of its own, with one thread: bits depend on their number."""
+def alone():
+    """Return the options of a process with one thread: bits depend on their number."""
     env = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
-    return subprocess.Popen(
-        [*COMMAND, str(given), str(out), "--preset", "tiny", *arguments],
-        cwd=ROOT,
-        env=env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    return {"cwd": ROOT, "env": env, "text": True, "stdout": subprocess.PIPE}
 
 
 def finish(given, out, *arguments):
-    """Run the command to its end, and return what it printed."""
-    process = start(given, out, *arguments)
+    """Run the command to its end in a process of its own, and return what it printed."""
+    command = [*COMMAND, str(given), str(out), "--preset", "tiny", *arguments]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True, **alone())
     printed, errors = patience.communicate(process, 900)
     assert process.returncode == 0, errors
     return printed
+
+
+class ForkedRun:
+    """A run of the command that SERVER has started; as of subprocess.Popen."""
+
+    def __init__(self, server, given, out, arguments):
+        self.server, self.out = server, out
+        out.parent.mkdir(exist_ok=True)
+        self.pid = self.ask("start", [str(given), str(out), "--preset", "tiny", *arguments])
+        self.returncode = None
+
+    def ask(self, kind, value):
+        self.server.stdin.write(json.dumps([kind, value]) + "\n")
+        self.server.stdin.flush()
+        return json.loads(self.server.stdout.readline())
+
+    def poll(self):
+        if self.returncode is None:
+            self.returncode = self.ask("poll", self.pid)
+        return self.returncode
+
+    def kill(self):
+        if self.poll() is None:
+            os.kill(self.pid, signal.SIGKILL)
+        self.wait()
+
+    def wait(self):
+        limit = patience.Patience(900)
+        while self.poll() is None:
+            assert limit.lasts(), "a run hangs"
+            time.sleep(0.01)
+
+    def finish(self):
+        self.wait()
+        assert self.returncode == 0, Path(f"{self.out}.log").read_text()
+
+
+@pytest.fixture(scope="module")
+def start():
+    """Start a run of the command, forked from one process that has imported it."""
+    if not hasattr(os, "fork"):
+        pytest.skip("forks")
+    server = subprocess.Popen([sys.executable, "-c", SERVER], stdin=subprocess.PIPE, **alone())
+    yield lambda given, out, *arguments: ForkedRun(server, given, out, arguments)
+    server.stdin.close()
+    server.wait()
+    server.stdout.close()
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +127,7 @@ def whole(videos, tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", ["0", "2"])
 def test_killed_at_any_moment_it_goes_on_without_losing_or_doubling_a_clip(
-    videos, whole, tmp_path, workers
+    start, videos, whole, tmp_path, workers
 ):
     dice, out, deaths = random.Random(workers), tmp_path / "out", 0
     while deaths < 3:
@@ -71,7 +139,6 @@ def test_killed_at_any_moment_it_goes_on_without_losing_or_doubling_a_clip(
         time.sleep(dice.uniform(0, 0.3))
         early = process.poll() is None
         process.kill()
-        process.communicate()
         if not early:
             # It was done before: from the beginning, so that it dies.
             shutil.rmtree(out)
@@ -84,21 +151,20 @@ def test_killed_at_any_moment_it_goes_on_without_losing_or_doubling_a_clip(
         rows = [row for part in Folder(out).parts() for row in part.rows]
         assert {row.key for row in rows if row.accepted} <= set(shards)
         assert len({row.key for row in rows}) == len(rows)
-    finish(videos, out, "--workers", workers)
+    start(videos, out, "--workers", workers).finish()
     assert prepared.files(out) == whole
     assert list(out.glob("tmp/*/*")) == []
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
-def test_workers_end_with_the_process_that_was_killed(videos, tmp_path):
+def test_workers_end_with_the_process_that_was_killed(start, videos, tmp_path):
     process = start(videos, tmp_path / "out", "--workers", "2")
     while process.poll() is None and not list((tmp_path / "out").glob("clips/*/*")):
         time.sleep(0.02)
     members = group(process.pid)
     assert len(members) >= 3
     process.kill()
-    process.communicate()
     limit = patience.Patience(200)
     while group(process.pid) and limit.lasts():
         time.sleep(0.05)
@@ -128,13 +194,14 @@ def test_ray_gives_the_same_folder(videos, whole, tmp_path):
 
 
 @pytest.mark.slow
-def test_machines_share_the_work_and_the_last_leaves_the_whole_manifest(videos, whole, tmp_path):
+def test_machines_share_the_work_and_the_last_leaves_the_whole_manifest(
+    start, videos, whole, tmp_path
+):
     out = tmp_path / "out"
     both = [start(videos, out, "--part", f"{i}/2") for i in (1, 2)]
     for process in both:
-        _, errors = patience.communicate(process, 900)
-        assert process.returncode == 0, errors
-    finish(videos, out, "--part", "1/2", "--assemble")
+        process.finish()
+    start(videos, out, "--part", "1/2", "--assemble").finish()
     assert prepared.files(out) == whole
 
 
