@@ -72,3 +72,15 @@ def poisoned_memory(monkeypatch):
 def tolerance():
     """Absolute tolerance by dtype; the only table."""
     return TOLERANCE
+
+
+@pytest.fixture(scope="session")
+def forks():
+    """One process to fork others from, for all tests of a worker."""
+    from surf.tests.forks import Forks
+
+    if not hasattr(os, "fork"):
+        pytest.skip("this system has no fork")
+    made = Forks()
+    yield made
+    made.close()

@@ -1,7 +1,6 @@
 """Benchmarks run at toy size, so that they run when there is a GPU, or an hour, for them."""
 
 import re
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +11,6 @@ from surf.surf_core import checkpoint
 from surf.surf_core.refiner import RefinerConfig, SurfRefinerDiT
 from surf.surf_core.skip import MaskPredictor, PredictorConfig
 from surf.surf_core.skip import predictor as masks
-from surf.tests import patience
 
 ROOT = Path(__file__).parents[1]
 
@@ -34,15 +32,19 @@ def models(tmp_path_factory):
     return {path.name: f"--{path.name}={path}" for path in folder.iterdir()}
 
 
-def measured(name, out, *options):
+@pytest.fixture(scope="module")
+def measured(forks):
     """Run a benchmark of the tiny models, and read its table."""
-    command = [sys.executable, "-m", f"benchmarks.quality.{name}", f"--out={out}", *options]
-    done = patience.run(command, 1800, cwd=ROOT)
-    assert done.returncode == 0, done.stderr[-2000:]
-    text = out.read_text(encoding="utf-8")
-    assert text in done.stdout
-    assert re.search(r"Commit .*torch \d", text)
-    return table(text)
+
+    def run(name, out, *options):
+        process = forks.start(f"benchmarks.quality.{name}", f"--out={out}", *options)
+        printed = process.finish(1800)
+        text = out.read_text(encoding="utf-8")
+        assert text in printed
+        assert re.search(r"Commit .*torch \d", text)
+        return table(text)
+
+    return run
 
 
 def table(text):
@@ -55,7 +57,7 @@ def table(text):
 
 
 @pytest.mark.slow
-def test_what_a_prompt_asks_for_is_found_in_rendered_scenes(models, tmp_path):
+def test_what_a_prompt_asks_for_is_found_in_rendered_scenes(measured, models, tmp_path):
     options = ["--pairs=2", models["weights"], models["refiner"]]
     for objects in (1, 2):
         rows = measured("prompts", tmp_path / "a.md", f"--objects={objects}", *options)
@@ -65,7 +67,7 @@ def test_what_a_prompt_asks_for_is_found_in_rendered_scenes(models, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_shipped_weights_draw_what_their_committed_table_says(tmp_path):
+def test_the_shipped_weights_draw_what_their_committed_table_says(measured, tmp_path):
     [result] = (ROOT / "benchmarks" / "results").glob("*-prompts.md")
     committed = table(result.read_text(encoding="utf-8"))
     rows = measured("prompts", tmp_path / "a.md", "--pairs=8")
@@ -76,7 +78,7 @@ def test_the_shipped_weights_draw_what_their_committed_table_says(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def signature(models, tmp_path_factory):
+def signature(measured, models, tmp_path_factory):
     """The page of two pairs, made, and again from what was kept: rows, and both texts."""
     folder, texts = tmp_path_factory.mktemp("signature"), []
     for name in ("first.md", "again.md"):
@@ -115,7 +117,7 @@ def test_a_signature_goes_on_from_what_was_kept(signature):
 
 
 @pytest.mark.slow
-def test_previews_of_the_table_are_those_of_the_demo():
+def test_previews_of_the_table_are_those_of_the_demo(forks):
     script = """
 import torch
 from benchmarks.quality.held_out import shown
@@ -125,12 +127,11 @@ tiny = TinyT2V(["red circle moving right"])
 preview = Switched(tiny, [0]).preview(10, *OURS.split(", "))
 torch.testing.assert_close(preview, shown(tiny, [0], 10), rtol=0, atol=1e-3)
 """
-    done = patience.run([sys.executable, "-c", script], 600, cwd=ROOT)
-    assert done.returncode == 0, done.stderr[-2000:]
+    forks.start_script(script).finish(600)
 
 
 @pytest.mark.slow
-def test_the_refiner_is_measured_beside_interpolation(models, tmp_path):
+def test_the_refiner_is_measured_beside_interpolation(measured, models, tmp_path):
     options = ["--pairs=2", "--batch=2", models["refiner"], models["weights"]]
     rows = measured("tiny_refiner", tmp_path / "a.md", *options)
     assert float(rows["the scene through the codec"][0].split()[0]) > 30
@@ -138,7 +139,7 @@ def test_the_refiner_is_measured_beside_interpolation(models, tmp_path):
 
 
 @pytest.mark.slow
-def test_skipping_is_measured_where_it_matters_for_every_source_of_masks(models, tmp_path):
+def test_skipping_is_measured_where_it_matters_for_every_source_of_masks(measured, models, tmp_path):
     options = ["--pairs=2", models["refiner"], models["predictor"]]
     rows = measured("skip", tmp_path / "a.md", *options)
     head, *names = rows
@@ -184,7 +185,7 @@ def test_footage_is_measured_file_by_file_beside_chance(tmp_path):
 
 
 @pytest.mark.slow
-def test_colour_matches_are_measured_beside_none(models, tmp_path):
+def test_colour_matches_are_measured_beside_none(measured, models, tmp_path):
     rows = measured("colour", tmp_path / "a.md", "--pairs=2", models["weights"])
     names = ["none", "the preview itself, enlarged", "the preview's mean colour alone"]
     names += ["latent wavelet", "pixel wavelet", "pixel lab"]
@@ -194,7 +195,7 @@ def test_colour_matches_are_measured_beside_none(models, tmp_path):
 
 
 @pytest.mark.slow
-def test_hard_tiles_leave_a_seam_and_blended_ones_less(tmp_path):
+def test_hard_tiles_leave_a_seam_and_blended_ones_less(measured, tmp_path):
     rows = measured("seams", tmp_path / "a.md", "--videos=1")
     hard, blended = (float(rows[name][2]) for name in ("none: hard edges", "8 cells"))
     assert hard > 1.5 * blended

@@ -3,29 +3,20 @@
 import json
 import re
 import shlex
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from surf.surf_core import cost
-from surf.tests import patience
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 pytestmark = pytest.mark.slow
 
 
-def said_by(*command, **more):
-    """Call Python in the root, and give what it prints."""
-    done = patience.run([sys.executable, *command], 600, cwd=ROOT, **more)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout
-
-
-def called(script):
+def called(forks, script):
     """Run lines of Python beside the benchmarks; what they print is JSON."""
-    return json.loads(said_by("-c", script).splitlines()[-1])
+    return json.loads(forks.start_script(script).finish(600).splitlines()[-1])
 
 
 def rows_of(text):
@@ -39,11 +30,11 @@ def rows_of(text):
     return tables
 
 
-def test_the_committed_page_of_plans_is_what_its_command_prints():
+def test_the_committed_page_of_plans_is_what_its_command_prints(forks):
     [page] = RESULTS.glob("flops-*-plans.md")
     committed = page.read_text(encoding="utf-8")
     [command] = re.findall(r"^    python -m (.*)$", committed, re.MULTILINE)
-    printed = said_by("-m", *shlex.split(command))
+    printed = forks.start(*shlex.split(command)).finish(600)
 
     def kept(text):
         """All but the machine that it was made on."""
@@ -52,9 +43,10 @@ def test_the_committed_page_of_plans_is_what_its_command_prints():
     assert kept(printed) == kept(committed)
 
 
-def test_plans_are_priced_as_cost_prices_them():
+def test_plans_are_priced_as_cost_prices_them(forks):
     options = ["--size", "720p", "--cfg", "first", "--keep", "1", "0.5", "--base", "wan"]
-    rows, _ = rows_of(said_by("-m", "benchmarks.speed.host_flow", "--dry-run", *options))
+    printed = forks.start("benchmarks.speed.host_flow", "--dry-run", *options).finish(600)
+    rows, _ = rows_of(printed)
     sizes = {"plain": (720, 1280), "first": (480, 832), "second": (240, 416)}
 
     def petaflops(shape, side, **more):
@@ -80,9 +72,11 @@ def test_plans_are_priced_as_cost_prices_them():
 
 
 @pytest.fixture(scope="module")
-def found():
+def found(forks):
     """What three questions to the benchmarks are answered by, in one process."""
-    return called("""
+    return called(
+        forks,
+        """
 import json
 import time
 import torch
@@ -112,7 +106,8 @@ _, clip = next(timed.clips("tiny", [4]))
 deadline = time.perf_counter() + 1
 tried = list(timed.rows_of(timed.measure(clip, torch.zeros(()), 1, deadline), clip))
 print(json.dumps({"operations": counted, "verdicts": verdicts, "tried": tried}))
-""")
+""",
+    )
 
 
 def test_operations_of_kept_tokens_are_those_of_cost(found):
@@ -139,10 +134,10 @@ def test_a_way_that_fails_or_is_wrong_is_a_row_and_the_others_stay(found):
 
 
 @pytest.fixture(scope="module")
-def kernels(tmp_path_factory):
+def kernels(forks, tmp_path_factory):
     """The pages of the part that needs no host: {subject: text}."""
     out = tmp_path_factory.mktemp("pages")
-    said_by("-m", "benchmarks.on_gpu", "kernels", "--toy", f"--out={out}")
+    forks.start("benchmarks.on_gpu", "kernels", "--toy", f"--out={out}").finish(600)
     return {path.stem.split("-", 4)[-1]: path.read_text(encoding="utf-8") for path in out.iterdir()}
 
 
@@ -184,8 +179,10 @@ class TestKernels:
             assert float(row["time"]) == pytest.approx(faster, rel=0.01)
 
 
-def test_a_command_that_takes_too_long_is_stopped_and_keeps_its_page():
-    ended, said = called("""
+def test_a_command_that_takes_too_long_is_stopped_and_keeps_its_page(forks):
+    ended, said = called(
+        forks,
+        """
 import json, sys
 from benchmarks.on_gpu import run
 script = '''
@@ -196,13 +193,16 @@ finally:
     print("page")
 '''
 print(json.dumps(run([sys.executable, "-c", script], 3.0)))
-""")
+""",
+    )
     assert ended.startswith("stopped, status ")
     assert "page" in said
 
 
-def test_what_compiling_fails_at_is_a_row_and_what_comes_too_late_is_not_run():
-    rows = called("""
+def test_what_compiling_fails_at_is_a_row_and_what_comes_too_late_is_not_run(forks):
+    rows = called(
+        forks,
+        """
 import json, time
 from types import SimpleNamespace
 from benchmarks.speed import compile as benchmark
@@ -218,13 +218,19 @@ for deadline in (time.perf_counter() + 1000, time.perf_counter() - 1):
     benchmark.measure(None, runs, profiler, deadline, lambda: None)
     rows += [run.row("surf", run)[3] for run in runs]
 print(json.dumps(rows))
-""")
+""",
+    )
     failed = "not measured: RuntimeError: backend='inductor' raised: KeyError: 'cell'"
     assert rows == [failed] * 2 + ["not measured: the minutes were over"] * 2
 
 
-def test_the_commands_for_a_gpu_fit_half_an_hour_with_seven_minutes_more_and_nine_each():
-    said = said_by("-m", "benchmarks.on_gpu")
+@pytest.fixture(scope="module")
+def said(forks):
+    """The commands by part, as printed."""
+    return forks.start("benchmarks.on_gpu").finish(600)
+
+
+def test_the_commands_for_a_gpu_fit_half_an_hour_with_seven_minutes_more_and_nine_each(said):
     minutes = [float(each) for each in re.findall(r": ([\d.]+) minutes$", said, re.MULTILINE)]
     assert len(minutes) == 6
     assert max(minutes) <= 9
@@ -232,8 +238,7 @@ def test_the_commands_for_a_gpu_fit_half_an_hour_with_seven_minutes_more_and_nin
     assert minutes[5] <= 7
 
 
-def test_make_calls_every_part_in_its_order():
-    said = said_by("-m", "benchmarks.on_gpu")
+def test_make_calls_every_part_in_its_order(said):
     parts = re.findall(r"^([\w-]+): ", said, re.MULTILINE)
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     assert re.search(r"for part in ([\w -]+);", makefile)[1].split() == parts
@@ -242,11 +247,9 @@ def test_make_calls_every_part_in_its_order():
 
 
 @pytest.mark.parametrize("part", ["flow-720p", "flow-1080p", "hunyuan", "cards", "extras"])
-def test_a_part_that_needs_a_host_says_so_before_it_runs_anything(part, tmp_path, monkeypatch):
-    monkeypatch.delenv("COMFYUI_PATH", raising=False)
+def test_a_part_that_needs_a_host_says_so_before_it_runs_anything(forks, part, tmp_path):
     out = tmp_path / "pages"
-    command = [sys.executable, "-m", "benchmarks.on_gpu", part, "--toy", f"--out={out}"]
-    done = patience.run(command, 300, cwd=ROOT)
-    assert done.returncode == 2
+    done = forks.start("benchmarks.on_gpu", part, "--toy", f"--out={out}")
+    assert done.wait(300) == 2
     assert f"{part} needs COMFYUI_PATH, a ComfyUI checkout" in done.stderr
     assert not out.exists()

@@ -4,8 +4,6 @@ import json
 import os
 import random
 import shutil
-import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -19,96 +17,22 @@ from surf.tests import patience
 from . import prepared
 
 ROOT = Path(__file__).parents[2]
-COMMAND = [sys.executable, "-m", "surf_core.training.prepare"]
-SERVER = """
-import json, os, sys, traceback
-from surf_core.training.prepare import cli
-
-for line in sys.stdin:
-    kind, value = json.loads(line)
-    if kind == "poll":
-        ended, status = os.waitpid(value, os.WNOHANG)
-        print(json.dumps(os.waitstatus_to_exitcode(status) if ended else None), flush=True)
-        continue
-    child = os.fork()
-    if child:
-        print(child, flush=True)
-        continue
-    os.setsid()
-    log = os.open(value[1] + ".log", os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
-    for stream in (1, 2):
-        os.dup2(log, stream)
-    status = 1
-    try:
-        status = cli.main(value)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        os._exit(status)
-"""
-"""Starts runs of the command by forks, each a session of its own; all have its imports."""
 
 
-def alone():
-    """Return the options of a process with one thread: bits depend on their number."""
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
-    return {"cwd": ROOT, "env": env, "text": True, "stdout": subprocess.PIPE}
+def command(given, out, *arguments):
+    return ["surf_core.training.prepare", given, out, "--preset", "tiny", *arguments]
 
 
 def finish(given, out, *arguments):
-    """Run the command to its end in a process of its own, and return what it printed."""
-    command = [*COMMAND, str(given), str(out), "--preset", "tiny", *arguments]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True, **alone())
-    printed, errors = patience.communicate(process, 900)
-    assert process.returncode == 0, errors
-    return printed
+    """Run the command to its end in a process of its own, and return what it printed.
 
-
-class ForkedRun:
-    """A run of the command that SERVER has started; as of subprocess.Popen."""
-
-    def __init__(self, server, given, out, arguments):
-        self.server, self.out = server, out
-        out.parent.mkdir(exist_ok=True)
-        self.pid = self.ask("start", [str(given), str(out), "--preset", "tiny", *arguments])
-        self.returncode = None
-
-    def ask(self, kind, value):
-        self.server.stdin.write(json.dumps([kind, value]) + "\n")
-        self.server.stdin.flush()
-        return json.loads(self.server.stdout.readline())
-
-    def poll(self):
-        if self.returncode is None:
-            self.returncode = self.ask("poll", self.pid)
-        return self.returncode
-
-    def kill(self):
-        if self.poll() is None:
-            os.kill(self.pid, signal.SIGKILL)
-        self.wait()
-
-    def wait(self):
-        limit = patience.Patience(900)
-        while self.poll() is None:
-            assert limit.lasts(), "a run hangs"
-            time.sleep(0.01)
-
-    def finish(self):
-        self.wait()
-        assert self.returncode == 0, Path(f"{self.out}.log").read_text()
-
-
-@pytest.fixture(scope="module")
-def start():
-    """Start a run of the command, forked from one process that has imported it."""
-    if not hasattr(os, "fork"):
-        pytest.skip("forks")
-    server = subprocess.Popen([sys.executable, "-c", SERVER], stdin=subprocess.PIPE, **alone())
-    yield lambda given, out, *arguments: ForkedRun(server, given, out, arguments)
-    server.stdin.close()
-    server.wait()
-    server.stdout.close()
+    It has one thread, as those that are forked: bits depend on their number.
+    """
+    words = [sys.executable, "-m", *map(str, command(given, out, *arguments))]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+    done = patience.run(words, 900, cwd=ROOT, env=env)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -127,12 +51,12 @@ def whole(videos, tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", ["0", "2"])
 def test_killed_at_any_moment_it_goes_on_without_losing_or_doubling_a_clip(
-    start, videos, whole, tmp_path, workers
+    forks, videos, whole, tmp_path, workers
 ):
     dice, out, deaths = random.Random(workers), tmp_path / "out", 0
     while deaths < 3:
         before = len(list(out.glob("*/*")))
-        process = start(videos, out, "--workers", workers)
+        process = forks.start(*command(videos, out, "--workers", workers))
         while process.poll() is None and len(list(out.glob("*/*"))) <= before:
             time.sleep(0.01)
         # From its first new file on, at any moment.
@@ -151,15 +75,15 @@ def test_killed_at_any_moment_it_goes_on_without_losing_or_doubling_a_clip(
         rows = [row for part in Folder(out).parts() for row in part.rows]
         assert {row.key for row in rows if row.accepted} <= set(shards)
         assert len({row.key for row in rows}) == len(rows)
-    start(videos, out, "--workers", workers).finish()
+    forks.start(*command(videos, out, "--workers", workers)).finish(900)
     assert prepared.files(out) == whole
     assert list(out.glob("tmp/*/*")) == []
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
-def test_workers_end_with_the_process_that_was_killed(start, videos, tmp_path):
-    process = start(videos, tmp_path / "out", "--workers", "2")
+def test_workers_end_with_the_process_that_was_killed(forks, videos, tmp_path):
+    process = forks.start(*command(videos, tmp_path / "out", "--workers", "2"))
     while process.poll() is None and not list((tmp_path / "out").glob("clips/*/*")):
         time.sleep(0.02)
     members = group(process.pid)
@@ -195,13 +119,13 @@ def test_ray_gives_the_same_folder(videos, whole, tmp_path):
 
 @pytest.mark.slow
 def test_machines_share_the_work_and_the_last_leaves_the_whole_manifest(
-    start, videos, whole, tmp_path
+    forks, videos, whole, tmp_path
 ):
     out = tmp_path / "out"
-    both = [start(videos, out, "--part", f"{i}/2") for i in (1, 2)]
+    both = [forks.start(*command(videos, out, "--part", f"{i}/2")) for i in (1, 2)]
     for process in both:
-        process.finish()
-    start(videos, out, "--part", "1/2", "--assemble").finish()
+        process.finish(900)
+    forks.start(*command(videos, out, "--part", "1/2", "--assemble")).finish(900)
     assert prepared.files(out) == whole
 
 

@@ -3,9 +3,6 @@
 import json
 import os
 import runpy
-import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -22,34 +19,32 @@ from . import prepared
 TOY = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("training_toy.py"))))
 ROOT = Path(__file__).parents[2]
 HOLD = """
-import sys, time
+import time
 from pathlib import Path
-sys.path.insert(0, sys.argv[1])
 from surf_core.training.lock import locked
 
-with locked(Path(sys.argv[2]), "the folder"):
+with locked(Path({path!r}), "the folder"):
     print("held", flush=True)
     time.sleep(600)
 """
 
 
 @pytest.fixture
-def holder():
+def holder(forks):
     """Start processes that hold a lock; they end with the test."""
     started = []
 
     def start(path):
-        command = [sys.executable, "-c", HOLD, str(ROOT), str(path)]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        process = forks.start_script(HOLD.format(path=str(path)))
         started.append(process)
-        assert process.stdout.readline() == "held\n"
+        while process.poll() is None and not process.stdout:
+            time.sleep(0.01)
+        assert process.stdout == "held\n", process.stderr
         return process
 
     yield start
     for process in started:
         process.kill()
-        process.wait()
-        process.stdout.close()
 
 
 def test_a_second_run_is_told_who_is_at_work(tmp_path, holder):
@@ -62,8 +57,7 @@ def test_a_second_run_is_told_who_is_at_work(tmp_path, holder):
 
 def test_a_process_that_was_killed_holds_nothing(tmp_path, holder):
     process = holder(tmp_path / "run.lock")
-    os.kill(process.pid, getattr(signal, "SIGKILL", signal.SIGTERM))
-    process.wait()
+    process.kill()
     assert json.loads((tmp_path / "run.lock.json").read_text())["process"] == process.pid
     run(TOY.Toy(), replace(Recipe(**TOY.SHORT), steps=2), tmp_path, device="cpu")
     assert not (tmp_path / "run.lock.json").exists()

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,61 +10,78 @@ from surf.surf_core import checkpoint, skip
 from surf.surf_core.signature import psnr
 from surf.surf_core.training.tiny import suite
 from surf.surf_core.training.tiny.__main__ import say
-from surf.tests import patience
 
-ROOT = Path(__file__).parents[2]
 BESIDE = """
-import sys
 from pathlib import Path
 from surf_core.training.tiny import suite
 
-suite.HELD_OUT = 0.3
-form = suite.Form(image_steps=1, video_steps=1, clips=40, refiner_steps=2, mask_steps=2, shown=2)
-suite.Suite(form, Path(sys.argv[1]), jobs=2)()
+if __name__ == "__main__":
+    suite.HELD_OUT = 0.3
+    suite.Suite(suite.{form}, Path({out!r}), jobs=2)()
 """
 BRIEF = suite.Form(image_steps=1, video_steps=1, clips=40, refiner_steps=2, mask_steps=2, shown=2)
 
 
-@pytest.mark.slow
-def test_the_suite_runs_from_clips_to_a_report_and_goes_on_where_it_was(tmp_path, monkeypatch):
-    monkeypatch.setattr(suite, "HELD_OUT", 0.3)
-    outcome = suite.Suite(BRIEF, tmp_path)()
-    assert set(outcome.losses) == {"t2v", "refiner", "mask"}
-    assert 0 < outcome.clips <= 2
-    assert all(0 < value < 60 for value in outcome.psnr.values())
-    assert json.loads((tmp_path / "report.json").read_text())["psnr"] == outcome.psnr
-    assert (tmp_path / "refined.png").stat().st_size > 1000
-    config, notes = checkpoint.read_config(tmp_path / "refiner" / "tiny_refiner.safetensors")
-    assert (config.time, config.window) == ("t", 2)
-    assert notes["recipe"]["steps"] == 2
-    predictor, _ = skip.predictor.load(tmp_path / "mask" / "mask.safetensors")
-    assert predictor.config.patch == (1, 2, 2)
-    assert any("dB" in line for line in say(outcome))
-    files = sorted(path for path in tmp_path.rglob("*.safetensors"))
-    before = [load_file(path) for path in files]
-    second = suite.Suite(BRIEF, tmp_path)()
-    assert second.psnr == outcome.psnr
-    for path, tensors in zip(files, before, strict=True):
-        again = load_file(path)
-        assert again.keys() == tensors.keys()
-        assert all(torch.equal(again[name], tensors[name]) for name in tensors)
+@pytest.fixture(scope="module")
+def beside(forks, tmp_path_factory):
+    """What two jobs leave, from drawn clips on: the text-to-video model is trained beside."""
+    out = tmp_path_factory.mktemp("suite")
+    forks.start_script(BESIDE.format(form=BRIEF, out=str(out))).finish(900)
+    return out
 
 
 @pytest.mark.slow
-def test_the_text_to_video_model_trains_beside_the_rest_and_its_failure_is_the_suites(tmp_path):
-    def run():
-        command = [sys.executable, "-c", BESIDE, str(tmp_path)]
-        return patience.run(command, 900, cwd=ROOT)
-
-    done = run()
-    assert done.returncode == 0, done.stderr
-    report = json.loads((tmp_path / "report.json").read_text())
+def test_the_suite_runs_from_clips_to_a_report(beside):
+    report = json.loads((beside / "report.json").read_text())
     assert set(report["losses"]) == {"t2v", "refiner", "mask"}
     assert "text to video" not in report["seconds"]
-    shutil.rmtree(tmp_path / "t2v")
-    (tmp_path / "t2v").write_text("in the way")
-    failed = run()
-    assert failed.returncode != 0
+    assert 0 < report["clips"] <= 2
+    assert all(0 < value < 60 for value in report["psnr"].values())
+    assert (beside / "refined.png").stat().st_size > 1000
+    config, notes = checkpoint.read_config(beside / "refiner" / "tiny_refiner.safetensors")
+    assert (config.time, config.window) == ("t", 2)
+    assert notes["recipe"]["steps"] == 2
+    predictor, _ = skip.predictor.load(beside / "mask" / "mask.safetensors")
+    assert predictor.config.patch == (1, 2, 2)
+
+
+@pytest.fixture
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.slow
+def test_one_job_goes_on_where_two_were_and_gives_the_same(
+    beside, one_thread, tmp_path, monkeypatch
+):
+    """With its own text-to-video model, then with all that is there."""
+    monkeypatch.setattr(suite, "HELD_OUT", 0.3)
+    out = tmp_path / "alone"
+    shutil.copytree(beside, out)
+    shutil.rmtree(out / "t2v")
+    psnr = json.loads((beside / "report.json").read_text())["psnr"]
+    files = sorted(path.relative_to(beside) for path in beside.rglob("*.safetensors"))
+    for _ in range(2):
+        outcome = suite.Suite(BRIEF, out)()
+        assert outcome.psnr == psnr
+        assert any("dB" in line for line in say(outcome))
+        for path in files:
+            ours, theirs = load_file(out / path), load_file(beside / path)
+            assert ours.keys() == theirs.keys()
+            assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@pytest.mark.slow
+def test_a_failure_of_the_text_to_video_model_is_the_suites(beside, forks, tmp_path):
+    out = tmp_path / "failed"
+    shutil.copytree(beside, out)
+    shutil.rmtree(out / "t2v")
+    (out / "t2v").write_text("in the way")
+    failed = forks.start_script(BESIDE.format(form=BRIEF, out=str(out)))
+    assert failed.wait(900) != 0
     assert "exit code 1" in failed.stderr
     assert "FileExistsError" in failed.stderr
 

@@ -18,13 +18,13 @@ MINUTES = 30
 class ScriptOutcome:
     """What a script left: tracebacks by case, its last words, and the seconds that it took."""
 
-    def __init__(self, script, folder, seconds=60 * MINUTES, count=0):
+    def __init__(self, script, folder, count=0):
         out, began = folder / "results.json", time.monotonic()
         python = os.environ.get("COMFYUI_PYTHON", sys.executable)
         try:
             done = patience.run(
                 [python, str(FOLDER / script), str(out), str(count)],
-                seconds,
+                60 * MINUTES,
                 cwd=os.environ["COMFYUI_PATH"],
             )
             self.whole = done.returncode == 0
