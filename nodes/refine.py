@@ -149,7 +149,7 @@ def _inputs() -> list:
         ),
         declare(
             SurfMask.Input, "mask", optional=True,
-            tooltip="From Surf Skip Mask: what to refine; the rest comes out as the enlarged "
+            tooltip="From Surf Skip Mask: what to refine; the rest comes out as the upsampled "
             "preview. For refiners of this project and Wan (T2V, I2V, camera). Empty: everything.",
         ),
         declare(

@@ -190,15 +190,15 @@ def test_chunks_do_not_show_and_bound_the_frames_at_once(method, monkeypatch, to
     frames, reference = scene(7), resize(scene(7, seed=4), (24, 40))
     reference += 0.02 * random(7, 3, 1, 1)
     whole = match_colour(frames, reference, method)
-    seen, told, plain = [], [], colour.resize
+    seen, progress, plain = [], [], colour.resize
     monkeypatch.setattr(colour, "resize", lambda x, *args: seen.append(len(x)) or plain(x, *args))
     for pixels, most in ((1, 1), (3 * 48 * 80, 3)):
         monkeypatch.setattr(colour, "CHUNK_PIXELS", pixels)
-        out = match_colour(frames, reference, method, on_chunk=lambda *step: told.append(step))
+        out = match_colour(frames, reference, method, on_chunk=lambda *step: progress.append(step))
         assert max(seen) == most
         assert (out - whole).abs().max() < tolerance[torch.float64]
         seen.clear()
-    assert told == [(n, 7) for n in (1, 2, 3, 4, 5, 6, 7, 3, 6, 7)]
+    assert progress == [(n, 7) for n in (1, 2, 3, 4, 5, 6, 7, 3, 6, 7)]
 
 
 @pytest.mark.parametrize("method", METHODS)

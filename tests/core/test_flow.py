@@ -89,14 +89,14 @@ def test_euler_in_two_parts_is_euler_in_one():
 
 def test_euler_tells_every_step_and_its_clean_estimate():
     z, x0 = noise(1, 2, 3, 5), noise(1, 2, 3, 5, seed=1)
-    told = []
+    reported = []
     euler(
         lambda z, sigma: (z - x0) / sigma, z, flow_sigmas(4, 3.0),
-        lambda step, seen, clean: told.append((step, seen, clean)),
+        lambda step, seen, clean: reported.append((step, seen, clean)),
     )  # fmt: skip
-    assert [step for step, _, _ in told] == [0, 1, 2, 3]
-    assert torch.equal(told[0][1], z)
-    assert all(torch.allclose(clean, x0) for _, _, clean in told)
+    assert [step for step, _, _ in reported] == [0, 1, 2, 3]
+    assert torch.equal(reported[0][1], z)
+    assert all(torch.allclose(clean, x0) for _, _, clean in reported)
 
 
 def test_euler_can_be_cancelled_between_steps():
@@ -218,13 +218,13 @@ def test_an_untrained_model_in_sigma_is_a_flow_map_in_t(block, s, shift):
     """Sampling from sigma = s to 0 IS the flow map from t = 1 to 0: one network, both times."""
     start, eps, context = noise(*CLIP), noise(*CLIP, seed=1), noise(*TEXT, seed=2)
     model = RandomRefiner(block=block)
-    told = {"sigma": [], "t": []}
+    reported = {"sigma": [], "t": []}
     options = {"steps": 6, "noise": eps, "sigma_start": s, "shift": shift}
     in_sigma = refine_with(
-        model, start, context, **options, on_step=lambda *step: told["sigma"].append(step)
+        model, start, context, **options, on_step=lambda *step: reported["sigma"].append(step)
     )
     in_t = refine_with(
-        InT(model, s), start, context, **options, on_step=lambda *step: told["t"].append(step)
+        InT(model, s), start, context, **options, on_step=lambda *step: reported["t"].append(step)
     )
     by_hand = flow_map(
         lambda z, t: s * model(z, torch.full((2,), 1000 * s * t, dtype=torch.float64), context),
@@ -233,7 +233,7 @@ def test_an_untrained_model_in_sigma_is_a_flow_map_in_t(block, s, shift):
     assert (in_sigma - interpolate(start, eps, s)).abs().max() > 0.1
     assert (in_sigma - in_t).abs().max() < 1e-12
     assert (in_sigma - by_hand).abs().max() < 1e-12
-    for one, other in zip(told["sigma"], told["t"], strict=True):
+    for one, other in zip(reported["sigma"], reported["t"], strict=True):
         assert one[0] == other[0]
         assert (one[1] - other[1]).abs().max() < 1e-12
         assert (one[2] - other[2]).abs().max() < 1e-12

@@ -1,4 +1,4 @@
-"""The embedding of s: a refiner that is told how much noise its start holds."""
+"""The embedding of s, which conditions a refiner on how much noise its start holds."""
 
 from dataclasses import replace
 
@@ -11,7 +11,7 @@ from surf.surf_core.refiner import RefinerConfig, SurfRefinerDiT
 BLOCKS = ["wan", "scale"]
 
 
-def told(block="wan", **changes):
+def conditioned(block="wan", **changes):
     fixed = {"sigma_start": 0.7, "sigma_start_range": (0.6, 0.9)}
     config = RefinerConfig(
         dim=16, heads=2, layers=2, ffn_dim=20, latent_channels=4, text_dim=8, block=block,
@@ -39,7 +39,7 @@ def both(first, second):
 
 @pytest.mark.parametrize("block", BLOCKS)
 def test_a_fresh_embedding_of_s_is_identity(block):
-    model, plain = told(block), told(block, sigma_start_range=None)
+    model, plain = conditioned(block), conditioned(block, sigma_start_range=None)
     problems = plain.load_state_dict(model.state_dict(), strict=False)
     assert {key.split(".")[0] for key in problems.unexpected_keys} == {"sigma_start_embedding"}
     expected = plain(*inputs())
@@ -49,7 +49,7 @@ def test_a_fresh_embedding_of_s_is_identity(block):
 
 @pytest.mark.parametrize("block", BLOCKS)
 def test_s_is_heard_by_each_item_alone_and_defaults_to_the_config(block):
-    model = told(block)
+    model = conditioned(block)
     model.sigma_start_embedding[2].weight.data.normal_(generator=torch.Generator().manual_seed(3))
     low, mixed, default = (model(*inputs(), s) for s in (both(0.6, 0.6), both(0.6, 0.9), None))
     assert torch.equal(low[0], mixed[0])
@@ -58,7 +58,7 @@ def test_s_is_heard_by_each_item_alone_and_defaults_to_the_config(block):
 
 
 def test_a_run_tells_the_model_its_start_and_refuses_others():
-    model = told()
+    model = conditioned()
     model.sigma_start_embedding[2].weight.data.normal_(generator=torch.Generator().manual_seed(3))
     z, _, context = inputs()
     heard = []
@@ -81,7 +81,7 @@ def test_a_run_tells_the_model_its_start_and_refuses_others():
 
 
 def test_start_range_round_trips_through_a_file(tmp_path):
-    model = told()
+    model = conditioned()
     checkpoint.save(tmp_path / "a.safetensors", model.state_dict(), model.config, {})
     config, _ = checkpoint.read_config(tmp_path / "a.safetensors")
     assert config == model.config

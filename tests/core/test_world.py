@@ -64,9 +64,9 @@ def test_prompts_round_trip_to_things_and_words(scenes):
     words = scenes.words()
     for i, prompt in enumerate(scenes.prompts()):
         assert things_of(prompt) == scenes.things()[i]
-        told = {tuple(row) for row in multi_hot(prompt).tolist()}
-        assert told == {tuple(row) for row in words[i].tolist()} | (
-            told if tuple([0.0] * words.shape[2]) in told else set()
+        asked = {tuple(row) for row in multi_hot(prompt).tolist()}
+        assert asked == {tuple(row) for row in words[i].tolist()} | (
+            asked if tuple([0.0] * words.shape[2]) in asked else set()
         )
 
 

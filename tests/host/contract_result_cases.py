@@ -266,10 +266,10 @@ def case_a_guider_samples_as_the_hosts():
                     guider.set_cfg(cfg)
                     sampler = kind.sampler_object("euler")
                     outs.append(guided(guider, latent, sampler, sigmas, given))
-                (ours, told), (theirs, shown) = outs
+                (ours, reported), (theirs, shown) = outs
                 alike(ours, theirs, 2e-5)
-                assert [each[::2] for each in told] == [each[::2] for each in shown]
-                for ours, theirs in zip(told, shown, strict=True):
+                assert [each[::2] for each in reported] == [each[::2] for each in shown]
+                for ours, theirs in zip(reported, shown, strict=True):
                     alike(ours[1], theirs[1], 2e-5)
     nothing = STUB.CFGGuider(STUB.Patcher()).sample(latent, latent, None, sigmas[:0])
     assert nothing is latent

@@ -195,9 +195,9 @@ def case_shapes_of_the_hosts_models_are_read_or_not_known():
 
 def case_without_a_vae_colours_are_those_of_a_running_job():
     model = wan()
-    told = model.model.latent_format
+    latent_format = model.model.latent_format
     previewer = latent_preview.Latent2RGBPreviewer(
-        told.latent_rgb_factors, told.latent_rgb_factors_bias
+        latent_format.latent_rgb_factors, latent_format.latent_rgb_factors_bias
     )
     samples = noise(1, 16, 1, 4, 6) * 0.1
     shown = previewer.decode_latent_to_preview(model.model.process_latent_in(samples))

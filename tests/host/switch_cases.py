@@ -34,12 +34,12 @@ def case_an_interrupted_run_leaves_nothing_behind(host):
         for stop in (1, K, K + 1, N - 1):
 
             def prepare(*args, stop=stop, make=make):
-                told = make(*args)
+                host_callback = make(*args)
 
                 def callback(step, x0, x, total):
                     if step == stop:
                         raise management.InterruptProcessingException
-                    told(step, x0, x, total)
+                    host_callback(step, x0, x, total)
 
                 return callback
 
@@ -204,12 +204,12 @@ def case_there_is_one_progress_bar(host):
         shown, made, make = [], [], host.preview.prepare_callback
 
         def prepare(model, steps, *rest):
-            told = make(model, steps, *rest)  # noqa: B023
+            host_callback = make(model, steps, *rest)  # noqa: B023
             made.append(steps)  # noqa: B023
 
             def callback(step, x0, x, whole):
                 shown.append((step, whole, tuple(x0.shape[-2:])))  # noqa: B023
-                told(step, x0, x, whole)
+                host_callback(step, x0, x, whole)
 
             return callback
 

@@ -49,7 +49,7 @@ def sample(model, start=START, steps=3, positive=None, cfg=1.0, mask=None, negat
 
 
 class CallRecorder:
-    """Stand in front of a model's apply_model: note the calls, and fail as told."""
+    """Stand in front of a model's apply_model: note the calls, and fail where asked to."""
 
     def __init__(self, model, limit=10**9, below=2.0, error=None):
         self.inner, self.limit, self.below, self.error = model.model, limit, below, error

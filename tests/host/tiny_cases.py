@@ -167,8 +167,8 @@ def case_sizes_by_number_are_told_in_pixels_of_these_cells():
 def case_pictures_of_a_running_job_have_the_colours_of_the_video():
     model = tiny()[0]
     kind = latent_preview.Latent2RGBPreviewer
-    told = model.model.latent_format
-    previewer = kind(told.latent_rgb_factors, told.latent_rgb_factors_bias)
+    latent_format = model.model.latent_format
+    previewer = kind(latent_format.latent_rgb_factors, latent_format.latent_rgb_factors_bias)
     pixels = video()
     shown = previewer.decode_latent_to_preview(codec.encode(pixels))
     cells = resize(images(pixels)[:1].movedim(-1, 1), (16, 16), "area")[0].movedim(0, -1)

@@ -50,7 +50,7 @@ def run(vae, samples, width=0, height=0, piece=0):
     return SurfVAEDecode.execute(samples, vae, width, height, piece).args[0]
 
 
-def told(caplog):
+def log_lines(caplog):
     return [record.getMessage() for record in caplog.records]
 
 
@@ -64,7 +64,7 @@ def test_in_one_piece_it_is_what_the_vae_gives(batch, caplog):
     assert torch.equal(got, expected)
     assert got.shape == (9 * batch, 160, 272, 3)
     assert vae.calls == [("decode", (20, 34))]
-    [line] = told(caplog)
+    [line] = log_lines(caplog)
     assert "Surf VAE Decode: VAE decode of 272 x 160 pixels in one piece" in line
 
 

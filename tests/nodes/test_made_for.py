@@ -179,8 +179,8 @@ def test_latent_downscale_says_what_it_is_told_and_keeps_what_came():
     settings = defaults("SurfLatentDownscale")
     latent = {"samples": torch.zeros(1, 16, 3, 16, 24), KEY: (256, 384)}
     assert SurfLatentDownscale.execute(latent, **settings).args[0][KEY] == (256, 384)
-    told = settings | {"made_width": 192, "made_height": 128}
-    assert SurfLatentDownscale.execute(latent, **told).args[0][KEY] == (128, 192)
+    typed = settings | {"made_width": 192, "made_height": 128}
+    assert SurfLatentDownscale.execute(latent, **typed).args[0][KEY] == (128, 192)
     assert latent[KEY] == (256, 384)
     del latent[KEY]
     assert KEY not in SurfLatentDownscale.execute(latent, **settings).args[0]

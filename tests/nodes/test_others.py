@@ -1,4 +1,4 @@
-"""What other nodes have put on a model is found, named and told in one line."""
+"""What other nodes have put on a model is found, named and logged in one line."""
 
 import logging
 from functools import partial

@@ -64,11 +64,11 @@ def test_a_refiner_with_a_range_of_starts_is_told_the_one_of_the_widget():
     trained = model_of(traits(sigma_start_range=(0.6, 0.9)))
     out = run(trained, sigma_start=0.7)["samples"]
     assert torch.equal(out, run(sigma_start=0.7, window=0)["samples"])
-    told = {
+    starts = {
         step.patcher.model_options["transformer_options"]["surf_sigma_start"]
         for step in trained.seen
     }
-    assert told == {0.7}
+    assert starts == {0.7}
     assert "surf_sigma_start" not in trained.model_options.get("transformer_options", {})
     with pytest.raises(ValueError, match="sigma_start"):
         run(trained, sigma_start=0.5)

@@ -91,16 +91,17 @@ class Report:
 
     def lines(self) -> list[str]:
         """What a person wants to know at the end."""
-        kept = [row for row in self.rows if row.accepted]
+        accepted = [row for row in self.rows if row.accepted]
         reasons = ", ".join(f"{word} {count}" for word, count in self.reasons().most_common())
+        rejected = len(self.rows) - len(accepted)
         rate = self.clips / self.seconds if self.seconds else 0.0
-        captioned = sum(bool(row.caption) for row in kept)
+        captioned = sum(bool(row.caption) for row in accepted)
         return [
             f"{self.videos} videos, {self.prepared} of them prepared now: {self.clips} clips in "
             f"{self.seconds:.1f} s, {rate:.2f} clips/s",
-            f"manifest: {len(kept)} clips accepted, {len(self.rows) - len(kept)} rows rejected"
+            f"manifest: {len(accepted)} clips accepted, {rejected} rows rejected"
             + (f" ({reasons})" if reasons else ""),
-            f"captions: {captioned} with, {len(kept) - captioned} without, "
+            f"captions: {captioned} with, {len(accepted) - captioned} without, "
             f"{len(self.broken_captions)} side files unusable",
         ]
 

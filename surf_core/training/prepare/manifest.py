@@ -222,7 +222,7 @@ class Folder:
 
     def parts(self) -> list[Part]:
         """All finished videos; a file that is none is reported and counts as not there."""
-        found = []
+        parts = []
         for path in sorted((self.root / "parts").glob("*.json")):
             try:
                 record = json_object(path.read_text(encoding="utf-8"), _MOST)
@@ -232,10 +232,10 @@ class Folder:
                 part = Part(**{**record, "rows": rows})
                 if self._part(part.name) != path:  # Which may lead out of the folder.
                     raise ValueError(f"it is the part {short(part.name)}")
-                found.append(part)
+                parts.append(part)
             except (ValueError, TypeError, KeyError) as error:
                 log.warning("%s is no part and is not counted: %s", path, error)
-        return found
+        return parts
 
     def complete(self, part: Part) -> bool:
         """Whether all clips of a part are there, with the bytes that they were written with."""
