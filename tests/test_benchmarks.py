@@ -140,7 +140,9 @@ def test_the_refiner_is_measured_beside_interpolation(measured, models, tmp_path
 
 
 @pytest.mark.slow
-def test_skipping_is_measured_where_it_matters_for_every_source_of_masks(measured, models, tmp_path):
+def test_skipping_is_measured_where_it_matters_for_every_source_of_masks(
+    measured, models, tmp_path
+):
     options = ["--pairs=2", models["refiner"], models["predictor"]]
     rows = measured("skip", tmp_path / "a.md", *options)
     head, *names = rows
