@@ -201,6 +201,21 @@ def test_controls_check_what_the_scenes_show(codec):
     assert (grey.right, grey.baseline_share) == (0, 0)
 
 
+def test_the_check_of_a_vae_reads_scenes_before_and_after_it(codec, tmp_path, monkeypatch):
+    (tmp_path / "vae").mkdir()
+    vae.save(codec, tmp_path / "vae" / "tiny_vae.safetensors", {}, torch.float32)
+    monkeypatch.setattr(
+        "sys.argv", ["stages", "vae-check", "--out", str(tmp_path), "--prompts", "2"]
+    )
+    stages.main()
+    report = json.loads((tmp_path / "vae-check.json").read_text())
+    right = {row["name"]: row["right"] for row in report["rows"]}
+    assert report["prompts"] == 2
+    assert right["scenes at 128"] == right["scenes at 64"] == 100
+    encoded = ("scenes at 128, encoded", "scenes at 64, encoded")
+    assert all(right[name] < 50 for name in (*encoded, f"{encoded[0]}, latent made smaller"))
+
+
 def test_controls_go_on_with_the_videos_that_are_sampled(codec, tmp_path):
     model = videos.Videos(scenes={}, batch_size=1, layers=1).build()
 
@@ -244,6 +259,6 @@ def test_the_full_form_runs_every_stage_in_order(tmp_path, monkeypatch):
     monkeypatch.setattr(stages, "STAGES", {stage: note(stage) for stage in stages.STAGES})
     monkeypatch.setattr("sys.argv", ["tiny", "--form", "full", "--out", str(tmp_path)])
     command.main()
-    assert [stage for stage, _ in seen] == ["vae", "t2v", "controls", "refiner"]
+    assert [stage for stage, _ in seen] == ["vae", "vae-check", "t2v", "controls", "refiner"]
     assert all(settings.out == tmp_path / "second" for _, settings in seen)
     assert all(settings.steps for stage, settings in seen if stage in stages.TRAINED)

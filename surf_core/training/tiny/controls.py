@@ -60,8 +60,79 @@ class ControlRow:
     """Its standard error."""
 
 
-class Controls:
-    """Held-out prompts with their noise, and the rows of the table so far.
+class AnswerTable:
+    """Held-out scenes with their prompts, and a row for each way of showing them.
+
+    Args:
+        codec: the VAE, on its device.
+        count: B.
+        half: decode in bf16.
+    """
+
+    def __init__(self, codec: vae.TinyVAE, count: int = 128, half: bool = False):
+        self.codec, self.half = codec, half
+        self.device = next(codec.parameters()).device
+        self.scenes: Scenes = draw(SEED, torch.arange(count, device=self.device))
+        self.things: list[list[Thing]] = self.scenes.things()
+        self.rows: list[ControlRow] = []
+        self.baseline: Tensor | None = None
+        self.latents: dict[str, Tensor] = {}
+
+    @torch.inference_mode()
+    def pixels(self, latents: Tensor) -> Tensor:
+        """Decode latents, some at a time: [B, 3, T, H, W] in 0..1."""
+        parts = []
+        for part in latents.split(32):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
+                parts.append(self.codec.decode(part).float())
+        return torch.cat(parts).add(1).div(2).clamp(0, 1)
+
+    def add(self, name: str, latents: Tensor) -> ControlRow:
+        """Decode latents and add a row; the first one is the baseline."""
+        self.latents[name] = latents
+        return self.check(name, self.pixels(latents))
+
+    def check(self, name: str, video: Tensor) -> ControlRow:
+        """Check pixels [B, 3, T, H, W] in 0..1 and add a row."""
+        answers = [a for part, named in _parts(video, self.things) for a in read(part, named)]
+        right = torch.tensor([float(a) for row in answers for a in row])
+        prompt = torch.tensor([i for i, row in enumerate(answers) for _ in row])
+        large = torch.tensor([thing.shape is not None for row in self.things for thing in row])
+        if self.baseline is None:
+            self.baseline = right
+        share, error = ratio_of_sums(right, torch.ones_like(right), prompt)
+        common, common_error = ratio_of_sums(right * self.baseline, self.baseline, prompt)
+        row = ControlRow(
+            name=name, right=share, error=error,
+            baseline_share=common, baseline_share_error=common_error,
+            large=100 * right[large].mean().item(), beads=100 * right[~large].mean().item(),
+        )  # fmt: skip
+        self.rows.append(row)
+        log.info("%s", line(row))
+        return row
+
+    def painted(self, size: int) -> Tensor:
+        """Paint the scenes: [B, 3, T, size, size] in -1..1."""
+        times = torch.linspace(-0.5, 0.5, 1 + 4 * (FRAMES - 1), device=self.device)
+        starts = range(0, len(self.things), 16)
+        return torch.cat([paint(self.scenes.part(i, i + 16), times, size) for i in starts])
+
+    @torch.inference_mode()
+    def truth(self, size: int) -> Tensor:
+        """Encode the scenes themselves: decoded, they show what the VAE leaves to be read."""
+        return torch.cat([self.codec.encode(video) for video in self.painted(size).split(16)])
+
+    def codec_rows(self) -> None:
+        """Add what is read of the scenes, and of the scenes after the VAE, at both resolutions."""
+        for size in (128, 64):
+            self.check(f"scenes at {size}", self.painted(size).add(1).div(2))
+            self.add(f"scenes at {size}, encoded", self.truth(size))
+        small = resize(self.latents["scenes at 128, encoded"], HALF, "area")
+        self.add("scenes at 128, encoded, latent made smaller", small)
+
+
+class Controls(AnswerTable):
+    """The answers of a text-to-video model.
 
     Args:
         model: the text-to-video model, on its device.
@@ -70,7 +141,7 @@ class Controls:
         cfg: guidance, at both resolutions.
         shift: timestep shift of the schedule.
         group: videos that are sampled at once.
-        half: sample in bf16.
+        half: sample and decode in bf16.
         folder: where latents are kept once sampled, so that a stopped run goes on; None for
             nowhere.
     """
@@ -79,19 +150,14 @@ class Controls:
         self, model: SurfRefinerDiT, codec: vae.TinyVAE, count: int = 128, cfg: float = 7.5,
         shift: float = 3.0, group: int = 128, half: bool = False, folder: Path | None = None,
     ):  # fmt: skip
-        self.model, self.codec, self.cfg, self.shift = model, codec, cfg, shift
-        self.device = next(model.parameters()).device
-        self.group, self.half, self.folder = group, half, folder
+        super().__init__(codec, count, half)
+        self.model, self.cfg, self.shift = model, cfg, shift
+        self.group, self.folder = group, folder
         settings = {"cfg": cfg, "shift": shift, "seed": SEED, "half": half, "prompts": count}
         self.key = "" if folder is None else hash_of(model, settings)
-        self.scenes: Scenes = draw(SEED, torch.arange(count, device=self.device))
-        self.things: list[list[Thing]] = self.scenes.things()
         self.context = self.scenes.words() @ vectors().to(self.device)
         self.noise = self._noise(0, CELLS)
         self.fresh = self._noise(1, CELLS // 2)
-        self.rows: list[ControlRow] = []
-        self.baseline: Tensor | None = None
-        self.latents: dict[str, Tensor] = {}
 
     def _noise(self, seed: int, cells: int) -> Tensor:
         shape = (len(self.things), vae.LATENT, FRAMES, cells, cells)
@@ -176,47 +242,6 @@ class Controls:
 
         return self.sampled(f"estimate-{k}-of-{steps}", sample)
 
-    @torch.inference_mode()
-    def pixels(self, latents: Tensor) -> Tensor:
-        """Decode latents, some at a time: [B, 3, T, H, W] in 0..1."""
-        parts = []
-        for part in latents.split(32):
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
-                parts.append(self.codec.decode(part).float())
-        return torch.cat(parts).add(1).div(2).clamp(0, 1)
-
-    def add(self, name: str, latents: Tensor) -> ControlRow:
-        """Decode latents and add a row; the first one is the baseline."""
-        self.latents[name] = latents
-        return self.check(name, self.pixels(latents))
-
-    def check(self, name: str, video: Tensor) -> ControlRow:
-        """Check pixels [B, 3, T, H, W] in 0..1 and add a row."""
-        answers = [a for part, named in _parts(video, self.things) for a in read(part, named)]
-        right = torch.tensor([float(a) for row in answers for a in row])
-        prompt = torch.tensor([i for i, row in enumerate(answers) for _ in row])
-        large = torch.tensor([thing.shape is not None for row in self.things for thing in row])
-        if self.baseline is None:
-            self.baseline = right
-        share, error = ratio_of_sums(right, torch.ones_like(right), prompt)
-        common, common_error = ratio_of_sums(right * self.baseline, self.baseline, prompt)
-        row = ControlRow(
-            name=name, right=share, error=error,
-            baseline_share=common, baseline_share_error=common_error,
-            large=100 * right[large].mean().item(), beads=100 * right[~large].mean().item(),
-        )  # fmt: skip
-        self.rows.append(row)
-        log.info("%s", line(row))
-        return row
-
-    @torch.inference_mode()
-    def truth(self, size: int) -> Tensor:
-        """Encode the scenes themselves: decoded, they show what the VAE leaves to be read."""
-        times = torch.linspace(-0.5, 0.5, 1 + 4 * (FRAMES - 1), device=self.device)
-        starts = range(0, len(self.things), 16)
-        videos = [paint(self.scenes.part(i, i + 16), times, size) for i in starts]
-        return torch.cat([self.codec.encode(video) for video in videos])
-
     def usual(self) -> None:
         """Add all rows, the most telling first."""
         self.add("50 steps", self.full(50))
@@ -235,8 +260,7 @@ class Controls:
         self.check("50 steps, pixels made smaller", resize(video, (64, 64), "area"))
         self.check("50 steps of the next prompt", video.roll(1, 0))
         self.check("grey", torch.full_like(video, 0.5))
-        self.add("scenes, encoded", self.truth(128))
-        self.add("scenes at half size, encoded", self.truth(64))
+        self.codec_rows()
 
 
 def _parts(video: Tensor, things: list[list[Thing]]) -> Iterator[tuple[Tensor, list[list[Thing]]]]:
@@ -271,13 +295,14 @@ def line(row: ControlRow) -> str:
 HEAD = "| videos | right, % | large | beads | of the first row's right, % |\n" + "| --- " * 5 + "|"
 
 
-def report(controls: Controls, out: Path, shown: tuple[str, ...] = ()) -> str:
+def report(table: AnswerTable, out: Path, settings: dict, shown: tuple[str, ...] = ()) -> str:
     """Write the rows to `out`.json, the latents of some to `out`.safetensors; return the table."""
     out.parent.mkdir(parents=True, exist_ok=True)
     json_file, latents = (out.with_name(f"{out.name}.{end}") for end in ("json", "safetensors"))
-    rows = [asdict(row) for row in controls.rows]
-    settings = {"cfg": controls.cfg, "shift": controls.shift, "prompts": len(controls.things)}
-    json_file.write_text(json.dumps({**settings, "rows": rows}, indent=1) + "\n")
+    rows = [asdict(row) for row in table.rows]
+    json_file.write_text(
+        json.dumps({**settings, "prompts": len(table.things), "rows": rows}, indent=1) + "\n"
+    )
     if shown:
-        write(latents, {name: controls.latents[name].half().cpu() for name in shown}, {})
-    return "\n".join([HEAD, *(line(row) for row in controls.rows)])
+        write(latents, {name: table.latents[name].half().cpu() for name in shown}, {})
+    return "\n".join([HEAD, *(line(row) for row in table.rows)])

@@ -1,6 +1,7 @@
 """Train the second generation of the embedded models, a stage after the other.
 
-    python -m surf_core.training.tiny.stages vae --out runs/second --stills 900 --steps 2450
+    python -m surf_core.training.tiny.stages vae --out runs/second --stills 900 --steps 6000
+    python -m surf_core.training.tiny.stages vae-check --out runs/second
     python -m surf_core.training.tiny.stages bank --out runs/second
     python -m surf_core.training.tiny.stages t2v --out runs/second --stills 2000 --steps 8000
     python -m surf_core.training.tiny.stages controls --out runs/second
@@ -203,6 +204,13 @@ def load_vae(settings: StageSettings) -> vae.TinyVAE:
     return vae.load(path).to(settings.device)
 
 
+def check_vae(settings: StageSettings) -> None:
+    """Print what is read of held-out scenes after the VAE: no model's videos can be read better."""
+    table = controls.AnswerTable(load_vae(settings), settings.prompts)
+    table.codec_rows()
+    print(controls.report(table, settings.out / "vae-check", {}))
+
+
 def encode_bank(settings: StageSettings) -> dict[str, EncodedScenes]:
     """Encode the scenes that the text-to-video model is trained on, by kind, or read them."""
     model, began = load_vae(settings), time.monotonic()
@@ -296,14 +304,15 @@ def _controls(settings: StageSettings, cfg: float, shift: float) -> controls.Con
 
 def run_controls(settings: StageSettings) -> None:
     """Sample held-out prompts in every way of the table, and print and write the table."""
-    table = _controls(settings, settings.cfg, settings.shift)
+    cfg, shift = settings.cfg, settings.shift
+    table = _controls(settings, cfg, shift)
     try:
         table.usual()
     finally:
         ways = ("50 steps", "15 steps", "10 + 30, ours")
         shown = tuple(name for name in ways if name in table.latents)
-        name = f"controls-cfg{settings.cfg:g}-shift{settings.shift:g}"
-        print(controls.report(table, settings.out / name, shown))
+        out = settings.out / f"controls-cfg{cfg:g}-shift{shift:g}"
+        print(controls.report(table, out, {"cfg": cfg, "shift": shift}, shown))
 
 
 def run_scan(settings: StageSettings) -> None:
@@ -314,18 +323,19 @@ def run_scan(settings: StageSettings) -> None:
             table.add(f"{steps} steps", table.full(steps))
         table.add("half resolution, 50 steps", table.direct(50))
         print(f"cfg {cfg:g}, shift {shift:g}")
-        name = f"scan-cfg{cfg:g}-shift{shift:g}"
-        print(controls.report(table, settings.out / name), flush=True)
+        out = settings.out / f"scan-cfg{cfg:g}-shift{shift:g}"
+        print(controls.report(table, out, {"cfg": cfg, "shift": shift}), flush=True)
 
 
 STAGES = {
-    "vae": train_vae, "bank": encode_bank, "t2v": train_t2v, "refiner": train_refiner,
-    "controls": run_controls, "scan": run_scan,
+    "vae": train_vae, "vae-check": check_vae, "bank": encode_bank, "t2v": train_t2v,
+    "controls": run_controls, "scan": run_scan, "refiner": train_refiner,
 }  # fmt: skip
 TRAINED = ("vae", "t2v", "refiner")
 """Stages that take steps."""
 FULL: dict[str, dict[str, int | str | bool]] = {
-    "vae": {"stills": 900, "steps": 2450},
+    "vae": {"stills": 900, "steps": 6000},
+    "vae-check": {},
     "t2v": {"stills": 2000, "steps": 8000, "precision": "bf16", "compile": True},
     "controls": {"precision": "bf16"},
     "refiner": {"scenes": 512, "steps": 2000, "precision": "bf16", "compile": True},
