@@ -1,4 +1,4 @@
-"""Run the method on the embedded models: baseline, direct low resolution, preview, refined.
+"""Run the method on the embedded models: baseline, its controls, preview, refined.
 
 Dims: B batch, T frames.
 """
@@ -16,11 +16,13 @@ from ..flow import euler
 from ..resample import resize
 from ..reshift import DEFAULT_NOISE, DEFAULT_SIGMA, inherit_noise, preview
 from ..schedule import flow_sigmas
-from ..signature import compare
+from ..signature import bands, motion, sharpness
 from . import codec
 from .model import CELLS, FRAMES, REFINER, WEIGHTS, Prompted, TinyT2V
 from .refiner import LARGE, TinyRefiner
 
+SMALL = CELLS // 2 * codec.CELL
+"""Pixels along a side of a preview, at which all is compared."""
 PROMPTS = (
     "red circle moving right, blue square moving up, on stripes",
     "yellow triangle moving left, on clouds",
@@ -74,10 +76,13 @@ class DemoRow:
     """Billions of floating point operations."""
     seconds: float
     """Wall-clock seconds of this batch, divided by its videos."""
-    layout_distance: float
-    """To the same-seed baseline, see `surf_core.signature`."""
-    detail: float
-    """Sharpness relative to the baseline brought to the same size: averaged, or bicubic."""
+    bands: float
+    """Agreement with the same-seed baseline at the preview's size, see `surf_core.signature`: 1 is
+    the same, 0 is grey or elsewhere."""
+    motion: float
+    """The same of the changes from frame to frame."""
+    sharpness: float
+    """Power of the finest octave over the baseline's, there."""
 
 
 def to_pixels(latent: Tensor) -> Tensor:
@@ -92,7 +97,7 @@ def resized(video: Tensor, side: int) -> Tensor:
 
 
 class Demo:
-    """Runs each method once and prices it.
+    """Runs each method once, the steps that cost as much as the preview among them; prices it.
 
     Args:
         prompts: see `encode_prompt`.
@@ -133,7 +138,7 @@ class Demo:
         assert count == sum(leg.steps for leg in legs), f"{name} ran {count}, planned {legs}"
         video = to_pixels(latent)
         self.videos[name] = video
-        signature = compare(video, resized(self.videos["baseline"], video.shape[-1]))
+        pair = resized(video, SMALL), resized(self.videos["baseline"], SMALL)
         self.rows.append(
             DemoRow(
                 name=name,
@@ -142,8 +147,9 @@ class Demo:
                 tokens=sum(leg.tokens for leg in legs) + (after.tokens if after else 0),
                 gflops=round(plan_flops(legs) / 1e9 + (after.gflops if after else 0), 1),
                 seconds=round(seconds + (after.seconds if after else 0), 3),
-                layout_distance=round(signature.layout, 4),
-                detail=round(signature.detail, 3),
+                bands=round(bands(*pair).mean().item(), 3),
+                motion=round(motion(*pair).mean().item(), 3),
+                sharpness=round(sharpness(*pair).mean().item(), 3),
             )
         )
         return latent
@@ -161,9 +167,14 @@ class Demo:
             "direct low resolution", tiny, [leg(s.steps, low)],
             lambda: euler(tiny.velocity(s.cfg_low), inherit_noise(full, (low, low)), self.sigmas),
         )  # fmt: skip
+        legs = [leg(s.switch_step, CELLS), leg(s.steps - s.switch_step, low)]
+        fewer = max(1, plan_flops(legs) // plan_flops([leg(1, CELLS)]))
+        self.measure(
+            f"{fewer} steps at full resolution", tiny, [leg(fewer, CELLS)],
+            lambda: euler(tiny.velocity(s.cfg), full, flow_sigmas(fewer, s.shift)),
+        )  # fmt: skip
         low_latent = self.measure(
-            "SURF preview", tiny,
-            [leg(s.switch_step, CELLS), leg(s.steps - s.switch_step, low)],
+            "SURF preview", tiny, legs,
             lambda: preview(
                 tiny.velocity(s.cfg), full, self.sigmas, s.switch_step, (low, low),
                 noise=fresh, velocity_low=tiny.velocity(s.cfg_low),
