@@ -1,10 +1,10 @@
 """All measures of agreement at once, and the controls that every table of them needs.
 
-Tried, and no headline: `layout_distance` (grey wins), Canny edges matched within a pixel (another
-seed .73, shift by 4 pixels .87), SSIM averaged plainly (grey .36 above another seed .19) or
-weighted (`structure`: blur of a misplaced video helps, as it does with correlation and
-concordance of bands), `sharpness` and the flow's magnitude (noise and another seed reach 1),
-`place_error` (mild blur moves no centre).
+Tried, and no headline: the root mean square difference of 16x16 area means (grey wins), Canny
+edges matched within a pixel (another seed .73, shift by 4 pixels .87), SSIM averaged plainly (grey
+.36 above another seed .19) or weighted (`structure`: blur of a misplaced video helps, as it does
+with correlation and concordance of bands), `sharpness` and the flow's magnitude (noise and another
+seed reach 1), `place_error` (mild blur moves no centre).
 
 Dims: B batch, T frames, N colours.
 """
