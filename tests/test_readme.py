@@ -16,7 +16,9 @@ def test_demo_table_is_from_the_committed_report():
     report = json.loads((ROOT / "benchmarks" / "results" / "demo-report.json").read_text())
     assert len(report["rows"]) >= 5
     for row in report["rows"]:
-        assert f"| {' | '.join(str(value) for value in row.values())} |" in README
+        # Seconds of a shared machine say nothing.
+        shown = [str(value) for name, value in row.items() if name != "seconds"]
+        assert f"| {' | '.join(shown)} |" in README
 
 
 def test_layout_table_is_from_the_committed_benchmark():
