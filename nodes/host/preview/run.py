@@ -171,7 +171,7 @@ class Run:
             sampler,
             leg.sigmas,
             None if leg.estimates else self.call.mask,
-            callback,
+            self._checked(relay, callback) if records else callback,
             disable_pbar,
             sampler_seed(relay.seed, leg.model.load_device),
         )
@@ -180,7 +180,7 @@ class Run:
             relay.evaluation = unblended(relay.evaluation, leg.model, mask, latent, kept_noise)
         with reporting_as(self.node):
             guard.finish()
-            self._check(relay, leg, records)
+            check_finite(relay.x, f"what the sampler made {leg.stage}", MODEL_CAUSES)
 
     def _masked(
         self,
@@ -218,15 +218,21 @@ class Run:
             ),
         )
 
-    def _check(self, relay: Relay, leg: Segment, records: bool) -> None:
-        """Refuse what no later leg can go on from."""
-        if records and relay.evaluation is None:
-            raise ValueError(
-                "expected a guider that predicts through the host's wrappers, got "
-                f"{type(self.guider).__name__}, whose predictions none of them sees; set "
-                "noise_policy to fresh, or take the guider of the host."
-            )
-        check_finite(relay.x, f"what the sampler made {leg.stage}", MODEL_CAUSES)
+    def _checked(self, relay: Relay, callback: Callable[..., None] | None) -> Callable[..., None]:
+        """Stop at the first step where no later leg could go on from what is recorded."""
+
+        def told(*args: Any) -> None:
+            with reporting_as(self.node):
+                if relay.evaluation is None:
+                    raise ValueError(
+                        "expected a guider that predicts through the host's wrappers, got "
+                        f"{type(self.guider).__name__}, whose predictions none of them sees; set "
+                        "noise_policy to fresh, or take the guider of the host."
+                    )
+            if callback is not None:
+                callback(*args)
+
+        return told
 
     def _records(self, index: int) -> bool:
         """Say whether the last evaluation of a leg is needed after it."""
