@@ -21,13 +21,35 @@ def test_demo_table_is_from_the_committed_report():
         assert f"| {' | '.join(shown)} |" in README
 
 
-def test_layout_table_is_from_the_committed_benchmark():
-    [result] = (ROOT / "benchmarks" / "results").glob("*-layout.md")
-    measured = result.read_text(encoding="utf-8").splitlines()
-    shown = README[README.index("numbers:begin") : README.index("numbers:end")].splitlines()
-    rows = [line for line in shown if line.startswith("| k=") or line.startswith("| direct")]
-    assert len(rows) >= 12
-    assert set(rows) <= set(measured)
+def table_of(text, first):
+    """{first cell: {column: cell}} of the table whose head begins so."""
+    head, _, *rows = [
+        line.strip("| ").split(" | ")
+        for line in text[text.index(f"| {first}") :].split("\n\n")[0].splitlines()
+    ]
+    return {cells[0]: dict(zip(head, cells, strict=True)) for cells in rows}
+
+
+def test_signature_table_is_from_the_committed_benchmark_and_has_its_controls():
+    [result] = (ROOT / "benchmarks" / "results").glob("*-tiny-signature.md")
+    measured = table_of(result.read_text(encoding="utf-8"), "video | GFLOPs")
+    section = README[README.index("numbers:begin") : README.index("numbers:end")]
+    shown = table_of(section, "video | GFLOPs")
+    for name, row in shown.items():
+        assert row.items() <= measured[name].items()
+    controls = {
+        "grey",
+        "40 steps, another seed",
+        "half resolution, 40 steps",
+        "12 steps",
+        "20 steps",
+    }
+    assert controls | {"16 steps", "k = 10, no low steps", "40 steps"} <= shown.keys()
+    ours = "k = 10, inherited, snr_equal"
+    assert float(shown["16 steps"]["GFLOPs"]) <= float(shown[ours]["GFLOPs"])
+    said = " ".join(README.split())
+    for name in ("40 steps", "16 steps", ours):
+        assert f"{shown[name]['all right, %'].split()[0]} %" in said
 
 
 def test_plans_are_those_of_the_committed_page():
