@@ -47,10 +47,10 @@ def implied_noise(z: Tensor, x0: Tensor, sigma: float) -> Tensor:
 def inherit_noise(noise: Tensor, size: tuple[int, int]) -> Tensor:
     """Average noise down to a smaller grid, scaled so that it stays white with unit variance.
 
-    Every row and column belongs to one cell of the new grid only, so that neighbours stay
-    independent at ratios that are not whole. The mean of n values times sqrt(n) has their
-    variance; the deviation that remains is measured per sample and divided out. At its own size
-    noise stays as it is.
+    At whole ratios every value belongs to one cell, and the mean of n of them times sqrt(n) has
+    their variance. At others the map that resizes the clean estimate is replaced by the nearest
+    one with orthonormal rows, which leaves noise white and its low band where it is. The deviation
+    that remains is measured per sample and divided out. At its own size noise stays as it is.
 
     Args:
         noise: [B, C, H, W] or [B, C, T, H, W], about standard normal.
@@ -74,17 +74,25 @@ def inherit_noise(noise: Tensor, size: tuple[int, int]) -> Tensor:
     if (rows, columns) == (high, wide):
         return noise.clone()
     wider = noise if noise.dtype == torch.float64 else noise.float()
-    down, across = _shares(high, rows, wider), _shares(wide, columns, wider)
+    down, across = white_map(high, rows, wider), white_map(wide, columns, wider)
     small = torch.einsum("hH,...HW,wW->...hw", down, wider, across)
     power = small.square().flatten(1).mean(dim=1).clamp_min(1e-12)
     return (small / power.sqrt().view(-1, *[1] * (small.ndim - 1))).to(noise.dtype)
 
 
-def _shares(count: int, parts: int, like: Tensor) -> Tensor:
-    """Partition `count` cells into `parts` runs, in order: [parts, count], rows of norm 1."""
-    owner = torch.arange(count, device=like.device) * parts // count
-    matrix = torch.nn.functional.one_hot(owner, parts).T.to(like)
-    return matrix / matrix.sum(dim=1, keepdim=True).sqrt()
+def white_map(count: int, parts: int, like: Tensor) -> Tensor:
+    """Map `count` cells to `parts`, in order: [parts, count], orthonormal rows.
+
+    (M M^T)^(-1/2) M for the map M that `resize` applies along an axis: the matrix of orthonormal
+    rows nearest to it. By singular values, as M may be nearly singular.
+    """
+    if count % parts == 0:
+        owner = torch.arange(count, device=like.device) * parts // count
+        matrix = torch.nn.functional.one_hot(owner, parts).T.to(like)
+        return matrix / matrix.sum(dim=1, keepdim=True).sqrt()
+    plain = torch.eye(count, dtype=torch.float64)[None, None]
+    left, _, right = torch.linalg.svd(resize(plain, (parts, count))[0, 0], full_matrices=False)
+    return (left @ right).to(like)
 
 
 def reshift(

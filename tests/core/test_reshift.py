@@ -17,6 +17,7 @@ from surf.surf_core.reshift import (
     preview,
     renoise,
     reshift,
+    white_map,
 )
 from surf.surf_core.schedule import HANDOVERS, SIGMA_POLICIES, flow_sigmas, snr_equal_sigma
 
@@ -116,8 +117,31 @@ def test_inherited_noise_measures_each_sample_alone():
     assert torch.allclose(inherit_noise(eps, (4, 5))[:1], inherit_noise(eps[:1], (4, 5)))
 
 
-@pytest.mark.parametrize("size", [(1, 1), (3, 4), (7, 5), (5, 2), (6, 5)])
-def test_inherited_noise_gives_every_value_to_one_cell_alone(size):
+def test_inherited_noise_at_whole_ratios_is_the_scaled_block_mean():
+    eps = noise(2, 4, 3, 12, 30)
+    down = torch.eye(4).repeat_interleave(3, dim=1) / torch.tensor(3.0).sqrt()
+    across = torch.eye(6).repeat_interleave(5, dim=1) / torch.tensor(5.0).sqrt()
+    small = torch.einsum("hH,...HW,wW->...hw", down, eps, across)
+    power = small.square().flatten(1).mean(dim=1).sqrt()
+    torch.testing.assert_close(inherit_noise(eps, (4, 6)), small / power.view(2, 1, 1, 1, 1))
+
+
+@pytest.mark.parametrize(("count", "parts"), [(64, 40), (9, 7), (65, 64), (60, 45), (3, 2)])
+def test_inherited_noise_is_the_nearest_white_map_at_ratios_that_are_not_whole(count, parts):
+    white = white_map(count, parts, torch.zeros(1, dtype=torch.float64))
+    unit = torch.eye(count, dtype=torch.float64)[None, None]
+    plain = resize(unit, (parts, count))[0, 0]
+    identity = torch.eye(parts, dtype=torch.float64)
+    torch.testing.assert_close(white @ white.T, identity, atol=1e-12, rtol=0)
+    # The polar factor is the one whose product with the map is symmetric and positive.
+    product = plain @ white.T
+    torch.testing.assert_close(product, product.T, atol=1e-12, rtol=0)
+    assert torch.linalg.eigvalsh(product).min() > 0
+    assert (white * plain).sum() / (white.norm() * plain.norm()) > 0.96
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 5), (7, 5), (7, 1)])
+def test_inherited_noise_at_whole_ratios_gives_every_value_to_one_cell_alone(size):
     ones = torch.eye(35).view(35, 1, 7, 5)
     owned = inherit_noise(ones, size) != 0
     assert (owned.flatten(1).sum(dim=1) == 1).all()
