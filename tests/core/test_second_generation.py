@@ -2,11 +2,13 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from surf.surf_core.header import write
+from surf.surf_core.refiner import SurfRefinerDiT
 from surf.surf_core.tiny import vae
 from surf.surf_core.tiny.adherence import read
 from surf.surf_core.training.tiny import __main__ as command
@@ -180,6 +182,13 @@ def test_a_pair_depends_on_its_number_alone_and_is_read_back(codec, tmp_path, mo
     monkeypatch.setattr(bank, "PROBED", 1)
     assert torch.equal(enlarge.pairs(codec, 5, 2, 3, "cpu", tmp_path).start, both.start)
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_all_models_together_fit_into_the_archive(codec):
+    refiner = SurfRefinerDiT(enlarge.config(stages.StageSettings(out=Path()).layers))
+    video = videos.Videos(scenes={}, batch_size=1).build()
+    weights = [w for model in (codec, video, refiner) for w in model.state_dict().values()]
+    assert 2 * sum(weight.numel() for weight in weights) < 9.5e6
 
 
 def test_ratio_of_sums_matches_a_plain_mean_for_one_answer_a_prompt():

@@ -43,7 +43,7 @@ class Videos(Task):
     """Stills of a step on stills, for each video of another."""
     still_steps: int = 0
     """First steps, which see stills alone."""
-    layers: int = 7
+    layers: int = 6
     """Blocks of the model."""
     shift: float = 3.0
     """Timestep shift of sigma, which is logit-normal before it."""
