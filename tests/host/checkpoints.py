@@ -1,4 +1,4 @@
-"""Tiny random checkpoints that the real host loads as Wan, HunyuanVideo and their VAE.
+"""Tiny random checkpoints that the real host loads as Wan, HunyuanVideo, their VAEs and LoRAs.
 
 Built from the host's own classes, so that keys and shapes are right for its version. Run with the
 host's folder as the working directory and its Python:
@@ -24,6 +24,7 @@ WAN_KINDS = {
     "tiny_wan_low_noise": ("WanModel", {"model_type": "t2v"}),
     "tiny_wan_i2v": ("WanModel", {"model_type": "i2v", "in_dim": 36}),
     "tiny_wan22_i2v": ("WanModel", {"model_type": "t2v", "in_dim": 36}),
+    "tiny_wan22_i2v_low_noise": ("WanModel", {"model_type": "t2v", "in_dim": 36}),
     "tiny_wan22_5b": ("WanModel", {"model_type": "t2v", "in_dim": 48, "out_dim": 48}),
     "tiny_wan_ref": ("WanModel", {"model_type": "t2v", "in_dim_ref_conv": 16}),
     "tiny_wan_vace": ("VaceWanModel", {"vace_layers": 1, "vace_in_dim": 96}),
@@ -35,7 +36,17 @@ HUNYUAN = {
     "guidance_embed": True, "byt5": False, "meanflow": False, "use_cond_type_embedding": False,
     "vision_in_dim": None, "meanflow_sum": False,
 }  # fmt: skip
-NAMES = (*WAN_KINDS, "tiny_hunyuan")
+HUNYUAN_15 = HUNYUAN | {
+    "in_channels": 65, "out_channels": 32, "patch_size": [1, 1, 1], "vec_in_dim": None,
+    "guidance_embed": False, "byt5": True, "use_cond_type_embedding": True, "vision_in_dim": 1152,
+    "meanflow_sum": True,
+}  # fmt: skip
+HUNYUAN_KINDS = {
+    "tiny_hunyuan": HUNYUAN,
+    "tiny_hunyuan15": HUNYUAN_15,
+    "tiny_hunyuan15_sr": HUNYUAN_15 | {"in_channels": 98, "meanflow": True},
+}
+NAMES = (*WAN_KINDS, *HUNYUAN_KINDS)
 
 
 def randomise(module, seed):
@@ -62,8 +73,8 @@ def diffusion_model(name):
     import comfy.ops
 
     made = {"operations": comfy.ops.disable_weight_init, "dtype": torch.float32, "device": "cpu"}
-    if name == "tiny_hunyuan":
-        module = hunyuan.HunyuanVideo(**HUNYUAN, **made)
+    if name in HUNYUAN_KINDS:
+        module = hunyuan.HunyuanVideo(**HUNYUAN_KINDS[name], **made)
     else:
         kind, arguments = WAN_KINDS[name]
         module = getattr(wan, kind)(**{"in_dim": 16, "out_dim": 16, **WAN, **arguments}, **made)
@@ -120,6 +131,39 @@ def wan22_vae(width=8):
         return comfy.sd.VAE(sd=randomise(small, 102))
 
 
+def light_vae(channels):
+    """The state dict of the host's tiny autoencoder: 16 channels stand for HunyuanVideo's VAE,
+    whose width the host fixes, 32 for that of HunyuanVideo 1.5, 48 for that of Wan 2.2 5B.
+    """
+    from comfy.taesd.taehv import TAEHV
+
+    state = randomise(TAEHV(latent_channels=channels), 101)
+    # The host takes half precision for HunyuanVideo's, fp32 for Wan's.
+    return {name: value.half() if channels == 16 else value for name, value in state.items()}
+
+
+def upsampler():
+    """The state dict of HunyuanVideo 1.5's latent upsampler to 1080p, one block."""
+    sys.path.append(str(Path("comfy").resolve()))  # ComfyUI 0.8.0 imports `model_management`
+    from comfy.ldm.hunyuan_video.upsampler import HunyuanVideo15SRModel
+
+    sizes = {"z_channels": 32, "out_channels": 32, "block_out_channels": (32,)}
+    return randomise(HunyuanVideo15SRModel("1080p", sizes).model, 102)
+
+
+def lora(seed, rank=4):
+    """The state dict of a LoRA on the self-attention of the tiny Wan models."""
+    generator = torch.Generator().manual_seed(seed)
+    state = {}
+    for layer in range(WAN["num_layers"]):
+        for part in "qkvo":
+            name = f"diffusion_model.blocks.{layer}.self_attn.{part}"
+            state[f"{name}.lora_down.weight"] = torch.randn(rank, DIM, generator=generator) * 0.1
+            state[f"{name}.lora_up.weight"] = torch.randn(DIM, rank, generator=generator) * 0.1
+            state[f"{name}.alpha"] = torch.tensor(float(rank))
+    return state
+
+
 REFINER = {
     "dim": 144, "heads": 2, "layers": 3, "ffn_dim": 192, "window": 2, "text_dim": 64,
     "block": "scale", "time": "t", "sigma_start": 0.0,
@@ -156,6 +200,11 @@ def write_all(models):
 
     wanted = {f"diffusion_models/{name}": lambda name=name: diffusion_model(name) for name in NAMES}
     wanted["vae/tiny_wan_vae"] = wan_vae
+    for name, channels in (("hunyuan", 16), ("hunyuan15", 32), ("wan22", 48)):
+        wanted[f"vae/tiny_{name}_vae"] = lambda channels=channels: light_vae(channels)
+    wanted["latent_upscale_models/tiny_hunyuan15_upsampler"] = upsampler
+    wanted["loras/tiny_wan_lora_high_noise"] = lambda: lora(103)
+    wanted["loras/tiny_wan_lora_low_noise"] = lambda: lora(104)
     for name, make in wanted.items():
         path = Path(models) / f"{name}.safetensors"
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -23,17 +23,16 @@ def to_api(graph, object_info):
         ValueError: a node that the host does not have, or widget values left over.
     """
     links = {link[0]: link for link in graph["links"]}
-    prompt = {}
-    for node in graph["nodes"]:
-        if node["type"] in NOTES or node["mode"] != 0:
-            continue
+    nodes = [n for n in graph["nodes"] if n["type"] not in NOTES and n["mode"] == 0]
+    run, prompt = {node["id"] for node in nodes}, {}
+    for node in nodes:
         if node["type"] not in object_info:
             raise ValueError(f"the host has no node {node['type']}; load its pack first.")
         declared = object_info[node["type"]]["input"]
         inputs = widget_inputs(declared, list(node["widgets_values"]), node["type"])
         for item in node["inputs"]:
-            if item["link"] is not None:
-                _, source, slot, *_ = links[item["link"]]
+            _, source, slot, *_ = links.get(item["link"], (None, None, None))
+            if source in run:
                 inputs[item["name"]] = [str(source), slot]
         prompt[str(node["id"])] = {"class_type": node["type"], "inputs": inputs}
     return prompt
@@ -49,7 +48,7 @@ def widget_inputs(declared, values, kind):
         if not values or not (isinstance(type_, list) or type_ in WIDGETS or type_ == NESTED):
             continue
         inputs[name] = values.pop(0)
-        if options.get("control_after_generate"):
+        if options.get("control_after_generate") or options.get("image_upload"):
             values.pop(0)
         if type_ == NESTED:
             chosen = next(o for o in options["options"] if o["key"] == inputs[name])

@@ -1,44 +1,83 @@
 """Graphs for the host tests in API form: the shipped ones made tiny, and others written here."""
 
 TINY = {
-    "wan2.1_t2v_14B_fp8_scaled.safetensors": "tiny_wan_t2v.safetensors",
-    "wan2.1_t2v_1.3B_fp16.safetensors": "tiny_wan_low_noise.safetensors",
-    "wan_2.1_vae.safetensors": "tiny_wan_vae.safetensors",
-    "hunyuan_video_t2v_720p_bf16.safetensors": "tiny_hunyuan.safetensors",
-    "hunyuan_video_vae_bf16.safetensors": "tiny_hunyuan_vae.safetensors",
-    "surf_refiner.safetensors": "tiny_surf_refiner.safetensors",
+    "wan2.1_t2v_1.3B_fp16": "tiny_wan_t2v",
+    "wan_2.1_vae": "tiny_wan_vae",
+    "wan2.2_t2v_high_noise_14B_fp8_scaled": "tiny_wan_high_noise",
+    "wan2.2_t2v_low_noise_14B_fp8_scaled": "tiny_wan_low_noise",
+    "wan2.2_i2v_high_noise_14B_fp8_scaled": "tiny_wan22_i2v",
+    "wan2.2_i2v_low_noise_14B_fp8_scaled": "tiny_wan22_i2v_low_noise",
+    "wan2.2_i2v_lightx2v_4steps_lora_v1_high_noise": "tiny_wan_lora_high_noise",
+    "wan2.2_i2v_lightx2v_4steps_lora_v1_low_noise": "tiny_wan_lora_low_noise",
+    "wan2.2_ti2v_5B_fp16": "tiny_wan22_5b",
+    "wan2.2_vae": "tiny_wan22_vae",
+    "hunyuanvideo1.5_720p_t2v_fp16": "tiny_hunyuan15",
+    "hunyuanvideo1.5_720p_i2v_fp16": "tiny_hunyuan15",
+    "hunyuanvideo1.5_1080p_sr_distilled_fp16": "tiny_hunyuan15_sr",
+    "hunyuanvideo15_latent_upsampler_1080p": "tiny_hunyuan15_upsampler",
+    "hunyuanvideo15_vae_fp16": "tiny_hunyuan15_vae",
 }
+"""Names of files, without .safetensors."""
+LIGHT_VAES = {"tiny_wan22_vae.safetensors", "tiny_hunyuan15_vae.safetensors"}
+FILE_NAMES = ("unet_name", "vae_name", "lora_name", "model_name")
 WIDTH, HEIGHT, FRAMES = 96, 64, 9
 TEXT = {"wan": {"width": 4096, "pooled_width": 0}, "hunyuan": {"width": 64, "pooled_width": 768}}
 GUIDED = ("model", "model_low", "positive", "negative", "switch_step", "cfg", "cfg_low", "handover")
 # Widgets that decide how long a graph runs, by node.
+SIZE = {"width": WIDTH, "height": HEIGHT, "length": FRAMES}
 SMALL = {
-    "EmptyHunyuanLatentVideo": {"width": WIDTH, "height": HEIGHT, "length": FRAMES},
-    "SurfReshiftKSampler": {"steps": 4, "switch_step": 2},
-    "SurfRefiner": {
-        "resolution": "by size",
-        "width": 2 * WIDTH,
-        "height": 2 * HEIGHT,
-        "steps": 2,
-        "window": 2,
+    "EmptyHunyuanLatentVideo": SIZE,
+    "EmptyHunyuanVideo15Latent": SIZE,
+    "HunyuanVideo15ImageToVideo": SIZE,
+    "WanImageToVideo": SIZE,
+    "Wan22ImageToVideoLatent": SIZE | {"width": 2 * WIDTH, "height": 2 * HEIGHT},
+    "SurfReshiftKSampler": {
+        "steps": 4,
+        "switch_step": 2,
+        "low_width": WIDTH // 2,
+        "low_height": HEIGHT // 2,
     },
+    "SurfRefiner": {"resolution": "by scale", "scale": 4.0, "steps": 2, "window": 2},
+    "HunyuanVideo15LatentUpscaleWithModel": {"width": 2 * WIDTH, "height": 2 * HEIGHT},
 }
 
 
+FIRST_SIZE = [kind for kind, inputs in SMALL.items() if "length" in inputs]
+"""Nodes that say how large the first steps are."""
+
+
+def made_at(prompt):
+    """Node -> size of the conditioning that it makes, as a multiple of the first size."""
+    scale = dict.fromkeys(prompt, 1.0)
+    for node in prompt.values():
+        if node["class_type"] == "SurfReshiftKSampler" and "positive_low" in node["inputs"]:
+            scale[node["inputs"]["positive_low"][0]] = 0.5
+        if node["class_type"] == "SurfRefiner":
+            scale[node["inputs"]["positive"][0]] = 2.0
+    return scale
+
+
 def shrink(prompt):
-    """Put tiny checkpoints and sizes in place of real ones, a test node for the text encoder."""
+    """Put tiny checkpoints and sizes in place of real ones, test nodes for the encoders."""
     family = "hunyuan" if any("hunyuan" in str(n["inputs"]) for n in prompt.values()) else "wan"
-    small = {}
+    small, scale = {}, made_at(prompt)
     for number, node in prompt.items():
         kind, inputs = node["class_type"], dict(node["inputs"])
-        if kind in ("CLIPLoader", "DualCLIPLoader"):
+        if kind in ("CLIPLoader", "DualCLIPLoader", "CLIPVisionLoader"):
             continue
         if kind == "CLIPTextEncode":
             kind, inputs = "RandomConditioning", {"seed": int(number), **TEXT[family]}
-        for name in ("unet_name", "vae_name", "refiner_name"):
+        if kind == "CLIPVisionEncode":
+            kind, inputs = "RandomClipVision", {"image": inputs["image"], "width": 1152}
+        for name in FILE_NAMES:
             if name in inputs:
-                inputs[name] = TINY[inputs[name]]
-        small[number] = {"class_type": kind, "inputs": inputs | SMALL.get(kind, {})}
+                inputs[name] = TINY[inputs[name].removesuffix(".safetensors")] + ".safetensors"
+        if inputs.get("vae_name") in LIGHT_VAES:
+            kind = "LightVAELoader"
+        inputs |= SMALL.get(kind, {})
+        if kind in ("HunyuanVideo15ImageToVideo", "WanImageToVideo"):
+            inputs |= {"width": int(WIDTH * scale[number]), "height": int(HEIGHT * scale[number])}
+        small[number] = {"class_type": kind, "inputs": inputs}
     return small
 
 

@@ -1,9 +1,12 @@
-"""A node pack for the host tests: random CONDITIONING in place of text encoders of many gigabytes.
+"""A node pack for the host tests, in place of encoders of many gigabytes: random conditioning.
 
 Copied to custom_nodes; the host reads NODE_CLASS_MAPPINGS.
 """
 
+import comfy.clip_vision
 import torch
+
+import nodes
 
 
 class RandomConditioning:
@@ -26,4 +29,55 @@ class RandomConditioning:
         return ([[torch.randn(1, 8, width, generator=generator), extra]],)
 
 
-NODE_CLASS_MAPPINGS = {"RandomConditioning": RandomConditioning}
+class RandomClipVision:
+    """Emits what the vision encoder of HunyuanVideo 1.5 would, of four tokens."""
+
+    CATEGORY = "testing"
+    FUNCTION = "make"
+    RETURN_TYPES = ("CLIP_VISION_OUTPUT",)
+
+    @classmethod
+    def INPUT_TYPES(cls):  # noqa: N802
+        return {"required": {"image": ("IMAGE",), "width": ("INT", {"min": 1, "max": 65536})}}
+
+    def make(self, image, width):
+        out = comfy.clip_vision.Output()
+        generator = torch.Generator().manual_seed(len(image))
+        out.last_hidden_state = torch.randn(1, 4, width, generator=generator)
+        return (out,)
+
+
+class LightVAELoader(nodes.VAELoader):
+    """Loads a tiny autoencoder of 32 or 48 channels, and lets it encode in ComfyUI 0.8.0, too.
+
+    That version only decodes with them: it refuses pictures, and would unshuffle time for rows.
+    """
+
+    CATEGORY = "testing"
+
+    def load_vae(self, vae_name):
+        (vae,) = super().load_vae(vae_name)
+        try:
+            vae.process_input(torch.zeros(1, 3, 1, 16, 16))
+        except NotImplementedError:
+            network = vae.first_stage_model
+            encode, patch = network.encode, network.patch_size
+            signed = vae.latent_channels == 32
+            vae.process_input = lambda image: image * 2 - 1 if signed else image
+
+            def unshuffled(x):
+                x = torch.nn.functional.pixel_unshuffle(x.movedim(2, 1), patch).movedim(1, 2)
+                network.patch_size = 1
+                out = encode(x)
+                network.patch_size = patch
+                return out
+
+            network.encode = unshuffled
+        return (vae,)
+
+
+NODE_CLASS_MAPPINGS = {
+    "LightVAELoader": LightVAELoader,
+    "RandomClipVision": RandomClipVision,
+    "RandomConditioning": RandomConditioning,
+}

@@ -1,0 +1,204 @@
+"""What the note of each shipped workflow promises: its cost and its download, counted again.
+
+The cost comes from the widgets of the graph through `surf_core.cost`, so that a changed widget
+without a changed note is seen.
+"""
+
+import json
+import re
+from dataclasses import dataclass, replace
+
+import pytest
+from surf.surf_core.cost import (
+    HUNYUAN_VIDEO_15,
+    TINY,
+    WAN_1_3B,
+    WAN_5B,
+    WAN_14B,
+    Evaluations,
+    ModelShape,
+    plan_flops,
+)
+from surf.surf_core.resample import target_size
+from surf.tests.test_workflow_files import WORKFLOWS, describe
+
+SHAPES = {
+    "wan2.1_t2v_1.3B": WAN_1_3B,
+    "wan2.2_t2v": WAN_14B,
+    "wan2.2_i2v": WAN_14B,
+    "wan2.2_ti2v_5B": WAN_5B,
+    "hunyuanvideo1.5": HUNYUAN_VIDEO_15,
+}
+"""Beginning of a file's name -> its model."""
+IMAGE_TOKENS = 729
+"""Tokens that the vision encoder adds to the text of HunyuanVideo 1.5."""
+UNKNOWN_SIZES = {"hunyuanvideo15_latent_upsampler_1080p.safetensors"}
+"""Files whose size neither ComfyUI's templates nor its Manager list."""
+UNITS = {"PFLOPs": 1e15, "GFLOPs": 1e9}
+
+
+class Graph:
+    """A workflow whose nodes are found by type and by link."""
+
+    def __init__(self, graph):
+        self.nodes = {node["id"]: node for node in graph["nodes"]}
+        self.links = {link[0]: link for link in graph["links"]}
+
+    def all(self, kind):
+        return [node for node in self.nodes.values() if node["type"] == kind]
+
+    def find(self, kind):
+        (node,) = self.all(kind)
+        return node
+
+    def widgets(self, node):
+        return dict(zip(describe(node["type"])[3], node["widgets_values"], strict=True))
+
+    def source(self, node, name):
+        """The node that feeds an input; None where it is not connected."""
+        number = next((i["link"] for i in node["inputs"] if i["name"] == name), None)
+        return None if number is None else self.nodes[self.links[number][1]]
+
+    def shape(self, node, name="model"):
+        """The sizes of the model that feeds an input, through LoRAs and patches."""
+        while (node := self.source(node, name))["type"] != "UNETLoader":
+            if node["type"] == "SurfTinyModels":
+                return TINY
+            name = "model"
+        (shape,) = [s for n, s in SHAPES.items() if node["widgets_values"][0].startswith(n)]
+        seen = shape is HUNYUAN_VIDEO_15 and self.all("CLIPVisionEncode")
+        return replace(shape, text_tokens=shape.text_tokens + IMAGE_TOKENS) if seen else shape
+
+    def note(self):
+        return self.find("MarkdownNote")["widgets_values"][0]
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A model on a video of some frames."""
+
+    shape: ModelShape
+    frames: int
+
+    def run(self, steps, size, cfg, window=0):
+        return Evaluations(
+            shape=self.shape, steps=steps, frames=self.frames, height=size[0], width=size[1],
+            window=window, guided=cfg != 1,
+        )  # fmt: skip
+
+    def smaller(self, size, chosen, **more):
+        patch = self.shape.cell_pixels * self.shape.patch[1]
+        return target_size(size, multiple=patch, **chosen, **more)
+
+
+def text_of(size):
+    return f"{size[1]} x {size[0]}"
+
+
+def preview(graph):
+    """Row, evaluations and size of what Reshift KSampler runs."""
+    node = graph.find("SurfReshiftKSampler")
+    own = graph.widgets(node)
+    made = graph.widgets(graph.source(node, "latent_image"))
+    size = (made.get("height", 64), made.get("width", 64))
+    clip = Clip(graph.shape(node), made.get("length", 4))
+    for other in ("model_low", "model_low_noise"):
+        if graph.source(node, other):
+            assert graph.shape(node, other) == clip.shape
+    names = ("resolution", "scale", "width", "height")
+    low = clip.smaller(size, {name: own[f"low_{name}"] for name in names})
+    first, cfg = own["switch_step"], own["cfg"]
+    rest = own["steps_low"] or own["steps"] - first
+    assert own["cfg_low_noise"] == 0
+    legs = [clip.run(first, size, cfg), clip.run(rest, low, own["cfg_low"])]
+    row = f"preview: {first} steps at {text_of(size)}, {rest} at {text_of(low)}"
+    return row, legs, clip, low, own
+
+
+def enlarged(graph, clip, low):
+    """Row, evaluations and target of what enlarges the preview."""
+    if node := next(iter(graph.all("SurfRefiner")), None):
+        own = graph.widgets(node)
+        names = ("resolution", "scale", "width", "height")
+        clip = replace(clip, shape=graph.shape(node))
+        size = clip.smaller(low, {name: own[name] for name in names}, exact=True)
+        legs = [clip.run(own["steps"], size, own["cfg"], own["window"])]
+        return f"refiner: {own['steps']} steps at {text_of(size)}", legs, size
+    own = graph.widgets(graph.find("HunyuanVideo15LatentUpscaleWithModel"))
+    size = (own["height"] // 16 * 16, own["width"] // 16 * 16)
+    steps = graph.widgets(graph.find("BasicScheduler"))["steps"]
+    assert {graph.widgets(guider)["cfg"] for guider in graph.all("CFGGuider")} == {1.0}
+    clip = replace(clip, shape=graph.shape(graph.all("CFGGuider")[0]))
+    legs = [clip.run(steps, size, 1.0)]
+    return f"super-resolution: {steps} steps at {text_of(size)}", legs, size
+
+
+def rows(graph):
+    """The table of costs that the note must have: row -> operations."""
+    first, legs, clip, low, own = preview(graph)
+    second, more, target = enlarged(graph, clip, low)
+    table = {first: legs, second: more, "both": legs + more}
+    if second.startswith("refiner"):
+        plain, name = [clip.run(own["steps"], target, own["cfg"])], text_of(target)
+    else:
+        plain = [clip.run(own["steps"], (legs[0].height, legs[0].width), own["cfg"]), *more]
+        name = f"{text_of((legs[0].height, legs[0].width))}, and super-resolution"
+    table[f"plain run: {own['steps']} steps at {name}"] = plain
+    return {row: plan_flops(run) for row, run in table.items()}
+
+
+def loads(graph):
+    """Name -> address of every file that the loaders name."""
+    models = [m for node in graph.nodes.values() for m in node["properties"].get("models", [])]
+    return {model["name"]: model["url"] for model in models}
+
+
+def read(path):
+    return Graph(json.loads(path.read_text()))
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_note_has_the_cost_of_the_graph(path):
+    graph = read(path)
+    note = graph.note()
+    unit = re.search(r"^\| counted \| (\w+) \|$", note, re.MULTILINE)[1]
+    found = dict(re.findall(r"^\| (.+) \| ([\d.]+) \|$", note, re.MULTILINE))
+    assert found == {row: f"{flops / UNITS[unit]:.1f}" for row, flops in rows(graph).items()}
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_note_lists_the_files_of_the_graph_and_their_sum(path):
+    graph = read(path)
+    note = graph.note()
+    listed = re.findall(r"^- \[(\S+)\]\((\S+)\)(?: ([\d.]+) GB)? in `\w+`$", note, re.MULTILINE)
+    assert {name: url for name, url, _ in listed} == loads(graph)
+    assert {name for name, _, size in listed if not size} <= UNKNOWN_SIZES
+    if listed:
+        total = float(re.search(r"^\*\*To download, ([\d.]+) GB in all", note, re.MULTILINE)[1])
+        assert total == pytest.approx(sum(float(size) for *_, size in listed if size), abs=0.06)
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_note_begins_with_the_name_and_has_one_thing_to_try(path):
+    note = read(path).note()
+    assert note.startswith(f"## {path.stem}\n")
+    assert note.count("**Try:**") == 1
+    assert len(note.split()) <= 260
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_videos_are_told_apart_by_their_names(path):
+    graph = read(path)
+    names = [node["widgets_values"][0] for node in graph.all("SaveVideo")]
+    target = re.search(r"\d+p", path.stem)
+    refined = f"video/surf_{target[0] if target else '128p'}"
+    assert sorted(names) == [refined, "video/surf_preview"]
+
+
+def test_a_changed_widget_is_seen_in_the_cost():
+    graph = read(next(path for path in WORKFLOWS if "5B" in path.stem))
+    before = rows(graph)
+    graph.find("SurfReshiftKSampler")["widgets_values"][3] += 1
+    after = rows(graph)
+    assert list(before) != list(after)
+    assert list(before.values())[0] < list(after.values())[0]
