@@ -3,10 +3,20 @@
 from comfy_api.latest import io
 
 from .host.node import ABSENT, checks_inputs, declare, names_errors, refusal
-from .host.preview import LADDER, Ladder, Switch, check_low_sides, parse_ladder, reshift_any, take
+from .host.preview import (
+    LADDER,
+    Ladder,
+    Pictures,
+    Switch,
+    check_low_sides,
+    parse_ladder,
+    reshift_any,
+    take,
+)
 from .preview_inputs import (
     low_cond_inputs,
     model_low_input,
+    picture_inputs,
     policy_inputs,
     size_inputs,
     steps_low_input,
@@ -64,6 +74,7 @@ class SurfReshiftAnyGuider(io.ComfyNode):
                     tooltip="Guidance after the switch, for guiders with one scale. 0: the "
                     "guider's own.",
                 ),
+                *picture_inputs(),
             ],
             outputs=[guider_output()],
         )
@@ -79,8 +90,8 @@ class SurfReshiftAnyGuider(io.ComfyNode):
     @checks_inputs
     def execute(cls, guider, **given) -> io.NodeOutput:
         """Build the guider; nothing is sampled here."""
-        plan = take(Switch, given)
-        return io.NodeOutput(reshift_any(guider, plan, **given))
+        plan, pictures = take(Switch, given), take(Pictures, given)
+        return io.NodeOutput(reshift_any(guider, plan, pictures=pictures, **given))
 
 
 class SurfReshiftLadder(io.ComfyNode):

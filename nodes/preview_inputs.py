@@ -239,3 +239,26 @@ def low_cond_inputs(*names: str) -> list[io.Input]:
         )
         for name in names
     ]
+
+
+def picture_inputs() -> list[io.Input]:
+    """Declare pictures at the ends of a video of MiniMax H3, encoded anew after the switch."""
+    listed = (("first_frame", "begins"), ("last_frame", "ends"))
+    return [
+        *(
+            declare(
+                io.Image.Input,
+                name,
+                optional=True,
+                tooltip=f"The picture that a video of MiniMax H3 {does} with, as in Image to "
+                "Video: encoded for the low resolution. Empty: its latent is resized.",
+            )
+            for name, does in listed
+        ),
+        declare(
+            io.Vae.Input,
+            "vae",
+            optional=True,
+            tooltip="The video VAE of MiniMax H3; needed with first_frame or last_frame.",
+        ),
+    ]

@@ -98,6 +98,9 @@ INPUTS = {
         "middle_low": socket("CONDITIONING", optional=True),
         "negative_low": socket("CONDITIONING", optional=True),
         "cfg_low": widget("FLOAT", 0.0, min=0.0, max=100.0, step=0.1, round=0.01, optional=True),
+        "first_frame": socket("IMAGE", optional=True),
+        "last_frame": socket("IMAGE", optional=True),
+        "vae": socket("VAE", optional=True),
     },
     "SurfReshiftLadder": {
         "guider": socket("GUIDER"),

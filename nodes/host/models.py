@@ -122,6 +122,16 @@ def _tell_shifts(clone: Any, video: float, audio: float) -> None:
     clone.model_options = {**clone.model_options, "transformer_options": {**options, **said}}
 
 
+def with_shifts_of(model: Any, options: dict[str, Any]) -> dict[str, Any]:
+    """Return model options that tell the shifts of a MODEL, where it tells any."""
+    told = model.model_options.get("transformer_options", {})
+    shifts = {key: value for key, value in told.items() if str(key).startswith(H3_SHIFT)}
+    if not shifts:
+        return options
+    own = options.get("transformer_options", {})
+    return {**options, "transformer_options": {**own, **shifts}}
+
+
 def without_step_caches(model: Any) -> Any:
     """Clone a MODEL without the host's step caches, or return it when it has none.
 
@@ -168,8 +178,13 @@ def side_multiple(model: Any) -> int:
 
 
 def patch_side(model: Any) -> int:
-    """Return the latent cells per side of a patch; 2 where the model has no such attribute."""
-    patch = getattr(model.model.diffusion_model, "patch_size", 2)
+    """Return the latent cells per side of a patch; 2 where the model does not say.
+
+    LTX-2 says it of its patchifier.
+    """
+    network = model.model.diffusion_model
+    own = getattr(network, "patch_size", None)
+    patch = own or getattr(getattr(network, "patchifier", None), "patch_size", 2)
     return int(patch[-1] if isinstance(patch, list | tuple) else patch or 2)
 
 

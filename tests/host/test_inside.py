@@ -36,6 +36,8 @@ SCRIPTS = {
     "mask_cases.py": ("mask_cases.py",),
     "av_model_cases.py": ("av_model_cases.py",),
     "guide_cases.py": ("guide_cases.py",),
+    "av_switch_cases.py": ("av_switch_cases.py",),
+    "av_kept_cases.py": ("av_kept_cases.py",),
     "fuzz_cases.py": ("fuzz_cases.py",),
 }
 """Script -> the files that hold its cases."""

@@ -2,11 +2,13 @@
 
 from .areas import check_areas
 from .grid import Conditioning, Grid, SizeChange
+from .guides import KEYFRAMES, pad_cells
 from .low import low_conds
 from .made_for import Pixels, check_made_for, source_cells, with_made_for
 from .resize import carry
 
 __all__ = [
+    "KEYFRAMES",
     "Conditioning",
     "Grid",
     "Pixels",
@@ -15,6 +17,7 @@ __all__ = [
     "check_areas",
     "check_made_for",
     "low_conds",
+    "pad_cells",
     "source_cells",
     "with_made_for",
 ]

@@ -21,6 +21,8 @@ log = NodeLog(__name__)
 
 Size = tuple[int, int]
 """Rows and columns in latent cells."""
+KEYFRAMES = "minimax_keyframes"
+"""Key of MiniMax H3's keyframes in conditioning."""
 H3_PATCH = (1, 2, 2)
 """Latent cells of a token of MiniMax H3: frames, rows, columns."""
 
@@ -33,18 +35,26 @@ def resize_keyframes(keyframes: Sequence[dict] | None, size: Size) -> list[dict]
         size: rows and columns of the video.
 
     Returns:
-        New dictionaries.
+        New dictionaries; latents that lie on the grid of that video are shared.
     """
     if keyframes is None:
         return None
-    fitted = [
-        {**keyframe, "latent": pad_cells(resize(keyframe["latent"], size))}
-        if keyframe.get("latent") is not None else dict(keyframe) for keyframe in keyframes
+    fitted = [{**keyframe} for keyframe in keyframes]
+    rows, columns = (
+        -(-side // cells) * cells for side, cells in zip(size, H3_PATCH[1:], strict=True)
+    )
+    resized = [
+        keyframe for keyframe in fitted
+        if keyframe.get("latent") is not None
+        and tuple(keyframe["latent"].shape[-2:]) != (rows, columns)
     ]  # fmt: skip
-    if any(keyframe.get("latent") is not None for keyframe in keyframes):
+    for keyframe in resized:
+        keyframe["latent"] = pad_cells(resize(keyframe["latent"], size))
+    if resized:
+        frames = [keyframe["resolved_frame_index"] for keyframe in resized]
         log.info(
-            "the latents of minimax_keyframes are resized to %d x %d cells; connect first_frame, "
-            "last_frame and vae to have pictures encoded at that size.", *reversed(size),
+            "the keyframes at frames %s are resized to %d x %d cells; connect first_frame, "
+            "last_frame and vae to have pictures encoded at that size.", frames, *reversed(size),
         )  # fmt: skip
     return fitted
 

@@ -3,6 +3,7 @@
 from .any_guider import LADDER, Ladder, parse_ladder, reshift_any
 from .guider import reshift_guider
 from .ksampler import SAME, sample_preview, samplers, schedulers
+from .pictures import Pictures
 from .plan import Switch, check_low_sides, check_switch_step
 from .sides import Sides, check_expert_numbers, take
 
@@ -10,6 +11,7 @@ __all__ = [
     "LADDER",
     "SAME",
     "Ladder",
+    "Pictures",
     "Sides",
     "Switch",
     "check_expert_numbers",

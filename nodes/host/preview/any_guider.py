@@ -13,6 +13,7 @@ from ..conditioning import Conditioning
 from ..latents import low_size
 from .guider import ReshiftGuider
 from .legs import Course
+from .pictures import Pictures
 from .plan import Policies, Size, Stage, Switch
 
 LADDER = "10: 0.75, 20: 0.5"
@@ -77,6 +78,7 @@ def reshift_any(
     *,
     model_low: Any = None,
     cfg_low: float = 0.0,
+    pictures: Pictures | None = None,
     **low: Conditioning | None,
 ) -> ReshiftGuider:
     """Put the switch round a GUIDER of any class.
@@ -84,6 +86,7 @@ def reshift_any(
     Args:
         model_low: another MODEL after the switch.
         cfg_low: guidance after the switch; 0 for the guider's own.
+        pictures: that are encoded anew for the size after the switch.
         low: positive_low, middle_low and negative_low, made for the size after the switch; None
             where the guider's own is resized.
 
@@ -111,6 +114,7 @@ def reshift_any(
         plan=plan,
         high=Stage(models=(own,)),
         low=Stage(models=(other,), cfg=cfg_low or None, conds=conds),
+        pictures=pictures or Pictures(),
     )
     return ReshiftGuider(guider, course)
 

@@ -9,6 +9,7 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ..conditioning import Conditioning
+from ..models import with_shifts_of
 from .leg import Segment
 
 KEY = "surf_legs"
@@ -41,7 +42,11 @@ def for_leg(guider: Any, segment: Segment, see: See) -> Any:
         leg.model_patcher = segment.model
         # A guider may hold options that its model has not.
         keeps = segment.own_model and guider.model_options is not guider.model_patcher.model_options
-        leg.model_options = guider.model_options if keeps else segment.model.model_options
+        leg.model_options = (
+            with_shifts_of(segment.model, guider.model_options)
+            if keeps
+            else segment.model.model_options
+        )
     leg.original_conds = dict(guider.original_conds)
     if segment.conds is not None:
         leg.original_conds = {}

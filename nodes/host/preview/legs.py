@@ -17,12 +17,16 @@ from .. import models
 from ..bound_patches import check_bound
 from ..conditioning import Conditioning, SizeChange, check_areas, low_conds
 from ..finite import check_conditioning, check_finite
-from ..latents import check_channels, check_noise_mask, check_plain, is_blank
+from ..latents import check_channels, check_noise_mask, is_blank
 from ..leftover_noise import warn_of_noise
+from ..nested import split_mask
+from . import audio
 from .guiders import conds_of
 from .leg import Segment, check_sampler, warn_of_mask
-from .masked import check_mask_count
-from .plan import Policies, Size, Stage, turns
+from .masked import can_hook, check_mask_count
+from .pictures import Pictures
+from .plan import Policies, Size, Stage, ratio, turns
+from .samples import parts_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,6 +41,8 @@ class Course:
     """Sigma at which the low-noise expert takes over; 0 for one model."""
     sigmas_low: Tensor | None = None
     """The schedule after the switch; None for that of the sampling call."""
+    pictures: Pictures = Pictures()
+    """Pictures that are encoded anew for the sizes after a switch."""
 
     def stage(self, size: int) -> Stage:
         """Return what samples after so many switches."""
@@ -70,7 +76,7 @@ def segments(guider: Any, course: Course, call: Call) -> list[Segment]:
     _check_call(guider, course, call, conds)
     source = tuple(call.samples.shape[-2:])
     sizes = course.plan.sizes(guider.model_patcher, call.samples)
-    legs = _plan(course, call, source, sizes)
+    legs = _plan(guider, course, call, source, sizes)
     _check_noise(course.plan, call, legs)
     grids = [source, *(size for _, size in sizes)]
     fitting = _fitting(course, call, conds, grids, {leg.size for leg in legs})
@@ -86,25 +92,53 @@ def _check_call(guider: Any, course: Course, call: Call, conds: dict[str, Condit
     model, samples = guider.model_patcher, call.samples
     for stage in (course.high, course.low):
         check_sampler(stage.sampler or call.sampler)
-    check_plain(samples, "latent_image")
     check_channels(model, samples, "latent_image")
     check_noise_mask(call.mask, "latent_image")
-    check_mask_count(call.mask, samples)
+    check_mask_count(split_mask(call.mask)[0], parts_of(samples).video)
     check_sigmas(call.sigmas)
-    check_finite(call.noise, "the noise", "look at the node that made it")
     check_conditioning(conds)
     check_areas(conds, tuple(samples.shape[2:]))
     models.check_grid(model, *samples.shape[-2:])
+    audio.check_length(model, parts_of(samples))
+    check_noise(call.noise, samples)
+    for stage in (course.high, course.low):
+        check_masked_sound(call, stage.sampler or call.sampler)
     if not call.noisy and not is_blank(samples):
-        warn_of_noise(samples, "latent_image")
+        warn_of_noise(parts_of(samples).video, "latent_image")
 
 
-def _plan(course: Course, call: Call, source: Size, sizes: list[tuple[int, Size]]) -> list[Leg]:
+def check_masked_sound(call: Call, sampler: Any) -> None:
+    """Refuse a noise mask on video and sound with a sampler that takes no other start."""
+    if call.mask is None or parts_of(call.samples).audio is None or can_hook(sampler):
+        return
+    raise ValueError(
+        "expected a sampler of the host, or of its kind, for a noise mask on video and sound, got "
+        f"{type(sampler).__name__}; choose one with KSamplerSelect, or take the mask out."
+    )
+
+
+def check_noise(noise: Any, samples: Any) -> None:
+    """Refuse noise that is not finite, or of other parts than the samples."""
+    drawn, parts = parts_of(noise), parts_of(samples)
+    if drawn.shapes != parts.shapes:
+        raise ValueError(
+            f"expected noise of the shape of the latent, {parts.shapes}, got {drawn.shapes}; draw "
+            "it for this latent, e.g. with RandomNoise."
+        )
+    for part in drawn.tensors:
+        check_finite(part, "the noise", "look at the node that made it")
+
+
+def _plan(
+    guider: Any, course: Course, call: Call, source: Size, sizes: list[tuple[int, Size]]
+) -> list[Leg]:
     """Cut the schedule."""
-    plan, below = course.plan, course.sigmas_low
+    plan, below, made = course.plan, course.sigmas_low, turns(source, sizes)
+    if audio.carries(guider, course.low.models[0], plan.sigma_policy):
+        below = audio.lowered(call.sigmas.cpu(), made[0].ratio)
     legs = plan_legs(
         call.sigmas.cpu(),
-        turns(source, sizes),
+        made,
         sigma_policy=plan.sigma_policy,
         handover=plan.handover,
         keeps_noise=plan.inherits,
@@ -142,11 +176,12 @@ def _fitting(
 ) -> dict[int, dict[str, Conditioning]]:
     """Fit the conditioning to the sizes after a switch: number of switches -> conditioning."""
     frames = tuple(call.samples.shape[2:-2])
+    model = course.low.models[0]
     return {
         place: low_conds(
-            conds,
+            course.pictures.encoded(model, conds, call.samples.shape[2], grids[place]),
             course.low.conds,
-            SizeChange.of(course.low.models[0], grids[0], grids[place]),
+            SizeChange.of(model, grids[0], grids[place]),
             frames,
         )
         for place in sorted(places - {0})
@@ -164,11 +199,14 @@ def _segment(
     """Find what one leg runs with."""
     stage, size = course.stage(leg.size), grids[leg.size]
     model = stage.models[min(leg.expert, len(stage.models) - 1)]
+    own = model is guider.model_patcher
     if size != grids[0]:
         check_bound(model, (*call.samples.shape[:-2], *size), {grids[0]})
+        if audio.carries(guider, model, course.plan.sigma_policy):
+            model = audio.for_ratio(model, ratio(grids[0], size))
     return Segment(
         model=model,
-        own_model=model is guider.model_patcher,
+        own_model=own,
         cfg=stage.cfg_of(leg.expert),
         conds=fitting.get(leg.size),
         size=size,

@@ -18,6 +18,8 @@ import torch
 from comfy.sampler_helpers import prepare_mask
 from torch import Tensor
 
+from .samples import packed
+
 Evaluation = tuple[Tensor, Tensor, Tensor]
 """(x, sigma, x0) in the model's space."""
 
@@ -33,7 +35,7 @@ class Start:
 
     def x(self, base: Any, sigma: Tensor, noise: Tensor) -> Tensor:
         """Noise it to sigma in the model's space; `noise` is that of the sampling call."""
-        drawn = noise if self.noise is None else self.noise.to(noise)
+        drawn = noise if self.noise is None else packed(self.noise).to(noise)
         return base.model_sampling.noise_scaling(
             sigma, drawn, in_model_space(base, self.clean, noise)
         )
@@ -76,7 +78,7 @@ def _are_frames(count: int, frames: int) -> bool:
 
 def in_model_space(base: Any, latent: Tensor, like: Tensor) -> Tensor:
     """Return a latent as the host gives it to a model: an empty one stays empty."""
-    latent = latent.to(like)
+    latent = packed(latent).to(like)
     return base.process_latent_in(latent) if torch.count_nonzero(latent) else latent
 
 
@@ -125,7 +127,7 @@ def hooked(sampler: Any, hook: Hook) -> Any:
     @functools.wraps(inner)
     def run(model: Any, x: Tensor, sigmas: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if hook.kept_noise is not None:
-            model.noise = hook.kept_noise.to(x)
+            model.noise = packed(hook.kept_noise).to(x)
         hook.on_noise(model.noise)
         model.sigmas = hook.schedule.to(sigmas)
         if hook.start is not None:

@@ -1,18 +1,22 @@
-"""Draw the noise after a switch, each item's from a seed that is a hash of its first noise.
+"""Make the noise after a switch: of the video drawn or averaged, of the audio as it was.
 
-A GUIDER is called without `batch_index`, so the place in the batch does not identify an item. Its
-first noise does: an item alone gets the noise that it gets in a batch.
+It is drawn from a seed that is a hash of an item's first noise: a GUIDER is called without
+`batch_index`, so the place in the batch does not identify an item. Its first noise does: an item
+alone gets the noise that it gets in a batch. Audio has no resolution: its noise goes on unchanged,
+not even its deviation, or the audio would leave its path.
 
 Dims: B batch, C channels, T latent frames, H, W latent cells.
 """
 
 import hashlib
+from typing import Any
 
 import comfy.sample
 import torch
 from torch import Tensor
 
-from ....surf_core.reshift import implied_noise
+from ....surf_core.reshift import implied_noise, inherit_noise
+from .samples import like_samples, parts_of
 
 
 def second_seed(seed: int) -> int:
@@ -33,6 +37,15 @@ def sampler_seed(seed: int, device: torch.device) -> int:
     return second_seed(seed) if largest else seed
 
 
+def item_seeds(seed: int, noise: Any) -> list[int]:
+    """Derive the seed of each item's noise after a switch.
+
+    Args:
+        noise: plain or nested, of the run.
+    """
+    return [item_seed(seed, video) for video in parts_of(noise).video]
+
+
 def item_seed(seed: int, noise: Tensor) -> int:
     """Derive the seed of an item's noise after a switch, 0..2**63 - 1.
 
@@ -51,10 +64,30 @@ def fresh_noise(x: Tensor, seeds: list[int]) -> Tensor:
     return torch.cat([comfy.sample.prepare_noise(item, seed) for item, seed in items])
 
 
-def noise_of(evaluation: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-    """Solve one evaluation, (x, sigma, x0), for the noise in x."""
+def noise_after(noise: Any, size: tuple[int, int], seeds: list[int] | None, like: Any) -> Any:
+    """Make the noise of a leg from that before it, plain or nested.
+
+    Args:
+        noise: that of the leg before.
+        size: (rows, columns) of the leg.
+        seeds: of the items, for fresh noise of the video; None or empty to average it down.
+        like: what the noise will be added to.
+    """
+    parts = parts_of(noise)
+    if not seeds:
+        return parts.with_video(inherited_noise(parts.video, size)).joined()
+    return parts.with_video(fresh_noise(parts_of(like).video, seeds)).joined()
+
+
+def inherited_noise(noise: Tensor, size: tuple[int, int]) -> Tensor:
+    """Average noise down to (rows, columns); at its own size it stays as it is."""
+    return noise if tuple(noise.shape[-2:]) == size else inherit_noise(noise, size)
+
+
+def noise_of(evaluation: tuple[Tensor, Tensor, Tensor], samples: Any) -> Any:
+    """Solve one evaluation, (x, sigma, x0), for the noise in x: plain or nested, as `samples`."""
     x, sigma, x0 = evaluation
-    return implied_noise(x, x0, sigma.flatten()[0].item())
+    return like_samples(implied_noise(x, x0, sigma.flatten()[0].item()), samples)
 
 
 def _hash(seed: int, more: bytes = b"") -> int:

@@ -88,10 +88,14 @@ def turns(source: Size, sizes: list[tuple[int, Size]]) -> list[Turn]:
     """Give each switch the ratio of its size to the size before."""
     made, before = [], source
     for step, size in sizes:
-        ratio = ((before[0] * before[1]) / (size[0] * size[1])) ** 0.5
-        made.append(Turn(step=step, ratio=ratio))
+        made.append(Turn(step=step, ratio=ratio(before, size)))
         before = size
     return made
+
+
+def ratio(before: Size, after: Size) -> float:
+    """Return the factor per side between two sizes, of their areas."""
+    return ((before[0] * before[1]) / (after[0] * after[1])) ** 0.5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -11,12 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ....surf_core.legs import ESTIMATE, LEFTOVER
-from ....surf_core.resample import resize
-from ....surf_core.reshift import inherit_noise
 from ..finite import MODEL_CAUSES, NonFiniteGuard, check_finite
 from ..latents import is_blank, to_intermediate
 from ..node import reporting_as
@@ -24,7 +21,8 @@ from .guiders import for_leg
 from .leg import Segment, one_bar, sampler_for
 from .legs import Call
 from .masked import Evaluation, Hook, Start, can_hook, hooked, offset_noise, unblended
-from .noise import fresh_noise, item_seed, noise_of, sampler_seed, second_seed
+from .noise import item_seeds, noise_after, noise_of, sampler_seed, second_seed
+from .samples import like_samples, parts_of, resized, zeros_like
 
 
 @dataclass
@@ -95,7 +93,7 @@ class Run:
             return {}
         made = {}
         for place in range(1, self.legs[-1].place + 1):
-            made[place] = [item_seed(seed, noise) for noise in self.call.noise]
+            made[place] = item_seeds(seed, self.call.noise)
             seed = second_seed(seed)
         return made
 
@@ -107,22 +105,17 @@ class Run:
         """
         leg = self.legs[index]
         if leg.begins == LEFTOVER:
-            relay.noise = torch.zeros_like(relay.x)
+            relay.noise = zeros_like(relay.x)
         elif leg.begins == ESTIMATE or leg.size != tuple(relay.x.shape[-2:]):
-            relay.x = resize(to_intermediate(relay.x), leg.size)
-            relay.noise = self._noise(relay, leg, seeds)
+            noise = relay.noise
+            if relay.evaluation is not None:
+                noise = noise_of(relay.evaluation, relay.x)
+            relay.x = resized(to_intermediate(relay.x), leg.size)
+            relay.noise = zeros_like(relay.x)
+            if not is_blank(noise):
+                relay.noise = noise_after(noise, leg.size, seeds, relay.x)
         if self.call.mask is not None and not leg.estimates:
             self._begin_masked(relay, index, fresh=bool(seeds))
-
-    def _noise(self, relay: Relay, leg: Segment, seeds: list[int] | None) -> Tensor:
-        """Make the noise of a leg that follows another or has a new size; zeros stay zeros."""
-        if relay.evaluation is not None:
-            return inherit_noise(noise_of(relay.evaluation), leg.size)
-        if seeds:
-            return fresh_noise(relay.x, seeds)
-        if is_blank(relay.noise):
-            return torch.zeros_like(relay.x)
-        return inherit_noise(relay.noise, leg.size)
 
     def _begin_masked(self, relay: Relay, index: int, fresh: bool) -> None:
         """Part what a noise mask keeps from what the leg starts from.
@@ -138,10 +131,12 @@ class Run:
         new = fresh and leg.begins == ESTIMATE
         relay.start = Start(clean=relay.x, noise=None if new else relay.noise)
         if leg.begins == ESTIMATE:
-            relay.kept = resize(to_intermediate(relay.kept), leg.size)
+            relay.kept = resized(to_intermediate(relay.kept), leg.size)
             kept_noise = relay.kept_noise
-            relay.kept_noise = relay.noise if new else inherit_noise(kept_noise, leg.size)
-        relay.x, relay.noise = relay.kept, relay.kept_noise.to(relay.noise)
+            relay.kept_noise = (
+                relay.noise if new else noise_after(kept_noise, leg.size, None, relay.kept)
+            )
+        relay.x, relay.noise = relay.kept, relay.kept_noise.to(relay.noise.device)
 
     def _run(
         self, relay: Relay, index: int, callback: Callable[..., None] | None, disable_pbar: bool
@@ -180,7 +175,8 @@ class Run:
             relay.evaluation = unblended(relay.evaluation, leg.model, mask, latent, kept_noise)
         with reporting_as(self.node):
             guard.finish()
-            check_finite(relay.x, f"what the sampler made {leg.stage}", MODEL_CAUSES)
+            for part in parts_of(relay.x).tensors:
+                check_finite(part, f"what the sampler made {leg.stage}", MODEL_CAUSES)
 
     def _masked(
         self,
@@ -203,7 +199,7 @@ class Run:
             return sampler
 
         def on_noise(noise: Tensor) -> None:
-            relay.kept_noise = noise
+            relay.kept_noise = like_samples(noise, relay.x)
 
         return hooked(
             sampler,
@@ -241,7 +237,10 @@ class Run:
             return False
         if self.legs[index + 1].begins == LEFTOVER:
             return leg.switches and self.on_switch is not None
-        return self.inherits or leg.estimates
+        return self.inherits or leg.estimates or self._has_audio()
+
+    def _has_audio(self) -> bool:
+        return parts_of(self.call.samples).audio is not None
 
     def _estimate(self, relay: Relay, leg: Segment) -> Tensor:
         """Return the clean estimate at the end of a leg, VAE space."""
