@@ -147,3 +147,12 @@ def test_the_tiny_workflow_with_a_mask_shows_it_and_makes_its_videos(server):
 @pytest.mark.parametrize("name", WRITTEN)
 def test_graph_makes_its_video(server, name):
     assert run(server, WRITTEN[name]()) == [(FRAMES, HEIGHT, WIDTH)]
+
+
+def test_the_super_resolution_model_is_refused_behind_a_switch(server):
+    prompt = tiny(server, ROOT / "workflows" / "HunyuanVideo 1.5 T2V to 1080p.json")
+    [larger] = [name for name, n in prompt.items() if "_sr." in str(n["inputs"].get("unet_name"))]
+    [sampler] = [n for n in prompt.values() if n["class_type"] == "SurfReshiftKSampler"]
+    sampler["inputs"]["model"] = [larger, 0]
+    with pytest.raises(RuntimeError, match="expected a model that can be switched"):
+        server.run(prompt)

@@ -112,6 +112,13 @@ class Bare:
     model_patcher, sample = None, None
 
 
+def mean_flow():
+    """A model whose network is told the noise level of the next step."""
+    model = host_stub.Patcher()
+    model.model.diffusion_model.time_r_in = torch.nn.Identity()
+    return model
+
+
 BAD = [
     (lambda: wrap(cfg_guider(), middle_low=THIRD), "own middle", "positive, neg",
      "disconnect"),
@@ -123,6 +130,8 @@ BAD = [
     (lambda: wrap(cfg_guider(model=host_stub.Patcher(kind=(host_stub.DiscreteFlow,
                                                            host_stub.Eps)))),
      "flow model", "Eps", "connect"),
+    (lambda: wrap(cfg_guider(), model_low=mean_flow()), "can be switched", "mean flow",
+     "SamplerCustomAdvanced"),
     (lambda: wrap(cfg_guider(), model_low=host_stub.Patcher(channels=48)), "Wan21", "Wan22",
      "same family"),
     (lambda: sample(wrap(cfg_guider(), switch_step=9)), "0 to 8", "step=9", "use"),

@@ -46,10 +46,13 @@ def models():
     image, i2v = host_stub.Patcher(), host_stub.Patcher()
     i2v.model.model_config = SimpleNamespace(unet_config={"in_dim": 36})
     image.model.latent_format.latent_dimensions = 2
+    mean_flow = host_stub.Patcher()
+    mean_flow.model.diffusion_model.time_r_in = torch.nn.Identity()
     return {
         "flow": host_stub.Patcher(),
         "image": image,
         "i2v": i2v,
+        "mean flow": mean_flow,
         "eps": host_stub.Patcher(kind=eps),
         "flux": host_stub.Patcher(kind=flux),
         "5b": host_stub.Patcher(channels=48),
@@ -88,6 +91,8 @@ TABLE = [
     (K, {"model": "eps"}, "flow model", "Eps", "connect"),
     (K, {"model": "flux"}, "has a shift", "FluxSampling", "set the shift to 0"),
     (K, {"model_low": "eps"}, "flow model", "Eps", "connect"),
+    (K, {"model": "mean flow"}, "can be switched", "mean flow", "SamplerCustomAdvanced"),
+    (K, {"model_low": "mean flow"}, "can be switched", "mean flow", "SamplerCustomAdvanced"),
     (K, {"model_low": "5b"}, "Wan21", "Wan22", "same family"),
     (K, {"model_low_noise": "5b", "expert_boundary": 0.9}, "model_low_noise", "Wan22", "family"),
     (K, {"model_low_noise": "i2v", "expert_boundary": 0.9}, "of one family", "with 36 channels",
@@ -171,6 +176,7 @@ TABLE = [
     (K, {"sampler_name": "magic"}, "one of euler", "'magic'", "choose one"),
     (K, {"scheduler": "magic"}, "one of simple", "'magic'", "choose one"),
     (G, {"model": "eps"}, "flow model", "Eps", "connect"),
+    (G, {"model": "mean flow"}, "can be switched", "mean flow", "SamplerCustomAdvanced"),
     (G, {"model_low": "5b"}, "Wan21", "Wan22", "same family"),
     (G, {"latent_image": "nested"}, "one video latent", "nested", "separate"),
     (G, {"latent_image": "nan"}, "finite", "NaN", "look at"),

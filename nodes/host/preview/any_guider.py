@@ -15,6 +15,7 @@ from .guider import ReshiftGuider
 from .legs import Course
 from .pictures import Pictures
 from .plan import Policies, Size, Stage, Switch
+from .sides import check_can_switch
 
 LADDER = "10: 0.75, 20: 0.5"
 """Default of a text of sizes."""
@@ -98,7 +99,7 @@ def reshift_any(
     own = guider.model_patcher
     other = own if model_low is None else model_low
     for model in (own, other):
-        models.check_flow(model)
+        check_can_switch(model)
     models.check_pair(own, other)
     conds = {name.removesuffix("_low"): cond for name, cond in low.items() if cond is not None}
     for name in conds:

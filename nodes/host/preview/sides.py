@@ -94,7 +94,7 @@ class Sides:
             high.append(self.model_low_noise)
             low.append(self.model_low_noise)
         for each in {id(m): m for m in (*high, *low)}.values():
-            models.check_flow(each)
+            check_can_switch(each)
         models.check_pair(model, low[0])
         if self.model_low_noise is not None:
             check_same_family(model, self.model_low_noise)
@@ -115,6 +115,22 @@ class Sides:
                 conds={name: cond for name, cond in names.items() if cond is not None},
                 sampler=sampler_low,
             ),
+        )
+
+
+def check_can_switch(model: Any) -> None:
+    """Refuse a model that is no flow, or whose network reads the noise level of the next step.
+
+    A leg ends in 0 or at a level of its own, so such a network would be told a wrong one.
+    """
+    models.check_flow(model)
+    network = models.uncompiled(model.get_model_object("diffusion_model"))
+    if getattr(network, "time_r_in", None) is not None:
+        raise ValueError(
+            f"expected a model that can be switched, got a {type(model.model).__name__} whose "
+            "network reads the noise level of the next step (mean flow), which a switch changes; "
+            "sample it with SamplerCustomAdvanced and its own guider, and make the preview with "
+            "the model that it enlarges."
         )
 
 
