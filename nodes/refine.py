@@ -13,7 +13,7 @@ from .types import SurfMask
 WINDOW_TIP = (
     "Temporal self-attention window in latent frames, shifted by half on every second block; "
     "4 suits 1080p, 9 suits 720p with Wan 1.3B. 0 = full attention, any model. "
-    "Windows work with Wan (T2V, I2V, VACE, camera) and HunyuanVideo; "
+    "Windows work with Wan (T2V, I2V, VACE, camera), HunyuanVideo, MiniMax H3 and LTX-2; "
     "a refiner from Surf Refiner Loader brings its own."
 )
 
@@ -52,6 +52,16 @@ class SurfRefiner(io.ComfyNode):
                     "height",
                     tooltip="Pixels that were asked for: 1080, where the model needs 1088.",
                 ),
+                declare(
+                    io.Conditioning.Output,
+                    "positive",
+                    tooltip="The prompt at the target size; LTXVCropGuides finds guides by it.",
+                ),
+                declare(
+                    io.Conditioning.Output,
+                    "negative",
+                    tooltip="What to avoid, at the target size.",
+                ),
             ],  # fmt: skip
         )
 
@@ -72,18 +82,18 @@ class SurfRefiner(io.ComfyNode):
     def execute(
         cls, model, positive, negative, latent, seed, resolution, scale, width, height, upsample,
         sigma_start, steps, cfg, window, low_band_lock, colour_match, vae=None, tile=0, mask=None,
-        seam=0, made_width=0, made_height=0, start_image=None,
+        seam=0, made_width=0, made_height=0, start_image=None, refine_audio=False,
     ) -> io.NodeOutput:  # fmt: skip
         settings = RefineSettings(
-            seed=seed, sigma_start=sigma_start, steps=steps, cfg=cfg, window=window,
-            low_band_lock=low_band_lock, colour_match=colour_match, tile=tile,
+            seed=seed, sigma_start=sigma_start, steps=steps, cfg=cfg, window=window, tile=tile,
+            low_band_lock=low_band_lock, colour_match=colour_match, refine_audio=refine_audio,
         )  # fmt: skip
         target = {"resolution": resolution, "scale": scale, "width": width, "height": height}
-        out, (height, width) = refine(
+        out, (height, width), conds = refine(
             model, positive, negative, latent, settings, upsample=upsample, vae=vae, mask=mask,
             seam=seam, made_for=(made_height, made_width), start_image=start_image, **target,
         )  # fmt: skip
-        return io.NodeOutput(out, width, height)
+        return io.NodeOutput(out, width, height, conds["positive"], conds["negative"])
 
 
 def _inputs() -> list:
@@ -161,7 +171,12 @@ def _inputs() -> list:
         declare(
             io.Image.Input, "start_image", optional=True,
             tooltip="The picture that the video starts from, where the latent has it in its first "
-            "frame under a noise mask of 0 (Wan 2.2 5B): encoded at the target by vae. Empty: "
+            "frame under a noise mask (Wan 2.2 5B, LTX-2): encoded at the target by vae. Empty: "
             "that frame is refined.",
+        ),
+        declare(
+            io.Boolean.Input, "refine_audio", optional=True, default=False, advanced=True,
+            tooltip="For a latent with audio, of MiniMax H3 or LTX-2: noise and sample it as well. "
+            "Off: the audio comes out as it went in. On, the picture must fit in one piece.",
         ),
     ]  # fmt: skip

@@ -16,16 +16,16 @@ class SurfWindowedAttention(io.ComfyNode):
             node_id="SurfWindowedAttention",
             display_name="Windowed Attention",
             category="SURF",
-            description="Keeps the self-attention of a Wan or HunyuanVideo model inside temporal "
-            "windows that shift by half on every second block: a long or large video costs less. "
-            "The model itself stays as it is.",
+            description="Keeps the self-attention of a Wan, HunyuanVideo, MiniMax H3 or LTX-2 "
+            "model inside temporal windows that shift by half on every second block: a long or "
+            "large video costs less. The model itself stays as it is.",
             search_aliases=["sparse attention", "temporal window", "sliding window", "surf"],
             inputs=[
                 declare(
                     io.Model.Input,
                     "model",
-                    tooltip="Wan 2.1 or 2.2 (T2V, I2V, VACE, camera) or HunyuanVideo, with or "
-                    "without LoRAs and another attention kernel.",
+                    tooltip="Wan 2.1 or 2.2 (T2V, I2V, VACE, camera), HunyuanVideo, MiniMax H3 or "
+                    "LTX-2, with or without LoRAs and another attention kernel.",
                 ),
                 declare(
                     io.Int.Input,

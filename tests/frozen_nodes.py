@@ -144,6 +144,7 @@ INPUTS = {
         "made_width": widget("INT", 0, min=0, max=16384, step=8, optional=True, advanced=True),
         "made_height": widget("INT", 0, min=0, max=16384, step=8, optional=True, advanced=True),
         "start_image": socket("IMAGE", optional=True),
+        "refine_audio": widget("BOOLEAN", False, optional=True, advanced=True),
     },
     "SurfRefinerLoader": {
         "refiner_name": widget("COMBO", options=[HOST]),
@@ -207,7 +208,13 @@ OUTPUTS = {
     "SurfReshiftAnyGuider": {"guider": "GUIDER"},
     "SurfReshiftLadder": {"guider": "GUIDER"},
     "SurfLatentDownscale": {"latent": "LATENT"},
-    "SurfRefiner": {"latent": "LATENT", "width": "INT", "height": "INT"},
+    "SurfRefiner": {
+        "latent": "LATENT",
+        "width": "INT",
+        "height": "INT",
+        "positive": "CONDITIONING",
+        "negative": "CONDITIONING",
+    },
     "SurfRefinerLoader": {"model": "MODEL"},
     "SurfWindowedAttention": {"model": "MODEL"},
     "SurfColourMatch": {"image": "IMAGE"},

@@ -11,6 +11,7 @@ import shutil
 import sys
 import sysconfig
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,18 @@ def outside_graphs(function: Callable, *, recursive: bool) -> Callable:
     if "torch._dynamo" not in sys.modules:
         return function
     return torch.compiler.disable(function, recursive=recursive)
+
+
+def outside_memory_graph() -> AbstractContextManager:
+    """Return a context whose tensors may outlive the transformer block that they are made in.
+
+    Hosts after 0.33 record the memory of a block of MiniMax H3 and LTX-2, and end the process when
+    a tensor is left over; they have a function for those that must be. It is looked up where the
+    host has loaded it, since without its models nothing is recorded.
+    """
+    prefetch = sys.modules.get("comfy.model_prefetch")
+    pause = getattr(prefetch, "pause_malloc_graph", nullcontext)
+    return pause()
 
 
 def block_keys(module: Any) -> Iterator[str]:

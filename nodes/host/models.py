@@ -178,14 +178,18 @@ def side_multiple(model: Any) -> int:
 
 
 def patch_side(model: Any) -> int:
-    """Return the latent cells per side of a patch; 2 where the model does not say.
-
-    LTX-2 says it of its patchifier.
-    """
-    network = model.model.diffusion_model
-    own = getattr(network, "patch_size", None)
-    patch = own or getattr(getattr(network, "patchifier", None), "patch_size", 2)
+    """Return the latent cells per side of a patch; 2 where the model does not say."""
+    patch = patch_of(model.model.diffusion_model)
     return int(patch[-1] if isinstance(patch, list | tuple) else patch or 2)
+
+
+def patch_of(network: Any) -> Any:
+    """Return the latent cells of a token as a network says them, its sides or one number for both.
+
+    LTX has them on its patchifier.
+    """
+    own = getattr(network, "patch_size", None)
+    return own or getattr(getattr(network, "patchifier", None), "patch_size", None)
 
 
 def takes_odd(model: Any) -> bool:

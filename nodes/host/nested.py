@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import comfy.nested_tensor
@@ -116,6 +117,15 @@ def unpack(x: Tensor, shapes: Shapes | None) -> Parts:
         Parts that share memory with x.
     """
     return Parts(x) if shapes is None else Parts(*comfy.utils.unpack_latents(x, shapes))
+
+
+def sampled_shape(shapes: Shapes, size: tuple[int, int]) -> list[int]:
+    """Return the shape of what the host samples, the video having `size` rows and columns."""
+    video, *others = shapes
+    resized = [*video[:-2], *size]
+    if not others:
+        return resized
+    return [video[0], 1, sum(prod(shape[1:]) for shape in (resized, *others))]
 
 
 def split_mask(mask: Any) -> tuple[Tensor | None, Tensor | None]:

@@ -67,7 +67,7 @@ def masked(frames, size, share, seed):
 def refined(model, width, frames=5, size=(4, 6), mask=None, extra=(), **changes):
     settings = RefineSettings(**SETTINGS | changes)
     texts = (words(seed, width, **dict(extra)) for seed in (1, 2))
-    out, _ = refine(
+    out, *_ = refine(
         model, *texts, {"samples": noise(1, 16, frames, *size)}, settings, upsample="latent",
         mask=mask, resolution="by scale", scale=2.0, width=64, height=64,
     )  # fmt: skip

@@ -97,7 +97,7 @@ def case_the_tiny_graph_refines_what_the_mask_keeps_and_nothing_else():
     _, refiner, vae, _ = tiny()
     made, ratio, _, _ = chosen().result
     assert 0.5 <= ratio < 0.75, ratio
-    out, width, height = SurfRefiner.execute(
+    out, width, height, *_ = SurfRefiner.execute(
         refiner, *prompts(), preview(), vae=vae, mask=made, **SIZE, **REFINE
     ).result
     assert (width, height) == (128, 128)

@@ -77,7 +77,7 @@ def refined(model, mask=None, preview=PREVIEW, width=4096, seam=0, wanted=BY_SCA
     settings = RefineSettings(**SETTINGS | changes)
     if isinstance(mask, Mask):
         mask = carried(mask)
-    out, _ = refine(model, *texts, latent, settings, upsample="latent", mask=mask, seam=seam,
+    out, *_ = refine(model, *texts, latent, settings, upsample="latent", mask=mask, seam=seam,
                     **wanted)  # fmt: skip
     return out["samples"]
 

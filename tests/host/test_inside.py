@@ -39,6 +39,7 @@ SCRIPTS = {
     "av_switch_cases.py": ("av_switch_cases.py",),
     "av_kept_cases.py": ("av_kept_cases.py",),
     "fuzz_cases.py": ("fuzz_cases.py",),
+    "av_refine_cases.py": ("av_refine_cases.py",),
 }
 """Script -> the files that hold its cases."""
 CASES = [

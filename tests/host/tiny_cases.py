@@ -133,7 +133,7 @@ def case_the_preview_is_what_the_core_makes():
 
 def case_the_refiner_makes_128_pixels_of_32_as_the_core_does():
     _, refiner, vae, _ = tiny()
-    out, width, height = SurfRefiner.execute(
+    out, width, height, *_ = SurfRefiner.execute(
         refiner, *prompts(), preview(), vae=vae, **REFINE
     ).result
     assert (width, height) == (128, 128)
@@ -157,7 +157,7 @@ def case_the_refiner_makes_128_pixels_of_32_as_the_core_does():
 def case_sizes_by_number_are_told_in_pixels_of_these_cells():
     _, refiner, vae, _ = tiny()
     changes = {"resolution": "by size", "width": 96, "height": 64, "steps": 1}
-    out, width, height = SurfRefiner.execute(
+    out, width, height, *_ = SurfRefiner.execute(
         refiner, *prompts(), preview(), vae=vae, **REFINE | changes
     ).result
     assert (width, height) == (96, 64)

@@ -276,7 +276,7 @@ def test_the_outputs_say_what_was_asked_for(network, shape, rows):
     model.model.diffusion_model = network
     conds = {"positive": prompt(), "negative": prompt()}
     widgets = DEFAULTS | {"resolution": "1080p", "steps": 1}
-    out, width, height = SurfRefiner.execute(
+    out, width, height, *_ = SurfRefiner.execute(
         model=model, latent=latent(*shape), **conds, **widgets
     ).args
     assert out["samples"].shape[-2:] == (rows, 240)

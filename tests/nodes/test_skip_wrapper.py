@@ -76,7 +76,7 @@ def prompt(value=0.5, **options):
 def run(mask=None, model=None, latent=None, positive=None, upsample="latent", seam=0, vae=None,
         **changes):  # fmt: skip
     mask = carried(mask) if isinstance(mask, Mask) else mask
-    out, _ = refine(
+    out, *_ = refine(
         model or model_of(), positive or prompt(), prompt(-0.5), latent or preview(),
         RefineSettings(**SETTINGS | changes), upsample=upsample, vae=vae, mask=mask, seam=seam,
         **WANTED,

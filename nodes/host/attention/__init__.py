@@ -1,7 +1,8 @@
 """Find the video tokens of a model, and window its self-attention over them."""
 
 from .host_attention import HostAttention
-from .token_layout import KEEP_KEY, ModelCall, kept_tokens, read_call
+from .model_call import ModelCall
+from .token_layout import KEEP_KEY, kept_tokens, number_blocks, read_call
 from .windows import check_window, with_windows
 
 __all__ = [
@@ -10,6 +11,7 @@ __all__ = [
     "ModelCall",
     "check_window",
     "kept_tokens",
+    "number_blocks",
     "read_call",
     "with_windows",
 ]

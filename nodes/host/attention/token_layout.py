@@ -1,118 +1,29 @@
 """Find the tokens of the video in the sequences of a host model, for windows and masks.
 
 Wan: [reference image | video | appended frames | context videos]. HunyuanVideo joins the text:
-[reference | video | text], and in later hosts [text | reference | video].
+[reference | video | text], and in later hosts [text | reference | video]. MiniMax H3 joins all:
+[text | keyframes | references | audio | video]. LTX-2 keeps the audio apart: [video | guides].
 
 Dims: T latent frames, H, W latent cells.
 """
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from math import ceil, prod
 
 from torch import Tensor
 from torch.nn import functional as F
 
 from ....surf_core.refiner import SurfRefinerDiT
-from ....surf_core.skip import Packing, packing
-from ....surf_core.window import token_bounds
-from ..models import uncompiled
+from ....surf_core.skip import packing
+from ..compiling import outside_graphs
+from ..models import patch_of, uncompiled
+from .model_call import ModelCall
 
 WAN_MODELS = ("WanModel", "VaceWanModel", "CameraWanModel")
-JOINT_MODELS = ("HunyuanVideo",)
 KEEP_KEY = "surf_keep"
 """Where transformer_options carry the cells that are refined: [T, H, W] bool on the CPU, of the
 picture, or of the tile, that the model is called with. Without it all are."""
-
-
-@dataclass(kw_only=True, slots=True)
-class ModelCall:
-    """One call of a diffusion model: its grid, and the block that attends."""
-
-    frames: int
-    """Latent frames, and frames of tokens: the patch is 1 in time."""
-    per_frame: int
-    """Video tokens of one frame."""
-    find_video: Callable[[int], int | None]
-    """Length of a sequence -> its first video token; None if no block has such a sequence."""
-    before: int = 0
-    """Tokens ahead of the video's; of Wan only."""
-    length: int = 0
-    """Tokens of the whole sequence, skipped ones included; of Wan only."""
-    packing: Packing | None = None
-    """The video tokens that a mask refines, on the CPU; None for all of them."""
-    cross_lengths: frozenset[int] = frozenset()
-    """Lengths of the sequences that a block cross-attends to, in case one equals its own."""
-    single_after: int = 0
-    """Blocks that come before the single-stream ones."""
-    control_order: dict[int, int] = field(default_factory=dict)
-    """Block -> index of the control block (VACE) that runs after it under the same number."""
-    block: tuple[str, int] | None = None
-    """Kind and number of the block that attended last."""
-    cross_is_next: bool = False
-    self_attentions: int = 0
-    """Self-attentions over the video so far."""
-    longer: set[int] = field(default_factory=set)
-    """Lengths of sequences too long to be the video's."""
-
-    def self_attention_depth(self, queries: int, keys: int, options: dict) -> int | None:
-        """Return the index of the block whose self-attention this is; None for any other attention.
-
-        Args:
-            queries, keys: tokens of both sides.
-            options: the host's transformer_options, with the number of the block.
-
-        Raises:
-            ValueError: the host does not number its blocks.
-        """
-        if queries != keys:
-            return None
-        if self.find_video(queries) is None:
-            if queries > self.frames * self.per_frame:
-                self.longer.add(queries)
-            return None
-        block = options.get("block_type", "double"), options.get("block_index")
-        if block[1] is None:
-            raise ValueError(
-                f"windowed attention needs a host that numbers its blocks (ComfyUI "
-                f"0.8.0 or later), got {sorted(options)}; update it, or set window to 0."
-            )
-        again = block == self.block
-        if queries in self.cross_lengths:
-            # Same length on both sides: a block attends to itself first, then to the text.
-            self.cross_is_next = not (again and self.cross_is_next)
-            if not self.cross_is_next:
-                return None
-        self.block = block
-        self.self_attentions += 1
-        if again:
-            return self.control_order.get(block[1], block[1])
-        return block[1] + (self.single_after if block[0] == "single" else 0)
-
-    def token_ranges(self, first: int, cuts: list[tuple[int, int]]) -> list[slice]:
-        """Return the tokens of a sequence that belong to each range of frames; no empty ones.
-
-        Args:
-            first: the first video token.
-            cuts: ranges of latent frames, in order.
-        """
-        counts = self.per_frame if self.packing is None else self.packing.counts
-        bounds = token_bounds(counts, cuts)
-        return [slice(first + start, first + stop) for start, stop in bounds if stop > start]
-
-    def check_windowed(self) -> None:
-        """Refuse to go on when every sequence was longer than expected.
-
-        Raises:
-            ValueError: no self-attention over the video, yet one over more tokens.
-        """
-        if self.longer and not self.self_attentions:
-            raise ValueError(
-                f"expected self-attention over {self.frames} frames of "
-                f"{self.per_frame} tokens, got {sorted(self.longer)} tokens; another node adds "
-                "tokens to this model: set window to 0."
-            )
 
 
 def check_tokens_known(module) -> None:
@@ -122,8 +33,8 @@ def check_tokens_known(module) -> None:
         module: the host's diffusion model, compiled or not.
 
     Raises:
-        ValueError: neither Wan (T2V, I2V, VACE, camera control) nor HunyuanVideo; or a refiner of
-            ours, which cuts its windows itself.
+        ValueError: neither Wan (T2V, I2V, VACE, camera control) nor HunyuanVideo, MiniMax H3 or
+            LTX-2; or a refiner of ours, which cuts its windows itself.
     """
     network = uncompiled(module)
     if isinstance(network, SurfRefinerDiT):
@@ -131,8 +42,8 @@ def check_tokens_known(module) -> None:
             "expected a model without windows of its own, got a Surf refiner, whose file "
             "says how its windows are cut; connect it directly, or set window to 0."
         )
-    name, supported = type(network).__name__, WAN_MODELS + JOINT_MODELS
-    patch = getattr(network, "patch_size", None)
+    name, supported = type(network).__name__, (*WAN_MODELS, *CALLS)
+    patch = patch_of(network)
     # An image model has one number for both sides, or none.
     fits = isinstance(patch, list | tuple) and len(patch) == 3 and patch[0] == 1
     if name not in supported or not fits:
@@ -146,7 +57,8 @@ def count_blocks(module) -> int:
     """Count the blocks of a diffusion model whose tokens are known, control blocks left out."""
     network = uncompiled(module)
     return sum(
-        len(getattr(network, row, ())) for row in ("blocks", "double_blocks", "single_blocks")
+        len(getattr(network, row, ()))
+        for row in ("blocks", "double_blocks", "single_blocks", "transformer_blocks")
     )
 
 
@@ -160,8 +72,32 @@ def read_call(executor, args: tuple, kwargs: dict) -> ModelCall:
     arguments = inspect.signature(executor.original).bind(*args, **kwargs).arguments
     arguments = {**arguments, **arguments.get("kwargs", {})}
     network = uncompiled(executor.class_obj)
-    joint = type(network).__name__ in JOINT_MODELS
-    return (_joint_call if joint else _wan_call)(network, arguments)
+    return CALLS.get(type(network).__name__, _wan_call)(network, arguments)
+
+
+def number_blocks(options: dict, count: int) -> dict:
+    """Return transformer_options whose blocks tell their attentions their numbers.
+
+    By a replacement of each block that calls the block, or what another node replaced it with.
+
+    Args:
+        options: the host's, of one model call; not changed.
+        count: blocks of the model.
+    """
+    replaced = options.get("patches_replace", {})
+    inner = replaced.get("dit", {})
+    blocks = {("double_block", i): _numbering(i, inner.get(("double_block", i)))
+              for i in range(count)}  # fmt: skip
+    return {**options, "patches_replace": {**replaced, "dit": {**inner, **blocks}}}
+
+
+def _numbering(index: int, inner: Callable | None) -> Callable:
+    def call_numbered(args: dict, extra: dict) -> dict:
+        options = {**args["transformer_options"], "block_type": "double", "block_index": index}
+        args = {**args, "transformer_options": options}
+        return inner(args, extra) if inner is not None else extra["original_block"](args)
+
+    return outside_graphs(call_numbered, recursive=False)
 
 
 def kept_tokens(x: Tensor, options: dict, patch: tuple[int, int, int]) -> Tensor | None:
@@ -238,3 +174,48 @@ def _joint_call(network, arguments: dict) -> ModelCall:
         find_video=find_video,
         single_after=len(network.double_blocks),
     )
+
+
+def _h3_call(network, arguments: dict) -> ModelCall:
+    (x, audio), patch = arguments["x"], tuple(network.patch_size)
+    video = _tokens(x, patch)
+    # A row for each of the two channels of sound; keyframes and references come on top.
+    least = arguments["context"].shape[1] + audio.shape[-2] * audio.shape[-1] + video
+    return ModelCall(
+        frames=x.shape[2],
+        per_frame=_tokens(x[:, :, 0], patch),
+        find_video=lambda queries: queries - video if queries >= least else None,
+        numbered=False,
+    )
+
+
+def _ltx_call(network, arguments: dict) -> ModelCall:
+    x, patch = arguments["x"], patch_of(network)
+    # Video alone comes without a list where the host has not packed it.
+    x = x[0] if isinstance(x, list | tuple) else x
+    per_frame, tokens = _tokens(x[:, :, 0], patch), _tokens(x, patch)
+    positions = arguments.get("keyframe_idxs")
+    guides = 0 if positions is None else positions.shape[2]
+    weighed = [
+        entry for entry in arguments.get("guide_attention_entries") or ()
+        if entry["strength"] != 1 or entry.get("pixel_mask") is not None
+    ]  # fmt: skip
+    if weighed:
+        raise ValueError(
+            "windowed attention expected guides with strength 1 and no attention mask, got "
+            f"strength {weighed[0]['strength']}, for which LTX-2 attends in parts; set the "
+            "strength of LTXVAddGuide to 1, take the guides out, or set window to 0."
+        )
+    return ModelCall(
+        frames=x.shape[2] - guides // per_frame,
+        per_frame=per_frame,
+        find_video=lambda queries: 0 if queries == tokens else None,
+        first_alone=True,
+        numbered=False,
+    )
+
+
+CALLS: dict[str, Callable[..., ModelCall]] = {
+    "HunyuanVideo": _joint_call, "MiniMaxH3Model": _h3_call, "LTXAVModel": _ltx_call,
+}  # fmt: skip
+"""Networks whose order of tokens is known, beside Wan's, and how to read a call of one."""

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from ....surf_core.window import segments
-from ..compiling import outside_graphs
+from ..compiling import outside_graphs, outside_memory_graph
 from ..node import NodeLog, reporting_as, running_node
 from ..others import ATTENTION, BLOCK, OVERRIDE, PATCH, WRAPPER, log_patches, name_of
-from .token_layout import ModelCall, check_tokens_known, count_blocks, read_call
+from .model_call import ModelCall
+from .token_layout import check_tokens_known, count_blocks, number_blocks, read_call
 
 log = NodeLog(__name__)
 
@@ -34,9 +35,10 @@ REPLACED = "surf_replaced"
 def with_windows(model, window: int):
     """Return a clone whose self-attention stays inside shifted temporal windows.
 
-    Tokens that belong to no frame of the video (text of HunyuanVideo, reference images, frames
-    appended in time) attend to everything, and every window attends to them. Through them, and
-    through the shift, windows still exchange information from block to block.
+    Tokens that belong to no frame of the video (text of HunyuanVideo and MiniMax H3, its keyframes
+    and audio, reference images, guides of LTX-2, frames appended in time) attend to everything, and
+    every window attends to them. Through them, and through the shift, windows still exchange
+    information from block to block.
 
     Args:
         model: host MODEL; its weights are shared, it is not changed.
@@ -139,7 +141,10 @@ def make_wrapper(windows: Windows, override: Callable) -> Callable:
         with reporting_as(node):
             call = read_call(executor, args, kwargs)
             options = bound.arguments.get("transformer_options") or {}
-            bound.arguments["transformer_options"] = windows.put_back(options, override)
+            options = windows.put_back(options, override)
+            if not call.numbered:
+                options = number_blocks(options, count_blocks(executor.class_obj))
+            bound.arguments["transformer_options"] = options
         state = windows.state
         outer, state.call = getattr(state, "call", None), call
         try:
@@ -181,7 +186,8 @@ def make_override(state: threading.local, window: int, inner: Callable | None) -
             if ranges is None:
                 return attend(q, k, v, mask)
             out_axis = 2 if kwargs.get("skip_output_reshape") else 1
-            return attend_ranges(attend, q, k, v, mask, ranges, axis=axis, out_axis=out_axis)
+            with outside_memory_graph():
+                return attend_ranges(attend, q, k, v, mask, ranges, axis=axis, out_axis=out_axis)
         finally:
             state.attending = False
 

@@ -9,19 +9,18 @@ import torch
 from torch import Tensor
 
 from ....surf_core.lowband import lock_low_band
+from ..nested import Parts, unpack
 from .traits import RefineSettings
 
 
-def with_low_band_lock(
-    model: Any, samples: Tensor, upsampled: Tensor, settings: RefineSettings
-) -> Any:
+def with_low_band_lock(model: Any, samples: Tensor, clean: Parts, settings: RefineSettings) -> Any:
     """Return a clone whose first clean estimates keep the low band of the upsampled preview.
 
     Runs after the guidance and after the functions that other nodes put there.
 
     Args:
         samples: [B, C, T, h, w], the preview; only its size counts.
-        upsampled: [B, C, T, H, W], VAE space.
+        clean: what will be sampled; its video [B, C, T, H, W] is the upsampled preview, VAE space.
 
     Returns:
         `model` itself where no step is locked.
@@ -29,7 +28,7 @@ def with_low_band_lock(
     steps = round(settings.low_band_lock * settings.steps)
     if not steps:
         return model
-    ratio = _ratio(samples, upsampled)
+    ratio, shapes = _ratio(samples, clean.video), clean.shapes
     # Between two steps, so that rounding in the sampler's sigma cannot move a step across.
     last = float(settings.sigmas()[steps - 1 : steps + 1].mean())
     references: dict[torch.device, Tensor] = {}
@@ -39,9 +38,11 @@ def with_low_band_lock(
         if float(args["sigma"].max()) < last:
             return x0
         if x0.device not in references:
-            preview = upsampled.to(device=x0.device, dtype=torch.float32)
+            preview = clean.video.to(device=x0.device, dtype=torch.float32)
             references[x0.device] = args["model"].process_latent_in(preview)
-        return lock_low_band(x0, references[x0.device].to(x0.dtype), ratio)
+        parts = unpack(x0, shapes)
+        locked = lock_low_band(parts.video, references[x0.device].to(x0.dtype), ratio)
+        return parts.with_video(locked).packed()
 
     clone = model.clone()
     clone.set_model_sampler_post_cfg_function(lock)

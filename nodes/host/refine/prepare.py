@@ -21,14 +21,16 @@ from ..conditioning import (
     source_cells,
 )
 from ..finite import check_conditioning
-from ..latents import open_latent
+from ..latents import open_parts
 from ..leftover_noise import warn_of_noise
-from ..models import check_flow, target_cells
+from ..models import cell_side, check_flow, target_cells
+from ..nested import Parts, has_audio, join_mask, split_mask
 from ..refiner import TRAITS_KEY, RefinerTraits
 from ..skip import CellWeights, SkipMask, cell_weights, with_mask
-from ..vae import UPSAMPLE_METHODS, check_vae, upsample_latent
+from ..vae import UPSAMPLE_METHODS, check_vae
+from .joint import check_joint, guide_frames, masks_of, upsample_clips, why_whole
 from .low_band import with_low_band_lock
-from .start_frames import check_start, kept_frames, with_start, without_kept
+from .start_frames import check_start, held_frames, with_kept, with_start, without_kept
 from .tiling import with_tiles
 from .traits import RefineSettings, apply_traits, check_prompts, with_sigma_start
 
@@ -45,16 +47,22 @@ class RefineRun:
     """Clone of the MODEL, with windows, tiles, the low-band lock and the mask."""
     conds: dict[str, Conditioning]
     """"positive" and "negative", at the target size."""
-    upsampled: Tensor
-    """[B, C, T, H, W], VAE space: the preview at the target size."""
+    clean: Parts
+    """VAE space: the preview at the target size [B, C, T, H, W], and its audio."""
     settings: RefineSettings
     """What a trained refiner fixes is set."""
     weights: CellWeights | None
     """Which cells are refined; None: all."""
-    noise_mask: Tensor | None
-    """Which cells of the latent may change; None: all."""
+    noise_mask: Any
+    """Which cells of the video, and of its audio, may change; None: all."""
     pixels: tuple[int, int]
     """Height and width that the user chose."""
+
+    @property
+    def keeps_audio(self) -> bool:
+        """Whether the audio comes out as it is: not to be refined, or masked altogether."""
+        audio = split_mask(self.noise_mask)[1]
+        return audio is not None and not audio.any()
 
 
 def prepare(
@@ -77,26 +85,30 @@ def prepare(
     """
     check_flow(model)
     check_conditioning(conds)
-    samples = open_latent(model, latent, "latent")
+    parts = open_parts(model, latent, "latent")
+    samples = parts.video
     warn_of_noise(samples, "latent")
+    check_joint(parts, conds)
     traits: RefinerTraits | None = model.get_attachment(TRAITS_KEY)
     settings = apply_traits(traits, settings)
     check_prompts(traits, conds, settings.cfg)
-    size, pixels = target_cells(model, samples, **target)
+    size, pixels = _target(model, samples, **target)
     check_choice(upsample, "upsample", UPSAMPLE_METHODS)
     shape = torch.empty((*samples.shape[:-2], *size), device="meta")
     weights = _weights(mask, model, shape, seam, conds)
     source = source_cells(model, conds, latent, samples, made_for)
     check_bound(model, shape.shape, {source, tuple(samples.shape[-2:])})
     check_areas(conds, (*samples.shape[2:-2], *source))
+    guides = guide_frames(conds, source)
     conds = carry(conds, SizeChange.of(model, source, size), MADE_AT_TARGET)
-    noise_mask = latent.get("noise_mask")
-    kept = kept_frames(noise_mask, shape.shape)
+    upsampled = _given(model, mask, samples, shape, upsample)
+    noise_mask, audio_mask = masks_of(latent, parts, settings.refine_audio)
     if start_image is not None:
+        kept = held_frames(noise_mask, shape.shape)
         check_start(start_image, vae, samples, kept)
-    elif kept:
-        noise_mask = without_kept(noise_mask, shape.shape, kept)
-    upsampled = _reusable(mask, samples, shape, upsample)
+        noise_mask = with_kept(noise_mask, shape.shape, kept)
+    elif upsampled is not samples:
+        noise_mask = without_kept(noise_mask, shape.shape)
     if upsampled is None and upsample == "pixel":
         check_vae(vae, samples)
     clone = (
@@ -104,17 +116,19 @@ def prepare(
         if traits
         else with_windows(model, settings.window)
     )
-    clone = with_tiles(clone, shape, settings.tile)
+    audio = None if parts.audio is None else parts.audio.shape
+    clone = with_tiles(clone, shape, settings.tile, audio, why_whole(parts, settings, guides))
     if upsampled is None:
-        upsampled = upsample_latent(samples, size, upsample, vae)
+        upsampled = upsample_clips(samples, size, upsample, vae, guides)
     if start_image is not None:
         upsampled = with_start(upsampled, vae, start_image, source)
-    clone = with_low_band_lock(clone, samples, upsampled, settings)
+    clean = parts.with_video(upsampled)
+    clone = with_low_band_lock(clone, samples, clean, settings)
     if weights is not None:
         clone = with_mask(clone, upsampled, weights)
     return RefineRun(
-        model=clone, conds=conds, upsampled=upsampled, settings=settings, weights=weights,
-        noise_mask=noise_mask, pixels=pixels,
+        model=clone, conds=conds, clean=clean, settings=settings, weights=weights, pixels=pixels,
+        noise_mask=join_mask(noise_mask, audio_mask, clean),
     )  # fmt: skip
 
 
@@ -135,6 +149,28 @@ def _weights(
             "prompt with Conditioning (Set Mask), or disconnect the mask."
         )
     return weights
+
+
+def _target(model: Any, samples: Tensor, **target: Any) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Find the size as `target_cells`; at scale 1, video that audio belongs to keeps odd sizes."""
+    if has_audio(model) and target["resolution"] == "by scale" and target["scale"] == 1:
+        rows, columns = samples.shape[-2:]
+        cell = cell_side(model)
+        return (rows, columns), (rows * cell, columns * cell)
+    return target_cells(model, samples, **target)
+
+
+def _given(
+    model: Any, mask: SkipMask | None, samples: Tensor, shape: Tensor, upsample: str
+) -> Tensor | None:
+    """Return the upsampled preview where it is at hand: from a mask, or enlarged before.
+
+    Models of video and audio have upsamplers of their own for latents; what has the target's size
+    is taken as it is, `samples` itself.
+    """
+    if has_audio(model) and samples.shape == shape.shape:
+        return samples
+    return _reusable(mask, samples, shape, upsample)
 
 
 def _reusable(

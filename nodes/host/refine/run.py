@@ -21,6 +21,7 @@ from ....surf_core.skip import compose
 from ..conditioning import Conditioning, Pixels, with_made_for
 from ..finite import MODEL_CAUSES, NonFiniteGuard, check_finite
 from ..latents import close_latent, to_intermediate
+from ..nested import Parts, split_mask, tensors_of
 from ..skip import SkipMask
 from .prepare import RefineRun, prepare
 from .traits import RefineSettings
@@ -40,13 +41,13 @@ def refine(
     made_for: Pixels = (0, 0),
     start_image: Tensor | None = None,
     **target: Any,
-) -> tuple[dict, tuple[int, int]]:
+) -> tuple[dict, tuple[int, int], dict[str, Conditioning]]:
     """Turn a preview LATENT into one of the target size.
 
     Args:
         model: any flow video MODEL; not changed.
         positive, negative: CONDITIONING of the preview; what is bound to its size is resized.
-        latent: the preview, in the latent space of `model`; not changed.
+        latent: the preview, in the latent space of `model`, video alone or with audio; not changed.
         settings: how to sample; a trained refiner's own sigma_start and window come first.
         upsample: "pixel" (through `vae`) or "latent".
         mask: what to refine; the rest comes out as the upsampled preview, bit for bit. None, or one
@@ -59,8 +60,9 @@ def refine(
         target: resolution, scale, width and height, as in `target_cells`.
 
     Returns:
-        LATENT with samples [B, C, T, H, W] of the new size, noise mask along; and (height, width)
-        in pixels that were asked for: what a model needs more is to be cropped after decoding.
+        LATENT with samples [B, C, T, H, W] of the new size, noise mask along, and audio where it
+        has some; (height, width) in pixels that were asked for: what a model needs more is to be
+        cropped after decoding; and the conditioning at the new size, "positive" and "negative".
 
     Raises:
         ValueError: anything that does not fit, before a model runs.
@@ -70,11 +72,12 @@ def refine(
         model, conds, latent, settings, upsample=upsample, vae=vae, mask=mask, seam=seam,
         made_for=made_for, start_image=start_image, **target,
     )  # fmt: skip
-    out = close_latent(latent, to_intermediate(_compose(run, _sample(run, latent))))
-    return (with_made_for(out, made_for) if all(made_for) else out), run.pixels
+    out = _compose(run, _sample(run, latent)).joined()
+    out = close_latent(latent, to_intermediate(out))
+    return (with_made_for(out, made_for) if all(made_for) else out), run.pixels, run.conds
 
 
-def _sample(run: RefineRun, latent: dict) -> Tensor:
+def _sample(run: RefineRun, latent: dict) -> Parts:
     """Noise the upsampled preview once and follow the flow to 0.
 
     The host mixes (1 - sigma) * clean + sigma * noise by itself. With time "sigma", clean is the
@@ -82,50 +85,60 @@ def _sample(run: RefineRun, latent: dict) -> Tensor:
     preview with its share of noise, and clean is zero; the host's noise mask would paste that zero,
     so it is applied afterwards.
     """
-    settings, upsampled = run.settings, run.upsampled
+    settings, clean = run.settings, run.clean
     guider = comfy.samplers.CFGGuider(run.model)
     guider.set_conds(run.conds["positive"], run.conds["negative"])
     guider.set_cfg(settings.cfg)
-    clean, mask = upsampled, run.noise_mask
-    noise = comfy.sample.prepare_noise(upsampled, settings.seed, latent.get("batch_index"))
+    noise = comfy.sample.prepare_noise(clean.joined(), settings.seed, latent.get("batch_index"))
+    start = clean.joined()
     if settings.time == "t":
-        end = run.model.model.process_latent_in(upsampled.float())
+        end = run.model.model.process_latent_in(clean.video.float())
         noise = interpolate(end, noise.to(end), settings.sigma_start)
-        clean = torch.zeros_like(end)
+        start = torch.zeros_like(end)
     sigmas, guard = settings.sigmas(), NonFiniteGuard("of the refinement")
     show = latent_preview.prepare_callback(run.model, settings.steps)
 
-    def callback(step: int, x0: Tensor, x: Tensor, total: int) -> None:
-        guard.see(x0, sigmas[step])
+    def callback(step: int, x0: Any, x: Any, total: int) -> None:
+        guard.see(Parts(*tensors_of(x0)).packed(), sigmas[step])
         show(step, x0, x, total)
 
     out = guider.sample(
         noise,
-        clean,
+        start,
         comfy.samplers.sampler_object("euler"),
         sigmas,
-        denoise_mask=mask if settings.time == "sigma" else None,
+        denoise_mask=run.noise_mask if settings.time == "sigma" else None,
         callback=callback,
         disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
         seed=settings.seed,
     )
     guard.finish()
-    check_finite(out, "what the sampler made", MODEL_CAUSES)
-    if mask is None or settings.time == "sigma":
+    out = Parts(*tensors_of(out))
+    check_finite(out.packed(), "what the sampler made", MODEL_CAUSES)
+    if run.noise_mask is None or settings.time == "sigma":
         return out
-    outside = 1 - comfy.sampler_helpers.prepare_mask(mask, out.shape, out.device)
-    return out + outside * (upsampled.to(out) - out)
+    outside = 1 - comfy.sampler_helpers.prepare_mask(
+        run.noise_mask, out.video.shape, out.video.device
+    )
+    return Parts(out.video + outside * (clean.video.to(out.video) - out.video))
 
 
-def _compose(run: RefineRun, out: Tensor) -> Tensor:
-    """Match colours where the noise mask lets change, and put back what the skip mask skips."""
+def _compose(run: RefineRun, out: Parts) -> Parts:
+    """Match colours where the noise mask lets change, and put back what the skip mask skips.
+
+    Audio that was not to be refined comes back as it was: the host returns it rounded.
+    """
+    video = out.video
     if run.settings.colour_match:
-        matched, mask = wavelet_match(out, run.upsampled.to(out)), run.noise_mask
+        matched, mask = (
+            wavelet_match(video, run.clean.video.to(video)),
+            split_mask(run.noise_mask)[0],
+        )
         if mask is None:
-            out = matched
+            video = matched
         else:
-            changing = comfy.sampler_helpers.prepare_mask(mask, out.shape, out.device)
-            out = out.lerp(matched, changing.to(out))
+            changing = comfy.sampler_helpers.prepare_mask(mask, video.shape, video.device)
+            video = video.lerp(matched, changing.to(video))
     if run.weights is not None:
-        out = compose(out, run.upsampled, run.weights.hard)
-    return out
+        video = compose(video, run.clean.video, run.weights.hard)
+    return Parts(video, run.clean.audio if run.keeps_audio else out.audio)

@@ -34,6 +34,23 @@ def kept_frames(mask: Tensor | None, shape: torch.Size) -> int:
     return int(changing.int().argmax())
 
 
+def held_frames(mask: Tensor | None, shape: torch.Size) -> int:
+    """Count the latent frames from the first that a noise mask keeps whole or in part.
+
+    LTX-2 starts from a picture under a mask of 1 - strength.
+    """
+    return kept_frames(None if mask is None else (mask >= 1).to(mask.dtype), shape)
+
+
+def with_kept(mask: Tensor, shape: torch.Size, count: int) -> Tensor:
+    """Return a noise mask that keeps the first frames whole, which it kept in part; else itself."""
+    if kept_frames(mask, shape) >= count:
+        return mask
+    out = _expanded(mask, shape).clone()
+    out[:, :, :count] = 0
+    return out
+
+
 def check_start(image: Tensor, vae: Any, samples: Tensor, kept: int) -> None:
     """Refuse start pictures that cannot be the frames that the noise mask keeps.
 
@@ -75,15 +92,18 @@ def with_start(upsampled: Tensor, vae: Any, image: Tensor, shape: tuple[int, int
     return out
 
 
-def without_kept(mask: Tensor, shape: torch.Size, kept: int) -> Tensor:
-    """Return a noise mask that lets the frames change that it kept, and say so.
+def without_kept(mask: Tensor | None, shape: torch.Size) -> Tensor | None:
+    """Return a noise mask that lets the first frames change that it kept, and say so.
 
     Args:
         shape: [B, C, T, H, W] of the target.
 
     Returns:
-        [B, 1, T, H, W].
+        [B, 1, T, H, W]; the mask itself where it keeps none of them.
     """
+    kept = kept_frames(mask, shape)
+    if not kept:
+        return mask
     log.warning(
         "the noise mask keeps the first %s, which the preview has at its own size only: they are "
         "refined with the rest. Connect start_image and vae to encode them at the target size.",

@@ -3,14 +3,14 @@
 Dims: B batch, C channels, T latent frames, H, W latent cells.
 """
 
-from math import ceil
+from math import ceil, prod
 from typing import Any
 
 import comfy.model_management
-from torch import Tensor
 
 from ....surf_core.tiles import Box, boxes, spans
 from ..models import cell_side, patch_side
+from ..nested import Shapes, sampled_shape
 from ..node import NodeLog
 from .tile_caches import TileCaches
 
@@ -36,8 +36,16 @@ def check_tile(tile: int) -> None:
 class TilePlan:
     """The size of a run's tiles, which shrinks when memory runs out."""
 
-    def __init__(self, model: Any, size: Size):
-        self.cell, self.patch, self.size = cell_side(model), patch_side(model), size
+    def __init__(self, model: Any, shapes: Shapes, whole: str = ""):
+        """Plan for a latent.
+
+        Args:
+            shapes: of its parts: the video's [B, C, (T,) H, W], and the audio's.
+            whole: why it must not be cut, a clause; "" where it may.
+        """
+        self.cell, self.patch = cell_side(model), patch_side(model)
+        self.shapes, self.whole = shapes, whole
+        size = self.size = tuple(shapes[0][-2:])
         self.overlap = ceil(OVERLAP_PIXELS / self.cell / self.patch) * self.patch
         self.tile: Size = size
         self.caches = TileCaches(model)
@@ -62,25 +70,31 @@ class TilePlan:
                 f"a tile must hold two overlaps, {least * self.cell} pixels, got "
                 f"tile={tile_pixels}; use {least * self.cell} or more, or 0 for automatic."
             )
+        if self.whole and len(self.boxes(self.size, (side, side))) > 1:
+            raise ValueError(f"{self.whole}, got tile={tile_pixels}; set tile to 0.")
         if side < max(self.size):
             self._log((side, side), "as asked")
         return side, side
 
-    def automatic(self, model: Any, shape: Tensor) -> Size:
+    def sampled(self, tile: Size) -> list[int]:
+        """Return the shape of what the host samples, for one tile of a latent of this size."""
+        return sampled_shape(self.shapes, self.real(self.size, tile))
+
+    def automatic(self, model: Any) -> Size:
         """Choose the whole picture, or the tiles with the fewest cells in all, that fit the device.
 
         The host moves weights away to make room, so activations may take half of the device even
         beside large weights.
         """
         total = comfy.model_management.get_total_memory(model.load_device) - _reserved()
-        latents = LATENT_COPIES * 4 * shape.numel()
+        latents = LATENT_COPIES * 4 * sum(map(prod, self.shapes))
         room = max(total - model.model_size(), total / 2) - latents
 
         def needed(tile: Size) -> float:
-            return model.model.memory_required([*shape.shape[:-2], *self.real(self.size, tile)])
+            return model.model.memory_required(self.sampled(tile))
 
         tile = self.size
-        if needed(tile) > room:
+        if needed(tile) > room and not self.whole:
             sides = [self._sides(length) for length in self.size]
             choices = [(rows, columns) for rows in sides[0] for columns in sides[1]]
             fitting = [choice for choice in choices if needed(choice) <= room]
@@ -116,6 +130,10 @@ class TilePlan:
     def shrink(self, size: Size, tile: Size) -> bool:
         """Take smaller tiles than `tile`, which did not fit; False where there are none."""
         new = self.halve(size, tile)
+        if self.whole:
+            log.error("out of memory with the whole picture, and %s; use fewer frames, a model in "
+                      "fp8, or a smaller resolution.", self.whole)  # fmt: skip
+            return False
         if new is None:
             log.error(
                 "out of memory with the smallest tiles, %s pixels; use fewer frames, a model "

@@ -7,7 +7,8 @@ memory runs out, smaller tiles repeat that evaluation.
 Dims: B batch, C channels, T latent frames, H, W latent cells.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from math import ceil
 from typing import Any
 
 import comfy.model_management
@@ -15,15 +16,24 @@ from torch import Tensor
 
 from ....surf_core.tiles import Box, in_tiles
 from ..attention import KEEP_KEY
+from ..nested import SHAPES_KEY, unpack
 from ..vae import MEMORY_ERRORS, is_out_of_memory
 from .tile_plan import Size, TilePlan
 
 WRAPPER_KEY = "surf_tiles"
+NEVER_CUT = frozenset({"audio_denoise_mask", SHAPES_KEY})
+"""Conditioning of the audio, whatever the size of its axes."""
 OFF_GRID = frozenset({"audio_embed", "face_pixel_values", "ref_latent", "context_latents"})
 """Conditioning with rows and columns of its own: whole for each tile, unless they fit."""
 
 
-def with_tiles(model: Any, shape: Tensor, tile_pixels: int) -> Any:
+def with_tiles(
+    model: Any,
+    shape: Tensor,
+    tile_pixels: int,
+    audio: Sequence[int] | None = None,
+    whole: str = "",
+) -> Any:
     """Return a clone that computes a picture of the size of `shape` in tiles.
 
     Args:
@@ -33,17 +43,19 @@ def with_tiles(model: Any, shape: Tensor, tile_pixels: int) -> Any:
         tile_pixels: pixels along the side of a tile, rounded up to whole patches; 0 takes the
             whole picture when it fits the device beside the weights, else the cheapest tiles that
             do.
+        audio: shape of the audio that is sampled with it, and that every tile hears whole.
+        whole: why the picture must not be cut, a clause; "" where it may.
 
     Returns:
         A clone. One tile is the plain model, bit for bit, until memory runs out.
 
     Raises:
-        ValueError: a tile that does not hold two overlaps.
+        ValueError: a tile that does not hold two overlaps, or one of a picture that is not cut.
     """
     import comfy.patcher_extension
 
-    plan = TilePlan(model, tuple(shape.shape[-2:]))
-    plan.tile = plan.by_hand(tile_pixels) if tile_pixels else plan.automatic(model, shape)
+    plan = TilePlan(model, [tuple(part) for part in (shape.shape, audio) if part], whole)
+    plan.tile = plan.by_hand(tile_pixels) if tile_pixels else plan.automatic(model)
     clone = model.clone()
     earlier = clone.model_options.get("model_function_wrapper")
     clone.set_model_unet_function_wrapper(make_wrapper(plan, earlier))
@@ -77,6 +89,9 @@ def make_estimate(plan: TilePlan) -> Callable:
     def estimate(
         executor: Callable, model: Any, noise_shape: Any, *args: Any, **kwargs: Any
     ) -> Any:
+        if len(plan.shapes) > 1:
+            pack = [noise_shape[0], *plan.sampled(plan.tile)[1:]]
+            return executor(model, pack, *args, **kwargs)
         size = tuple(noise_shape[-2:])
         return executor(model, [*noise_shape[:-2], *plan.real(size, plan.tile)], *args, **kwargs)
 
@@ -92,7 +107,7 @@ def evaluate(
         apply_model: the host's, (x, t, **conditioning) -> clean estimate like x.
         conditioning: what the host would hand the model with x; not changed.
     """
-    size = tuple(x.shape[-2:])
+    size = tuple(unpack(x, conditioning.get(SHAPES_KEY)).video.shape[-2:])
     while True:
         tile = plan.tile
         try:
@@ -107,7 +122,8 @@ def evaluate(
 def _evaluate_once(
     plan: TilePlan, tile: Size, apply_model: Callable, x: Tensor, t: Tensor, conditioning: dict
 ) -> Tensor:
-    size = tuple(x.shape[-2:])
+    parts = unpack(x, conditioning.get(SHAPES_KEY))
+    size = tuple(parts.video.shape[-2:])
     if len(plan.boxes(size, tile)) == 1:
         return apply_model(x, t, **conditioning)
     plan.caches.log_once()
@@ -122,10 +138,15 @@ def _evaluate_once(
                 # Anything will do: `with_mask` puts the upsampled preview where it skips.
                 return part
             crops["transformer_options"] = {**options, KEEP_KEY: keep}
-        return checked(part, t, **crops)
+        here = parts.with_video(part)
+        if parts.audio is not None:
+            crops[SHAPES_KEY] = here.shapes
+        return unpack(checked(here.packed(), t, **crops), here.shapes).video
 
     with plan.caches.checked(apply_model) as checked:
-        return in_tiles(call, x, tile, plan.overlap, plan.patch)
+        video = in_tiles(call, parts.video, tile, plan.overlap, plan.patch)
+    # Every tile hears the audio, and none may change it.
+    return parts.with_video(video).packed()
 
 
 def crop(value: Any, box: Box, size: Size, name: str, plan: TilePlan) -> Any:
@@ -140,6 +161,10 @@ def crop(value: Any, box: Box, size: Size, name: str, plan: TilePlan) -> Any:
             f"{plan.pixels(plan.tile)} pixels; take it out, or choose a size that fits in one "
             "piece."
         )
+    if name in NEVER_CUT:
+        return value
+    if name == "minimax_payload":
+        return crop_payload(value, box, plan.patch)
     if isinstance(value, (list, tuple)):
         return type(value)(crop(each, box, size, name, plan) for each in value)
     if not isinstance(value, Tensor) or value.ndim < 4:
@@ -154,3 +179,27 @@ def crop(value: Any, box: Box, size: Size, name: str, plan: TilePlan) -> Any:
         f"latent, {size[0]} x {size[1]} cells, and cannot follow its tiles; take it out, or choose "
         "a size that fits in one piece."
     )
+
+
+def crop_payload(payload: dict, box: Box, patch: int) -> dict:
+    """Cut the keyframes of MiniMax H3 to a tile; references keep their own grid.
+
+    Args:
+        payload: what the host hands the network of it; not changed. Its layout of tokens is left
+            out, so that the network makes it for the tile.
+        patch: cells of a token along a side; keyframes are padded to whole ones, the video is not.
+    """
+    cells = tuple(slice(part.start, part.start + ceil((part.stop - part.start) / patch) * patch)
+                  for part in box)  # fmt: skip
+    keyframes = [
+        {**keyframe, "latent": keyframe["latent"][(..., *cells)]}
+        if keyframe.get("latent") is not None else keyframe
+        for keyframe in payload.get("keyframes") or ()
+    ]  # fmt: skip
+    cut = [keyframe["latent"] for keyframe in keyframes if keyframe.get("latent") is not None]
+    out = {key: value for key, value in payload.items() if key != "layout"}
+    if keyframes:
+        out["keyframes"] = keyframes
+        # The host lists the references behind them.
+        out["cond_video_latents"] = cut + payload["cond_video_latents"][len(cut) :]
+    return out

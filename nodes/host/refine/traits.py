@@ -34,6 +34,8 @@ class RefineSettings:
     """Pixels along the side of a tile; 0 = as large as fits."""
     time: str = "sigma"
     """As in `RefinerTraits`."""
+    refine_audio: bool = False
+    """Whether audio beside the video is noised and sampled with it; else it stays, bit for bit."""
 
     def __post_init__(self):
         from_zero = self.time == "t"

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ....surf_core.skip import Packing, pack, unpack
 from ..attention import ModelCall, read_call
-from ..compiling import outside_graphs
+from ..compiling import outside_graphs, outside_memory_graph
 from ..models import uncompiled
 
 BLOCK_PATCHES = ("double_block", "attn1_patch", "attn2_patch")
@@ -71,10 +71,14 @@ def make_patch(state: threading.local, index: int) -> Callable:
 
     def on_mask_tokens(args: dict, extra: dict) -> dict:
         call: Gathering = state.call
-        args = call.gather(args)
+        with outside_memory_graph():
+            args = call.gather(args)
         inner = call.inner.get(("double_block", index))
         out = inner(args, extra) if inner is not None else extra["original_block"](args)
-        return {**out, "img": call.scatter(out["img"])} if index == call.last else out
+        if index != call.last:
+            return out
+        with outside_memory_graph():
+            return {**out, "img": call.scatter(out["img"])}
 
     return on_mask_tokens
 
