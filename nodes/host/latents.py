@@ -40,7 +40,7 @@ def check_plain(samples: Any, name: str) -> None:
         raise ValueError(
             f"{name}: expected one video latent, got nested video and audio, which this node does "
             "not take; of LTX-2, separate the video with LTXVSeparateAVLatent and sample it "
-            "alone. MiniMax H3 has no video alone: sample both with SamplerCustomAdvanced."
+            "alone. MiniMax H3 has no video alone: take Surf Reshift Any Guider for both."
         )
     check_latent(samples, name)
 
