@@ -5,6 +5,7 @@ A noisy latent is never resized: averaging takes variance out of its noise.
 Dims: B batch, C channels, T latent frames, H, W latent cells before, h, w after.
 """
 
+from itertools import count
 from math import sqrt
 
 import torch
@@ -12,6 +13,7 @@ from torch import Generator, Tensor
 
 from .checks import check_choice, check_latent, check_range
 from .flow import Velocity, euler, interpolate
+from .lowband import lock_low_band
 from .resample import resize
 from .schedule import switch
 
@@ -19,6 +21,8 @@ NOISE_POLICIES = ("fresh", "inherited")
 """What noise the smaller latent gets: new (SURF), or what is left of the larger one's (ours)."""
 DEFAULT_NOISE = "inherited"
 """Used where the caller does not choose."""
+LOCK_FACTOR = 2.0
+"""What half of the preview's sides can hold is held to the switch by `hold_low_band`."""
 DEFAULT_SIGMA = "snr_equal"
 """Default of `sigma_policy`, see `surf_core.schedule.SIGMA_POLICIES`."""
 
@@ -137,6 +141,7 @@ def preview(
     sigma_policy: str = DEFAULT_SIGMA,
     noise_policy: str = DEFAULT_NOISE,
     handover: str = "reuse",
+    low_band_lock: float = 0.0,
 ) -> Tensor:
     """Sample a preview: the first steps at the resolution of z, the rest at `size`.
 
@@ -150,6 +155,8 @@ def preview(
         velocity_low: the velocity below the switch, e.g. with less guidance; default `velocity`.
         sigma_policy, handover: see `surf_core.schedule.switch`.
         noise_policy: one of NOISE_POLICIES.
+        low_band_lock: share of the steps at `size`, the first ones, that hold the low band of the
+            clean estimate to that of the switch, see `hold_low_band`; 0 holds none.
 
     Returns:
         [B, C, (T,) h, w] at sigmas[-1], a new tensor.
@@ -158,8 +165,9 @@ def preview(
         ValueError: bad sizes, schedule or policy; "fresh" without noise; or `step` 0 on a latent
             that is not pure noise, which cannot be resized.
 
-    Source: SURF 3.2, eq. 1 and 2.
+    Source: SURF 3.2, eq. 1 and 2; the lock is ours.
     """
+    check_range(low_band_lock, "low_band_lock", 0.0, 1.0, "use 0 for none, or 0.33")
     check_choice(noise_policy, "noise_policy", NOISE_POLICIES)
     ratio = sqrt(z.shape[-2] * z.shape[-1] / max(1, size[0] * size[1]))
     cut = switch(sigmas, step, ratio=ratio, sigma_policy=sigma_policy, handover=handover)
@@ -178,7 +186,42 @@ def preview(
     if noise_policy == "inherited":
         noise = inherit_noise(implied_noise(evaluated[-1], x0, cut.high[-2].item()), size)
     z_low = reshift(x0, cut.sigma, size, _draw(noise, x0, size))
-    return euler(velocity_low or velocity, z_low, cut.low)
+    locked = round(low_band_lock * (len(cut.low) - 1))
+    low = hold_low_band(velocity_low or velocity, resize(x0, size), locked)
+    return euler(low, z_low, cut.low)
+
+
+def hold_low_band(
+    velocity: Velocity, reference: Tensor, steps: int, factor: float = LOCK_FACTOR
+) -> Velocity:
+    """Hold the low band of the first clean estimates to that of the switch.
+
+    The low-resolution steps redraw what the switch has handed over; while they are held, they add
+    detail alone. It costs no evaluation.
+
+    Args:
+        velocity: noise - x0, called with (z, sigma), once a step.
+        reference: the clean estimate at the switch, at the new size; not changed.
+        steps: calls that are held; 0 returns `velocity` itself.
+        factor: see `lowband.low_band`.
+
+    Returns:
+        A velocity that counts its calls, for one run.
+
+    Source: ours.
+    """
+    if not steps:
+        return velocity
+    calls = count()
+
+    def held(z: Tensor, sigma: float) -> Tensor:
+        found = velocity(z, sigma)
+        if next(calls) >= steps or not sigma > 0:
+            return found
+        clean = lock_low_band(z - sigma * found, reference.to(z), factor)
+        return (z - clean) / sigma
+
+    return held
 
 
 def _draw(noise: Tensor | Generator | None, like: Tensor, size: tuple[int, int]) -> Tensor:

@@ -138,6 +138,42 @@ def respace(sigmas: Tensor, highest: float, steps: int) -> Tensor:
     return result.to(sigmas)
 
 
+def reach_sigma(sigmas: Tensor, step: int, sigma: float) -> Tensor:
+    """Move a schedule so that it is at `sigma` after `step` steps: cut there, it switches later.
+
+    The first steps are spread over the schedule's part above `sigma`, the others over that below,
+    each at equal distances of the step number. Fewer high-resolution steps reach a lower noise
+    level so, where more of the layout is known, at unchanged cost; each of them is coarser.
+
+    Args:
+        sigmas: [N + 1], non-increasing; not changed.
+        step: 1..N - 1.
+        sigma: strictly between the last and the first of `sigmas`.
+
+    Returns:
+        [N + 1], dtype and device of `sigmas`, a new tensor; `sigmas` if it is at `sigma` there.
+
+    Raises:
+        ValueError: a bad schedule, or a step or sigma out of range.
+
+    Source: ours.
+    """
+    check_sigmas(sigmas)
+    total, first, last = len(sigmas) - 1, sigmas[0].item(), sigmas[-1].item()
+    check_range(step, "the switch step", 1, total - 1, "leave steps on both sides of the switch")
+    if not last < sigma < first:
+        raise ValueError(
+            f"the sigma of the switch must lie between {last:.3g} and {first:.3g}, where the "
+            f"schedule ends and begins, got {sigma}; use about 0.75."
+        )
+    if sigmas[step].item() == sigma:
+        return sigmas.clone()
+    # Upside down, the part above is one that respace takes from its end.
+    above = 1 - respace(1 - sigmas.double().clamp(max=1).flip(0), 1 - sigma, step).flip(0)
+    below = respace(sigmas.double(), sigma, total - step)
+    return torch.cat([above[:-1], below]).to(sigmas)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SwitchedSchedule:
     """A schedule, cut in two where the resolution changes."""

@@ -7,11 +7,14 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from surf.surf_core.flow import euler
+from surf.surf_core.lowband import low_band
 from surf.surf_core.resample import resize
 from surf.surf_core.reshift import (
     DEFAULT_NOISE,
     DEFAULT_SIGMA,
+    LOCK_FACTOR,
     NOISE_POLICIES,
+    hold_low_band,
     implied_noise,
     inherit_noise,
     preview,
@@ -336,3 +339,45 @@ def test_preview_rejects_bad_input(change, expected):
     }  # fmt: skip
     with pytest.raises(ValueError, match=expected):
         preview(lambda z, sigma: z, **given)
+
+
+def wandering(z, sigma):
+    """A velocity whose clean estimate is elsewhere at every step."""
+    return z * (1 - sigma) - torch.linspace(0, 3, z.shape[-1]) * sigma
+
+
+def test_a_lock_of_nothing_changes_nothing():
+    assert hold_low_band(wandering, noise(1, 4, 3, 4, 6), 0) is wandering
+    given = dict(noise=noise(1, 4, 3, 4, 6, seed=1))
+    z, sigmas = noise(1, 4, 3, 8, 12), flow_sigmas(8, 3.0)
+    plain = preview(wandering, z, sigmas, 2, (4, 6), **given)
+    assert torch.equal(preview(wandering, z, sigmas, 2, (4, 6), low_band_lock=0.0, **given), plain)
+    locked = preview(wandering, z, sigmas, 2, (4, 6), low_band_lock=0.5, **given)
+    assert not torch.allclose(locked, plain)
+
+
+def test_a_lock_of_all_steps_ends_in_the_low_band_of_the_switch():
+    z, sigmas, seen = noise(2, 4, 3, 8, 12), flow_sigmas(6, 3.0), []
+    euler(wandering, z, sigmas[:3], lambda _, latent, clean: seen.append(clean))
+    out = preview(wandering, z, sigmas, 2, (4, 6), low_band_lock=1.0)
+    expected = low_band(resize(seen[-1], (4, 6)), LOCK_FACTOR)
+    torch.testing.assert_close(low_band(out, LOCK_FACTOR), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_the_lock_holds_the_first_clean_estimates_and_their_high_band_is_their_own(steps):
+    reference, z, sigmas = noise(1, 4, 1, 6, 8, seed=1), noise(1, 4, 1, 6, 8), flow_sigmas(4, 1.0)
+    seen = []
+    held = hold_low_band(wandering, reference, steps)
+    euler(held, z, sigmas, lambda _, latent, clean: seen.append((latent, clean)))
+    for index, (latent, clean) in enumerate(seen):
+        sigma = sigmas[index].item()
+        own = latent - sigma * wandering(latent, sigma)
+        low = reference if index < steps else own
+        expected = own - low_band(own, LOCK_FACTOR) + low_band(low, LOCK_FACTOR)
+        torch.testing.assert_close(clean, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_the_share_of_the_lock_is_checked():
+    with pytest.raises(ValueError, match="low_band_lock"):
+        preview(wandering, noise(1, 4, 8, 8), flow_sigmas(4, 1.0), 2, (4, 4), low_band_lock=1.5)

@@ -9,6 +9,7 @@ from surf.surf_core.schedule import (
     SIGMA_POLICIES,
     check_sigmas,
     flow_sigmas,
+    reach_sigma,
     respace,
     shift_sigma,
     snr_equal_sigma,
@@ -274,3 +275,41 @@ def test_flow_sigmas_reject_no_steps(steps):
 def test_shift_rejects_what_is_not_positive(by):
     with pytest.raises(ValueError, match="shift must lie"):
         shift_sigma(0.5, by)
+
+
+@steady
+@given(st.integers(1, 19), st.floats(0.02, 0.98), shift)
+def test_a_moved_switch_is_at_its_sigma_after_its_steps(step, at, by):
+    sigmas = flow_sigmas(20, by)
+    moved = reach_sigma(sigmas, step, at)
+    check_sigmas(moved)
+    assert moved.shape == sigmas.shape
+    assert moved[step].item() == pytest.approx(at, abs=1e-6)
+    assert (moved[0], moved[-1]) == (sigmas[0], sigmas[-1])
+    cut = switch(moved, step, ratio=2.0, sigma_policy="snr_equal")
+    assert cut.sigma == pytest.approx(snr_equal_sigma(at, 2.0), abs=1e-6)
+    assert (len(cut.high), len(cut.low)) == (step + 1, 21 - step)
+
+
+def test_a_moved_switch_keeps_equal_distances_of_the_step_number():
+    moved = reach_sigma(flow_sigmas(40, 1.0), 10, 0.5)
+    assert torch.allclose(moved[:11], torch.linspace(1, 0.5, 11))
+    assert torch.allclose(moved[10:], torch.linspace(0.5, 0, 31))
+
+
+def test_a_switch_that_stays_leaves_the_schedule_to_the_bit():
+    sigmas = flow_sigmas(40, 3.0)
+    moved = reach_sigma(sigmas, 10, sigmas[10].item())
+    assert torch.equal(moved, sigmas)
+    moved.zero_()
+    assert sigmas[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("step", "at", "expected"),
+    [(0, 0.7, "switch step"), (40, 0.7, "switch step"), (10, 1.0, "0.75"), (10, 0.0, "0.75"),
+     (10, float("nan"), "0.75")],
+)  # fmt: skip
+def test_a_switch_that_cannot_be_moved_there_is_rejected(step, at, expected):
+    with pytest.raises(ValueError, match=expected):
+        reach_sigma(flow_sigmas(40, 3.0), step, at)
