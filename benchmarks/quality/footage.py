@@ -16,6 +16,7 @@ import gzip
 import io
 from collections.abc import Iterator
 from itertools import islice
+from math import ceil
 from pathlib import Path
 
 import av
@@ -47,7 +48,7 @@ CHOSEN_ON = (
 """Files among those that the form and the gain of pixel detail were chosen on."""
 TAUS = (3.0, 5.0, 8.0)
 OURS, ORACLE = "pixel detail", "oracle"
-MOST = 160
+MOST = 48
 """Frames that are read of a file."""
 
 
@@ -66,13 +67,19 @@ def read(path: Path) -> Tensor:
     return torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2)
 
 
-def files(folder: Path) -> Iterator[tuple[str, Tensor]]:
-    """Yield (name, frames) of the videos in a folder that are long enough, each picture once."""
+def files(folder: Path, most: int) -> Iterator[tuple[str, Tensor]]:
+    """Yield (name, frames) of videos in a folder that are long enough, each picture once.
+
+    Args:
+        most: files that are looked at, taken evenly from all in the order of their names.
+    """
+    paths = [
+        path for path in sorted(folder.rglob("*"))
+        if path.name.endswith(SUFFIXES) and not any(word in path.name for word in DAMAGED)
+    ]  # fmt: skip
     seen = set()
-    for path in sorted(folder.rglob("*")):
+    for path in paths[:: max(1, ceil(len(paths) / most))]:
         name = path.name.partition(".mp4")[0].partition(".avi")[0].removesuffix(".webp")
-        if not path.name.endswith(SUFFIXES) or any(word in name for word in DAMAGED):
-            continue
         frames = read(path)
         first = frames[0].numpy().tobytes()
         if len(frames) >= FRAMES and first not in seen:
@@ -211,12 +218,13 @@ def main() -> None:
     line = parser(__doc__)
     line.add_argument("--clips", type=Path, nargs="+", required=True, help="folders of videos")
     line.add_argument("--ratio", type=int, default=4, help="enlargement per side")
-    line.add_argument("--each", type=int, default=3, help="clips of a file")
+    line.add_argument("--each", type=int, default=1, help="clips of a file")
+    line.add_argument("--most", type=int, default=100, help="files of a folder, evenly chosen")
     args, groups, counts = line.parse_args(), {}, {}
     title = "Which tokens of real footage must be refined, and what finds them?"
     with torch.inference_mode(), Page(__spec__.name, title, args.out, LEGEND) as page:
         for folder in args.clips:
-            for number, (name, frames) in enumerate(files(folder)):
+            for number, (name, frames) in enumerate(files(folder, args.most)):
                 group = folder.name + (", chosen on" if name in CHOSEN_ON else "")
                 found = [measured(clip, args.ratio, number) for clip in clips(frames, args.each)]
                 rows = groups.setdefault(group, Rows())
