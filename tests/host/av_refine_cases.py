@@ -129,6 +129,45 @@ def case_one_window_is_full_attention_bit_for_bit_and_more_are_not():
             assert gap(cut, plain) > 1e-4, (name, window)
 
 
+def case_windows_go_with_keyframes_and_cut_the_video_of_minimax_h3_alone():
+    name = "tiny_minimax_h3"
+    latent = preview(name)
+    keyframes = [av_models.keyframe(0, 6, 10), av_models.keyframe(21, 6, 10, sound=3)]
+    anchored = av_models.prompt(name, minimax_keyframes=keyframes)
+    plain = refined(name, latent, positive=anchored)[0]
+    frames = latent["samples"].shape[2]
+    assert torch.equal(refined(name, latent, positive=anchored, window=frames)[0], plain)
+    cut = refined(name, latent, positive=anchored, window=2)[0]
+    assert gap(cut, plain) > 1e-4
+
+
+def counted(name, latent, **changes):
+    """Attentions of the run in which as many tokens attend to as many, all of the video's."""
+    tokens, seen = latent["samples"].unbind()[0][0, 0].numel(), []
+
+    def count(func, q, k, *args, **kwargs):
+        seen.append(q.shape[1] == k.shape[1] == tokens)
+        return func(q, k, *args, **kwargs)
+
+    clone = model(name).clone()
+    clone.model_options["transformer_options"] = {"optimized_attention_override": count}
+    out = refined(name, latent, clone, **changes)
+    return sum(seen), out[0]
+
+
+def case_audio_with_as_many_tokens_as_the_video_is_not_cut():
+    """Of four attentions in a block that look alike, the first is the video's."""
+    for name in FAMILIES[1:]:
+        latent = preview(name, 1, 7)
+        assert latent["samples"].unbind()[0][0, 0].numel() == 49
+        assert latent["samples"].unbind()[1].shape[2] == 49
+        blocks = 2 * SETTINGS["steps"]
+        whole, plain = counted(name, latent)
+        cut, windowed = counted(name, latent, window=2)
+        assert (whole, cut) == (4 * blocks, 3 * blocks), (name, whole, cut)
+        assert gap(windowed, plain) > 1e-4
+
+
 def case_one_tile_is_the_whole_picture_bit_for_bit_and_more_blend():
     for name in FAMILIES:
         cell = 16 if "h3" in name else 32
@@ -343,6 +382,11 @@ def case_what_cannot_be_refined_is_refused():
     refused(lambda: refined(ltx, preview(ltx), positive=area), "area", "beside audio")
     from comfy_extras.nodes_model_advanced import ModelSamplingSD3
 
+    for name, axis in ((h3, 3), (ltx, 2)):
+        video, audio = preview(name)["samples"].unbind()
+        long = {"samples": NestedTensor([video, torch.cat([audio, audio], dim=axis)])}
+        words = "sound as long as the video", f"got {2 * audio.shape[axis]}"
+        refused(lambda name=name, long=long: refined(name, long), *words)
     broken = ModelSamplingSD3().patch(model(h3), 5.0)[0]
     refused(lambda: refined(h3, preview(h3), broken), "ModelSamplingSD3")
 

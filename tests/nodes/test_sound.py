@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import host_stub
 import pytest
 import torch
+from surf.nodes.host import audio_length
 from surf.nodes.host.nested import Parts
 from surf.nodes.host.preview import audio, pictures, samples
 from surf.nodes.host.preview.noise import item_seeds, noise_after, noise_of
@@ -96,18 +97,18 @@ def test_schedules_of_sound_are_found_where_there_are_any():
     ("frames", "count"), [(1, 1), (2, 5), (3, 9), (7, 22), (12, 39), (37, 124)]
 )
 def test_pixel_frames_of_latent_frames_are_counted(frames, count):
-    assert audio.pixel_frames(frames) == count
+    assert audio_length.pixel_frames(frames) == count
 
 
 def test_sound_of_another_length_and_batches_are_refused_for_minimax_h3_alone():
     right = Parts(*nested().unbind())
-    audio.check_length(model(), right)
+    audio_length.check_length(model(), right)
     wrong = Parts(right.video, right.audio[..., :-1])
     with pytest.raises(ValueError, match="15 audio latents for 3 latent frames, got 14"):
-        audio.check_length(model(), wrong)
-    audio.check_length(model("LTXAV"), wrong)
+        audio_length.check_length(model(), wrong)
+    audio_length.check_length(model("LTXAV"), wrong)
     with pytest.raises(ValueError, match="batch of 2"):
-        audio.check_length(model(), Parts(*(torch.cat([x, x]) for x in right.tensors)))
+        audio_length.check_length(model(), Parts(*(torch.cat([x, x]) for x in right.tensors)))
 
 
 @pytest.fixture

@@ -14,40 +14,7 @@ from torch import Tensor
 
 from ....surf_core.schedule import snr_equal_sigma
 from .. import models
-from ..nested import Parts, has_audio, needs_audio
-
-FRAMES_PER_TOKEN = (1, 4, 4, 4, 4)
-"""Pixel frames of MiniMax H3's latent frames, again and again."""
-SOUND_PER_FRAME = 40 / 24
-"""Audio latents of MiniMax H3 in a pixel frame."""
-
-
-def pixel_frames(frames: int) -> int:
-    """Count the pixel frames of so many latent frames of MiniMax H3."""
-    return sum(FRAMES_PER_TOKEN[index % len(FRAMES_PER_TOKEN)] for index in range(frames))
-
-
-def check_length(model: Any, parts: Parts) -> None:
-    """Refuse what MiniMax H3 cannot sample: several videos, or sound of another length.
-
-    Raises:
-        ValueError: names what fits.
-    """
-    if not needs_audio(model) or parts.audio is None:
-        return
-    if len(parts.video) != 1:
-        raise ValueError(
-            f"expected one video for MiniMax H3, got a batch of {len(parts.video)}; take one out "
-            "with Latent From Batch, and queue the others with other seeds."
-        )
-    frames, latents = parts.video.shape[2], parts.audio.shape[-1]
-    fits = round(pixel_frames(frames) * SOUND_PER_FRAME)
-    if latents != fits:
-        raise ValueError(
-            f"expected sound as long as the video, {fits} audio latents for {frames} latent "
-            f"frames, got {latents}; make both with MiniMaxH3ImageToVideo or "
-            "EmptyMiniMaxH3LatentAV, whose length is 17 k + 5."
-        )
+from ..nested import has_audio
 
 
 def carries(guider: Any, model: Any, sigma_policy: str) -> bool:

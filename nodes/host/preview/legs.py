@@ -14,6 +14,7 @@ from torch import Tensor
 from ....surf_core.legs import ESTIMATE, LEFTOVER, SLACK, Leg, plan_legs
 from ....surf_core.schedule import check_sigmas
 from .. import models
+from ..audio_length import check_length
 from ..bound_patches import check_bound
 from ..conditioning import Conditioning, SizeChange, check_areas, low_conds
 from ..finite import check_conditioning, check_finite
@@ -99,7 +100,7 @@ def _check_call(guider: Any, course: Course, call: Call, conds: dict[str, Condit
     check_conditioning(conds)
     check_areas(conds, tuple(samples.shape[2:]))
     models.check_grid(model, *samples.shape[-2:])
-    audio.check_length(model, parts_of(samples))
+    check_length(model, parts_of(samples))
     check_noise(call.noise, samples)
     for stage in (course.high, course.low):
         check_masked_sound(call, stage.sampler or call.sampler)

@@ -11,11 +11,11 @@ from typing import Any
 import comfy.utils
 from torch import Tensor
 
+from ..audio_length import pixel_frames
 from ..conditioning import KEYFRAMES, Conditioning, pad_cells
 from ..models import cell_side
 from ..nested import needs_audio
 from ..vae import check_picture, encode_pictures
-from .audio import pixel_frames
 
 CHANNELS = 24
 """Of MiniMax H3's video latents."""

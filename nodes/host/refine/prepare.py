@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ....surf_core.checks import check_choice
 from ..attention import with_windows
+from ..audio_length import check_frame_rate, check_length
 from ..bound_patches import check_bound
 from ..conditioning import (
     Conditioning,
@@ -100,6 +101,8 @@ def prepare(
     check_bound(model, shape.shape, {source, tuple(samples.shape[-2:])})
     check_areas(conds, (*samples.shape[2:-2], *source))
     guides = guide_frames(conds, source)
+    check_length(model, parts)
+    check_frame_rate(model, parts, conds, sum(guides))
     conds = carry(conds, SizeChange.of(model, source, size), MADE_AT_TARGET)
     upsampled = _given(model, mask, samples, shape, upsample)
     noise_mask, audio_mask = masks_of(latent, parts, settings.refine_audio)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ....surf_core.refiner import SurfRefinerDiT
 from ....surf_core.skip import Mask, check_keep, weight
-from ..models import check_guarded, uncompiled
+from ..models import check_guarded, patch_of, uncompiled
 from .gather import check_patches
 
 GATHERED = ("WanModel", "CameraWanModel")
@@ -95,5 +95,5 @@ def is_ours(model: Any) -> bool:
 
 def _patch(model: Any) -> tuple[int, int, int]:
     """Return the latent cells of a token; those of Wan where a network has no such attribute."""
-    patch = getattr(_network(model), "patch_size", (1, 2, 2))
+    patch = patch_of(_network(model))
     return tuple(patch) if isinstance(patch, list | tuple) and len(patch) == 3 else (1, 2, 2)
