@@ -192,6 +192,12 @@ def patch_of(network: Any) -> Any:
     return own or getattr(getattr(network, "patchifier", None), "patch_size", None)
 
 
+def unpadded_patch(model: Any) -> int:
+    """Return the latent cells per side of a patch where the model cannot pad to it, else 1."""
+    unpadded = isinstance(model.model, comfy.model_base.HunyuanVideo)
+    return patch_side(model) if unpadded else 1
+
+
 def takes_odd(model: Any) -> bool:
     """Say whether latents of any size run, for cells of 8 pixels: 1080 are 135 of them.
 
@@ -226,10 +232,26 @@ def target_cells(
     Raises:
         ValueError: an unknown or unfitting size, or one below the preview's.
     """
-    cell, (rows, columns) = cell_side(model), samples.shape[-2:]
+    cell, multiple = cell_side(model), side_multiple(model)
+    unit = cell if takes_odd(model) else multiple
+    return target_grid(tuple(samples.shape[-2:]), cell, unit, multiple, **target)
+
+
+def target_grid(
+    preview: tuple[int, int], cell: int, unit: int, patch: int, **target: Any
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Find the size that a preview is refined to, for a model of these cells.
+
+    Args:
+        preview: rows and columns, latent cells.
+        cell: pixels per latent cell side.
+        unit: pixels that a side must be a multiple of.
+        patch: pixels along the side of a patch, which sides are rounded to.
+        target: as in `target_cells`, which says what comes back.
+    """
+    rows, columns = preview
     check_choice(target["resolution"], "resolution", TARGETS)
-    unit = cell if takes_odd(model) else side_multiple(model)
-    multiple = unit if target["resolution"] == "by size" else side_multiple(model)
+    multiple = unit if target["resolution"] == "by size" else patch
     pixels = target_size((rows * cell, columns * cell), multiple=multiple, exact=True, **target)
     height, width = (int(-(-side // unit) * unit) for side in pixels)
     if height < rows * cell or width < columns * cell:
@@ -245,10 +267,8 @@ def target_cells(
 
 def check_grid(model: Any, rows: int, cols: int) -> None:
     """Refuse latents that HunyuanVideo cannot cut into patches; Wan pads them by itself."""
-    side = patch_side(model)
-    if not isinstance(model.model, comfy.model_base.HunyuanVideo) or not (
-        rows % side or cols % side
-    ):
+    side = unpadded_patch(model)
+    if not (rows % side or cols % side):
         return
     cell, near = cell_side(model), [max(side, round(n / side) * side) for n in (cols, rows)]
     raise ValueError(

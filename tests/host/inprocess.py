@@ -137,3 +137,11 @@ def refused(call, *words):
         said = str(error)
     assert said is not None, "was not refused"
     assert all(word in said for word in words), f"{words} not all in: {said}"
+
+
+class ClipVision:
+    """What CLIP vision makes of a picture."""
+
+    def __init__(self, width=1280, tokens=257, seed=3):
+        self.penultimate_hidden_states = random(1, tokens, width, seed=seed)
+        self.last_hidden_state = random(1, tokens, width, seed=seed + 1)

@@ -25,6 +25,7 @@ SCRIPTS = {
     "refiner_cases.py": ("refiner_cases.py",),
     "made_for_cases.py": ("made_for_cases.py",),
     "i2v_cases.py": ("i2v_cases.py",),
+    "family_cases.py": ("family_cases.py",),
     "tile_cases.py": ("tile_cases.py",),
     "loader_cases.py": ("loader_cases.py",),
     "trained_cases.py": ("trained_cases.py",),

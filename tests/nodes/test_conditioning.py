@@ -1,11 +1,14 @@
 """Conditioning across a change of resolution: what is resized, what is left, what is said."""
 
 import logging
+import sys
 
+import host_stub
 import pytest
 import torch
 from surf.nodes.host.conditioning import Grid, SizeChange, carry, check_areas
 from surf.nodes.host.conditioning.resize import UNBOUND
+from surf.nodes.host.refine.tiling import with_tiles
 
 HALVED = SizeChange(source=(16, 24), target=(8, 12))
 VIDEO = (1, 16, 3, 16, 24)
@@ -168,3 +171,85 @@ def test_an_area_that_the_host_cannot_place_is_refused(area, words):
     conds = {"positive": [[None, {}]], "negative": [[None, {"area": area}]]}
     with pytest.raises(ValueError, match=f"negative.*{words}|{words}.*negative"):
         check_areas(conds, (3, 16, 24))
+
+
+HUNYUAN = Grid(patch=2)
+
+
+@pytest.mark.parametrize(
+    ("area", "expected"),
+    [
+        ((8, 12, 4, 6), (4, 6, 2, 4)),
+        ((6, 6, 2, 2), (4, 4, 0, 0)),
+        ((1, 2, 14, 22), (2, 2, 6, 10)),
+        (("percentage", 1.0, 0.7, 0.5, 0.0, 0.3, 0.5),
+         ("percentage", 1.0, 6 / 8, 6 / 12, 0.0, 2 / 8, 6 / 12)),
+    ],
+)  # fmt: skip
+def test_areas_are_scaled_to_whole_patches_where_the_model_cannot_pad(area, expected):
+    change = SizeChange(source=(16, 24), target=(8, 12), grid=HUNYUAN)
+    assert carried(change, area=area)["area"] == expected
+    check_areas({"positive": [[None, {"area": expected}]]}, (3, 8, 12), HUNYUAN)
+
+
+@pytest.mark.parametrize(
+    ("area", "words"),
+    [
+        ((5, 6, 0, 0), "multiples of 16 pixels in the positive.* got 48 x 40"),
+        ((8, 8, 0, 19), "got 40 x 64"),
+        (("percentage", 1.0, 0.45, 0.5, 0.0, 0.0, 0.0), "got 96 x 56"),
+    ],
+)
+def test_areas_of_parts_of_patches_are_refused_where_the_model_cannot_pad(area, words):
+    conds = {"positive": [[None, {"area": area}]]}
+    check_areas(conds, (3, 16, 24))
+    with pytest.raises(ValueError, match=words):
+        check_areas(conds, (3, 16, 24), HUNYUAN)
+
+
+MAPS = {
+    "vace_frames": [torch.zeros(1, 32, 3, 16, 24)], "time_dim_concat": torch.zeros(VIDEO),
+    "control_video": torch.zeros(VIDEO), "pose_video_latent": torch.zeros(VIDEO),
+    "camera_conditions": torch.zeros(1, 24, 3, 128, 192),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("key", MAPS)
+def test_an_area_beside_a_map_that_the_host_does_not_cut_is_refused(key):
+    def check(area):
+        conds = {"positive": [[None, {"area": area, key: MAPS[key]}]]}
+        check_areas(conds, (3, 16, 24), Grid())
+
+    with pytest.raises(ValueError, match=f"positive .*{key} do not go together.*Set Mask"):
+        check((8, 8, 4, 4))
+    check((99, 99, 0, 0))
+    check(("percentage", 1.0, 1.0, 1.0, 0.0, 0.0, 0.0))
+
+
+def test_an_area_in_a_prompt_for_vace_is_refused_and_beside_an_image_taken():
+    area = {"area": (8, 8, 4, 4)}
+    image = {"positive": [[None, {**area, "concat_latent_image": torch.zeros(VIDEO)}]]}
+    check_areas(image, (3, 16, 24), Grid())
+    with pytest.raises(ValueError, match="a VACE model do not go together"):
+        check_areas({"positive": [[None, area]]}, (3, 16, 24), Grid(controlled=True))
+
+
+POSES = {"pose_video_latent": torch.zeros(1, 16, 3, 24, 32)}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (POSES, "pose_video_latent of the positive.*one piece"),
+        ({"control": object()}, "ControlNet"),
+    ],
+)
+def test_what_cannot_follow_tiles_is_refused_before_anything_runs(options, words, monkeypatch):
+    management = sys.modules["comfy.model_management"]
+    monkeypatch.setattr(management, "get_total_memory", lambda device: 1e12, raising=False)
+    scail, shape = host_stub.Patcher(), torch.empty(1, 16, 3, 48, 64, device="meta")
+    scail.model.diffusion_model = type("SCAILWanModel", (), {"patch_size": (1, 2, 2)})()
+    conds = {"positive": [[None, options]]}
+    with_tiles(scail, shape, 0, conds)
+    with pytest.raises(ValueError, match=words):
+        with_tiles(scail, shape, 256, conds)

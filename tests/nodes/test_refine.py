@@ -136,11 +136,11 @@ def test_inputs_stay_as_they_are_and_masks_follow_the_size():
     preview = latent(noise_mask=torch.ones(1, 3, 4, 6), batch_index=[0])
     before = {key: value.clone() for key, value in preview.items() if key != "batch_index"}
     frames = torch.rand(1, 32, 3, 8, 10)
-    positive = prompt(vace_frames=[frames], area=(4, 5, 2, 0))
+    positive = prompt(vace_frames=[frames]) + prompt(area=(4, 5, 2, 0))
     out = run(preview=preview, positive=positive, low_band_lock=0.5, colour_match=True)
     assert all(torch.equal(preview[key], before[key]) for key in before)
     assert positive[0][1]["vace_frames"][0] is frames
-    assert positive[0][1]["area"] == (4, 5, 2, 0)
+    assert positive[1][1]["area"] == (4, 5, 2, 0)
     assert out["noise_mask"].shape == (1, 3, 8, 12)
     assert out["batch_index"] == [0]
 
@@ -162,10 +162,10 @@ def test_an_item_of_a_batch_can_be_made_again_alone():
 
 def test_conditioning_is_resized_from_the_size_it_was_made_for():
     model = WanPatcher()
-    positive = prompt(vace_frames=[torch.rand(1, 32, 3, 16, 24)], area=(8, 8, 4, 0))
+    positive = prompt(vace_frames=[torch.rand(1, 32, 3, 16, 24)]) + prompt(area=(8, 8, 4, 0))
     run(model, positive=positive, negative=prompt(area=(8, 8, 4, 0)))
     for name in ("positive", "negative"):
-        assert model.seen[0].conds[name][0][1]["area"] == (4, 4, 2, 0)
+        assert model.seen[0].conds[name][-1][1]["area"] == (4, 4, 2, 0)
     assert model.seen[0].conds["positive"][0][1]["vace_frames"][0].shape[-2:] == (8, 12)
 
 

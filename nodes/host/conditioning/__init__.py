@@ -1,7 +1,7 @@
 """CONDITIONING at another size: its maps and areas, the size that they were made for, a resize."""
 
 from .areas import check_areas
-from .grid import Conditioning, Grid, SizeChange
+from .grid import Conditioning, Grid, SizeChange, maps
 from .guides import KEYFRAMES, pad_cells
 from .low import low_conds
 from .made_for import Pixels, check_made_for, source_cells, with_made_for
@@ -17,6 +17,7 @@ __all__ = [
     "check_areas",
     "check_made_for",
     "low_conds",
+    "maps",
     "pad_cells",
     "source_cells",
     "with_made_for",

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..models import cell_side, uncompiled
+from ..models import cell_side, uncompiled, unpadded_patch
 
 Conditioning = list[list[Any]]
 Size = tuple[int, int]
@@ -31,6 +31,10 @@ class Grid:
     """True where reference latents lie on the grid of the video."""
     half_poses: bool = False
     """True where a pose latent has half of the rows and columns: SCAIL."""
+    controlled: bool = False
+    """True where a control video lies beside the latent even if the prompt has none: VACE."""
+    patch: int = 1
+    """Cells that rows and columns of a part must be multiples of; 1 where the model pads."""
 
     @classmethod
     def of(cls, model: Any) -> "Grid":
@@ -39,6 +43,8 @@ class Grid:
             cell=cell_side(model),
             bound_references=references_are_bound(model),
             half_poses=is_scail(model),
+            controlled=hasattr(uncompiled(model.model.diffusion_model), "vace_patch_embedding"),
+            patch=unpadded_patch(model),
         )
 
     def size_of(self, key: str, video: Size) -> Size | None:

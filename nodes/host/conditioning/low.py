@@ -40,7 +40,8 @@ def low_conds(
     """
     if not made:
         return carry(conds, change, MADE_AT_LOW)
-    check_conditioning({f"{name}_low": cond for name, cond in made.items()})
+    named = {f"{name}_low": cond for name, cond in made.items()}
+    check_conditioning(named)
     for name, cond in conds.items():
         if name in made:
             _check_same_text(name, cond, made[name])
@@ -50,8 +51,8 @@ def low_conds(
                 f"none; connect the {name} that its node makes at the low size."
             )
         _check_same_maps(name, cond, made.get(name, cond), change.grid)
-    check_sizes({f"{name}_low": cond for name, cond in made.items()}, change.grid, change.target)
-    check_areas({f"{name}_low": cond for name, cond in made.items()}, (*frames, *change.target))
+    check_sizes(named, change.grid, change.target)
+    check_areas(named, (*frames, *change.target), change.grid)
     return {**carry(conds, change), **{name: made[name] for name in conds if name in made}}
 
 

@@ -103,7 +103,9 @@ def prepare(
     guides = guide_frames(conds, source)
     check_length(model, parts)
     check_frame_rate(model, parts, conds, sum(guides))
-    conds = carry(conds, SizeChange.of(model, source, size), MADE_AT_TARGET)
+    change = SizeChange.of(model, source, size)
+    conds = carry(conds, change, MADE_AT_TARGET)
+    check_areas(conds, (*samples.shape[2:-2], *size), change.grid)
     upsampled = _given(model, mask, samples, shape, upsample)
     noise_mask, audio_mask = masks_of(latent, parts, settings.refine_audio)
     if start_image is not None:
@@ -120,7 +122,8 @@ def prepare(
         else with_windows(model, settings.window)
     )
     audio = None if parts.audio is None else parts.audio.shape
-    clone = with_tiles(clone, shape, settings.tile, audio, why_whole(parts, settings, guides))
+    whole = why_whole(parts, settings, guides)
+    clone = with_tiles(clone, shape, settings.tile, audio, whole, conds)
     if upsampled is None:
         upsampled = upsample_clips(samples, size, upsample, vae, guides)
     if start_image is not None:

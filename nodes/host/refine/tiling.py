@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ....surf_core.tiles import Box, in_tiles
 from ..attention import KEEP_KEY
+from ..conditioning import Conditioning, Grid, maps
 from ..nested import SHAPES_KEY, unpack
 from ..vae import MEMORY_ERRORS, is_out_of_memory
 from .tile_plan import Size, TilePlan
@@ -33,6 +34,7 @@ def with_tiles(
     tile_pixels: int,
     audio: Sequence[int] | None = None,
     whole: str = "",
+    conds: dict[str, Conditioning] | None = None,
 ) -> Any:
     """Return a clone that computes a picture of the size of `shape` in tiles.
 
@@ -45,17 +47,20 @@ def with_tiles(
             do.
         audio: shape of the audio that is sampled with it, and that every tile hears whole.
         whole: why the picture must not be cut, a clause; "" where it may.
+        conds: at this size; checked where there are tiles.
 
     Returns:
         A clone. One tile is the plain model, bit for bit, until memory runs out.
 
     Raises:
-        ValueError: a tile that does not hold two overlaps, or one of a picture that is not cut.
+        ValueError: a tile that does not hold two overlaps, one of a picture that is not cut, or that
+            conditioning cannot follow.
     """
     import comfy.patcher_extension
 
     plan = TilePlan(model, [tuple(part) for part in (shape.shape, audio) if part], whole)
     plan.tile = plan.by_hand(tile_pixels) if tile_pixels else plan.automatic(model)
+    check_tiled(plan, conds or {}, Grid.of(model))
     clone = model.clone()
     earlier = clone.model_options.get("model_function_wrapper")
     clone.set_model_unet_function_wrapper(make_wrapper(plan, earlier))
@@ -63,6 +68,22 @@ def with_tiles(
         comfy.patcher_extension.WrappersMP.PREPARE_SAMPLING, WRAPPER_KEY, make_estimate(plan)
     )
     return clone
+
+
+def check_tiled(plan: TilePlan, conds: dict[str, Conditioning], grid: Grid) -> None:
+    """Refuse a ControlNet, or a map of half of the cells, that would have to follow tiles."""
+    if len(plan.boxes(plan.size, plan.tile)) == 1:
+        return
+    controls = (entry[1].get("control") for cond in conds.values() for entry in cond)
+    for control in controls:
+        crop(control, (slice(None), slice(None)), plan.size, "control", plan)
+    for name, key, size in maps(conds, grid):
+        if grid.size_of(key, (2, 2)) == (1, 1):
+            raise ValueError(
+                f"{key} of the {name} conditioning has {size[0]} x {size[1]} cells for a video of "
+                f"{plan.size[0]} x {plan.size[1]} and cannot follow its tiles of "
+                f"{plan.pixels(plan.tile)} pixels; choose a size that fits in one piece."
+            )
 
 
 def make_wrapper(plan: TilePlan, earlier: Callable | None) -> Callable:
