@@ -6,6 +6,7 @@ from .colour import SurfColourMatch
 from .compile import SurfCompile
 from .decode import SurfVAEDecode
 from .guiders import SurfReshiftAnyGuider, SurfReshiftLadder
+from .image_to_video import SurfImageToVideo
 from .loader import SurfRefinerLoader
 from .preview import SurfLatentDownscale, SurfReshiftGuider, SurfReshiftKSampler
 from .refine import SurfRefiner
@@ -35,4 +36,5 @@ class SurfExtension(ComfyExtension):
             SurfSeedVR2Skip,
             SurfCompile,
             SurfVAEDecode,
+            SurfImageToVideo,
         ]

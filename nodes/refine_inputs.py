@@ -10,28 +10,35 @@ from .host.vae import UPSAMPLE_METHODS
 def target_inputs() -> list[io.Input]:
     """Declare resolution, scale, width, height and upsample."""
     return [
-        declare(
-            io.Combo.Input, "resolution", options=list(TARGETS), default="1080p",
-            tooltip="Target size: a bucket in the preview's shape, a multiple of its sides, or "
-            "width and height. What the model needs more, Surf Refiner's width and height cut off.",
-        ),
-        declare(
-            io.Float.Input, "scale", default=2.0, min=1.0, max=8.0, step=0.05,
-            tooltip="Factor per side, for 'by scale'.",
-        ),
-        declare(
-            io.Int.Input, "width", default=1920, min=16, max=16384, step=8,
-            tooltip="Pixels, for 'by size': a multiple of 16, of 32 for Wan 2.2 5B; of 8 for Wan "
-            "2.1 and refiners of this project.",
-        ),
-        declare(
-            io.Int.Input, "height", default=1088, min=16, max=16384, step=8,
-            tooltip="Pixels, for 'by size': as width.",
-        ),
+        *target_size_inputs(),
         declare(
             io.Combo.Input, "upsample", options=list(UPSAMPLE_METHODS), default="pixel",
             tooltip="pixel: decode, resize the frames, encode; needs the VAE, keeps more detail. "
             "latent: linear in the latent, free; take a sigma_start of 0.7 or more.",
+        ),
+    ]  # fmt: skip
+
+
+def target_size_inputs(prefix: str = "") -> list[io.Input]:
+    """Declare resolution, scale, width and height, with a prefix to their names."""
+    return [
+        declare(
+            io.Combo.Input, f"{prefix}resolution", options=list(TARGETS), default="1080p",
+            tooltip="Target size: a bucket in the preview's shape, a multiple of its sides, or "
+            "width and height. What the model needs more, Surf Refiner's width and height cut off.",
+        ),
+        declare(
+            io.Float.Input, f"{prefix}scale", default=2.0, min=1.0, max=8.0, step=0.05,
+            tooltip="Factor per side, for 'by scale'.",
+        ),
+        declare(
+            io.Int.Input, f"{prefix}width", default=1920, min=16, max=16384, step=8,
+            tooltip="Pixels, for 'by size': a multiple of 16, of 32 for Wan 2.2 5B; of 8 for Wan "
+            "2.1 and refiners of this project.",
+        ),
+        declare(
+            io.Int.Input, f"{prefix}height", default=1088, min=16, max=16384, step=8,
+            tooltip="Pixels, for 'by size': as width.",
         ),
     ]  # fmt: skip
 

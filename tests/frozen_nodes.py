@@ -200,6 +200,26 @@ INPUTS = {
         "height": widget("INT", 0, min=0, max=16384),
         "piece": widget("INT", 0, min=0, max=16384, step=16, advanced=True),
     },
+    "SurfImageToVideo": {
+        "vae": socket("VAE"),
+        "positive": socket("CONDITIONING"),
+        "negative": socket("CONDITIONING"),
+        "start_image": socket("IMAGE"),
+        "width": widget("INT", 832, min=16, max=16384, step=16),
+        "height": widget("INT", 480, min=16, max=16384, step=16),
+        "length": widget("INT", 81, min=1, max=16384, step=4),
+        "low_resolution": widget("COMBO", "by scale", options=SMALLER),
+        "low_scale": widget("FLOAT", 0.5, min=0.1, max=1.0, step=0.05),
+        "low_width": widget("INT", 416, min=16, max=8192, step=16, advanced=True),
+        "low_height": widget("INT", 240, min=16, max=8192, step=16, advanced=True),
+        "target_resolution": widget("COMBO", "1080p", options=LARGER),
+        "target_scale": widget("FLOAT", 2.0, min=1.0, max=8.0, step=0.05),
+        "target_width": widget("INT", 1920, min=16, max=16384, step=8),
+        "target_height": widget("INT", 1088, min=16, max=16384, step=8),
+        "end_image": socket("IMAGE", optional=True),
+        "clip_vision_output": socket("CLIP_VISION_OUTPUT", optional=True),
+        "clip_vision_end": socket("CLIP_VISION_OUTPUT", optional=True),
+    },
 }
 """Node id -> input id -> what is neither None nor False; a default of False counts."""
 OUTPUTS = {
@@ -229,6 +249,15 @@ OUTPUTS = {
     "SurfSeedVR2Skip": {"model": "MODEL", "keep_ratio": "FLOAT", "report": "STRING"},
     "SurfCompile": {"model": "MODEL"},
     "SurfVAEDecode": {"image": "IMAGE"},
+    "SurfImageToVideo": {
+        "positive": "CONDITIONING",
+        "negative": "CONDITIONING",
+        "positive_low": "CONDITIONING",
+        "negative_low": "CONDITIONING",
+        "positive_target": "CONDITIONING",
+        "negative_target": "CONDITIONING",
+        "latent": "LATENT",
+    },
 }
 """Node id -> output -> type."""
 FIELDS = (

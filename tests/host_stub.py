@@ -340,6 +340,7 @@ def contents():
         "comfy.samplers": {
             "CFGGuider": CFGGuider, "KSampler": KSampler, "sampler_object": sampler_object,
         },
+        "comfy.clip_vision": {"Output": type("Output", (), {})},
         "comfy.sampler_helpers": {"prepare_mask": prepare_mask},
         "comfy.nested_tensor": {"NestedTensor": latents.NestedTensor},
         "comfy.utils": {

@@ -56,7 +56,8 @@ def types():
     """Name -> the host's class of a type of sockets."""
     plain = ("Model", "Conditioning", "Latent", "Guider", "Vae", "Image")
     named = ("Int", "Float", "Combo", "Boolean", "String")
-    return {name: socket(name.upper()) for name in plain + named}
+    made = {name: socket(name.upper()) for name in plain + named}
+    return made | {"ClipVisionOutput": socket("CLIP_VISION_OUTPUT")}
 
 
 io = SimpleNamespace(

@@ -250,6 +250,6 @@ def test_what_cannot_follow_tiles_is_refused_before_anything_runs(options, words
     scail, shape = host_stub.Patcher(), torch.empty(1, 16, 3, 48, 64, device="meta")
     scail.model.diffusion_model = type("SCAILWanModel", (), {"patch_size": (1, 2, 2)})()
     conds = {"positive": [[None, options]]}
-    with_tiles(scail, shape, 0, conds)
+    with_tiles(scail, shape, 0, conds=conds)
     with pytest.raises(ValueError, match=words):
-        with_tiles(scail, shape, 256, conds)
+        with_tiles(scail, shape, 256, conds=conds)

@@ -88,6 +88,7 @@ GOOD = {
     "SurfReshiftAnyGuider": LOW,
     "SurfReshiftLadder": {"sizes": "10: 0.75, 20: 0.5"},
     "SurfLatentDownscale": {"resolution": "by size", "width": 416, "height": 40},
+    "SurfImageToVideo": {"length": 81},
     "SurfRefiner": REFINER,
     "SurfSkipMask": SIZE | {"upsample": "pixel", "vae": None},
     "SurfVAEDecode": {"piece": 128},

@@ -53,8 +53,8 @@ def with_tiles(
         A clone. One tile is the plain model, bit for bit, until memory runs out.
 
     Raises:
-        ValueError: a tile that does not hold two overlaps, one of a picture that is not cut, or that
-            conditioning cannot follow.
+        ValueError: a tile that does not hold two overlaps, one of a picture that is not cut, or one
+            that conditioning cannot follow.
     """
     import comfy.patcher_extension
 
