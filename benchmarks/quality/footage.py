@@ -181,6 +181,9 @@ def laid_out(groups: dict[str, Rows], counts: dict[str, int]) -> list[str]:
     """Lay out shares, ranks and the scale of tau, group by group."""
     lines = []
     for group, rows in groups.items():
+        if counts[group] < 2:
+            lines += [f"## {group}: 1 file, which has no error", ""]
+            continue
         ours, oracle = rows[OURS], rows[ORACLE]
         lines += [f"## {group}: {counts[group]} files", ""]
         lines += table("tau | must be refined, % | pixel detail at that tau takes, % "
@@ -232,7 +235,8 @@ def main() -> None:
                     rows.add(score, values)
                 counts[group] = counts.get(group, 0) + 1
         how = (
-            f"Clips of {FRAMES} frames, {args.each} a file, ratio {args.ratio}, as they are stored"
+            f"{args.each} clip(s) of {FRAMES} frames of the first {MOST} of each file, ratio "
+            f"{args.ratio}, as they are stored"
         )
         page.write([*laid_out(groups, counts), page.origin(how)])
 
