@@ -172,7 +172,7 @@ def animated(path, seed, frames=13):
 
 
 @pytest.mark.slow
-def test_footage_is_measured_file_by_file_beside_chance(tmp_path):
+def test_footage_is_measured_file_by_file_beside_chance(measured, tmp_path):
     folder = tmp_path / "busy"
     folder.mkdir()
     for seed, name in enumerate(("a.webp", "b.webp", "c-distorted.webp")):
