@@ -152,6 +152,27 @@ def test_skip_table_is_from_the_committed_benchmark():
     assert f"of whose tokens {share} % must be refined" in " ".join(README.split())
 
 
+def test_figures_of_footage_are_those_of_clips_that_the_score_was_not_chosen_on():
+    [result] = (ROOT / "benchmarks" / "results").glob("*-footage.md")
+    text = result.read_text(encoding="utf-8")
+    [section] = re.findall(r"## (generated: .*?)(?=\n## |\Z)", text, re.DOTALL)
+    shares, ranks = table_of(section, "tau |"), table_of(section, "score |")
+    said = README[README.index("footage:begin") : README.index("footage:end")]
+    said = " ".join(said.split())
+    must, spread_out = shares["5"]["must be refined, %"].rstrip(")").split(" (")
+    least, most = spread_out.split("-")
+    ours, energy = ranks["pixel detail"], "energy in the better half, %"
+    for figure in (
+        f"of {section.split()[1]} clips",
+        f"{must} % of the tokens",
+        f"from {least} to {most} % a clip",
+        f"an AUC of {ours['AUC, tau 5']}, {ours['worst file, tau 5']} in the worst clip",
+        f"holds {ours[energy]} % of the energy",
+        f"the oracle's holds {ranks['oracle'][energy]} %",
+    ):
+        assert figure in said
+
+
 def test_refiner_table_is_from_the_committed_benchmarks():
     def rows(kind):
         [result] = (ROOT / "benchmarks" / "results").glob(kind)
