@@ -1,4 +1,4 @@
-"""Surf Refiner on video with sound, by the real host: MiniMax H3 and LTX-2, tiny and random.
+"""Surf Refiner on video with audio, by the real host: MiniMax H3 and LTX-2, tiny and random.
 
     python tests/host/av_refine_cases.py RESULTS.json
 
@@ -6,75 +6,19 @@ Run with the host's folder as the working directory and its Python; see test_ins
 """
 
 import sys
-import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 import av_models  # noqa: E402
 import inside  # noqa: E402
+from av_refining import FAMILIES, SETTINGS, gap, model, preview, refined, silent, stock  # noqa: E402
 from inprocess import refused  # noqa: E402
 
 RESULTS = inside.enter()
 
-import comfy.sample  # noqa: E402
-import comfy.samplers  # noqa: E402
 import torch  # noqa: E402
 from comfy.nested_tensor import NestedTensor  # noqa: E402
-from surf.nodes.refine import SurfRefiner  # noqa: E402
-
-FOLDER = tempfile.mkdtemp()
-LOADED = {}
-FAMILIES = ("tiny_minimax_h3", "tiny_ltx23", "tiny_ltx25")
-FRAMES = {"tiny_minimax_h3": 22, "tiny_ltx23": 49, "tiny_ltx25": 49}
-SETTINGS = {
-    "seed": 3, "resolution": "by scale", "scale": 1.0, "width": 384, "height": 256,
-    "upsample": "latent", "sigma_start": 0.85, "steps": 3, "cfg": 1.0, "window": 0,
-    "low_band_lock": 0.0, "colour_match": False,
-}  # fmt: skip
-
-
-def model(name):
-    if name not in LOADED:
-        LOADED[name] = av_models.load(name, FOLDER)
-    return LOADED[name]
-
-
-def preview(name, rows=6, columns=10, seed=4, **more):
-    """A preview: smooth, so that nothing takes it for noise."""
-    latent = av_models.latent(name, FRAMES[name], rows, columns, seed=seed)
-    video, audio = latent["samples"].unbind()
-    return {"samples": NestedTensor([video * 0.3 + 1, audio]), **more}
-
-
-def refined(name, latent, patcher=None, positive=None, **changes):
-    """Call the node; (video, audio)."""
-    out = SurfRefiner.execute(
-        model=patcher or model(name), positive=positive or av_models.prompt(name),
-        negative=av_models.prompt(name, seed=2), latent=latent, **(SETTINGS | changes),
-    ).args[0]  # fmt: skip
-    return out["samples"].unbind()
-
-
-def stock(name, latent, patcher=None, cfg=1.0, positive=None, mask=None):
-    """The host's own sampler from the same noise, sigmas and mask; (video, audio)."""
-    sigmas = torch.linspace(SETTINGS["sigma_start"], 0, SETTINGS["steps"] + 1)
-    noise = comfy.sample.prepare_noise(latent["samples"], SETTINGS["seed"])
-    return comfy.samplers.sample(
-        patcher or model(name), noise, positive or av_models.prompt(name),
-        av_models.prompt(name, seed=2), cfg, "cpu", comfy.samplers.sampler_object("euler"),
-        sigmas, (patcher or model(name)).model_options, latent["samples"], mask,
-        disable_pbar=True, seed=SETTINGS["seed"],
-    ).unbind()  # fmt: skip
-
-
-def silent(latent):
-    video, audio = latent["samples"].unbind()
-    return NestedTensor([torch.ones_like(video), torch.zeros_like(audio)])
-
-
-def gap(a, b):
-    return ((a - b).abs().max() / b.abs().max()).item()
 
 
 def case_an_enlarged_latent_is_refined_as_by_the_hosts_sampler_and_keeps_its_audio():
@@ -186,15 +130,50 @@ def case_one_tile_is_the_whole_picture_bit_for_bit_and_more_blend():
 
 
 def case_tiles_crop_the_keyframes_of_minimax_h3():
+    """Keyframes have whole tokens; the video, and with it a tile, need not."""
     name = "tiny_minimax_h3"
-    latent = preview(name, 23, 20)
-    keyframes = [av_models.keyframe(0, 24, 20), av_models.keyframe(21, 24, 20, sound=3)]
-    anchored = av_models.prompt(name, minimax_keyframes=keyframes)
-    plain = refined(name, latent, positive=anchored)[0]
-    assert torch.equal(refined(name, latent, positive=anchored, tile=24 * 16)[0], plain)
-    cut = refined(name, latent, positive=anchored, tile=256)[0]
-    assert gap(cut, refined(name, latent, tile=256)[0]) > 1e-4
-    assert torch.isfinite(cut).all()
+    for rows, columns in ((23, 20), (15, 24)):
+        latent, even = preview(name, rows, columns), (rows + 1, columns)
+        keyframes = [av_models.keyframe(0, *even), av_models.keyframe(21, *even, sound=3)]
+        anchored = av_models.prompt(name, minimax_keyframes=keyframes)
+        plain = refined(name, latent, positive=anchored)[0]
+        assert torch.equal(refined(name, latent, positive=anchored, tile=24 * 16)[0], plain)
+        cut = refined(name, latent, positive=anchored, tile=256)[0]
+        assert gap(cut, refined(name, latent, tile=256)[0]) > 1e-4
+        assert torch.isfinite(cut).all()
+
+
+def case_tiles_crop_a_noise_mask_and_leave_that_of_the_audio():
+    """The audio's mask has as many axes as a map of the picture; no tile cuts it."""
+    for name, (rows, columns), kept in (
+        ("tiny_minimax_h3", (24, 20), (2, 37)), ("tiny_ltx23", (12, 10), (49, 16)),
+    ):  # fmt: skip
+        latent = preview(name, rows, columns)
+        video, audio = latent["samples"].unbind()
+        assert tuple(audio.shape[-2:]) == kept
+        mask = torch.ones_like(video)
+        mask[..., :2, :] = 0.5
+        masked = latent | {"noise_mask": NestedTensor([mask, torch.zeros_like(audio)])}
+        cut, free = (refined(name, each, tile=256)[0] for each in (masked, latent))
+        assert torch.isfinite(cut).all()
+        assert gap(cut, free) > 1e-3
+
+
+def case_masks_of_tokens_are_refused_for_both():
+    from surf.nodes.host.skip import SkipMask
+    from surf.surf_core.skip import Mask
+
+    for name, (rows, columns) in ((FAMILIES[0], (3, 5)), (FAMILIES[1], (6, 10))):
+        latent = preview(name)
+        video = latent["samples"].unbind()[0]
+        tokens = torch.ones(video.shape[2], rows, columns, dtype=torch.bool)
+        tokens[0, 0, 0] = False
+        mask = SkipMask(
+            mask=Mask(tokens=tokens, scores=tokens.float(), tau=1.0, source="detail"),
+            size=(6, 10), upsampled=None, upsample="latent", samples=video,
+        )  # fmt: skip
+        given = {"name": name, "latent": latent, "mask": mask}
+        refused(lambda given=given: refined(**given), "cannot leave out", "disconnect the mask")
 
 
 def case_the_low_band_and_the_colours_of_the_video_alone_are_locked():
@@ -214,159 +193,6 @@ def case_the_size_doubles_and_the_audio_stays():
         video, audio = refined(name, latent, scale=2.0)
         assert tuple(video.shape[-2:]) == (12, 20)
         assert torch.equal(audio, latent["samples"].unbind()[1])
-
-
-class PictureCoder:
-    """Stands in for LTX-2's VAE: random but fixed latents for pictures of 32 pixels a cell."""
-
-    latent_channels, latent_dim, downscale_index_formula = 128, 3, (8, 32, 32)
-    vae_dtype, device, upscale_ratio = torch.float32, torch.device("cpu"), None
-
-    def spacial_compression_encode(self):
-        return 32
-
-    spacial_compression_decode = spacial_compression_encode
-
-    def temporal_compression_decode(self):
-        return 8
-
-    def memory_used_encode(self, shape, dtype):
-        return 0
-
-    memory_used_decode = memory_used_encode
-
-    def encode(self, pixels):
-        frames, height, width = pixels.shape[:3]
-        means = pixels.mean((1, 2)).mean(-1)[: (frames - 1) // 8 + 1]
-        shape = (1, 128, len(means), height // 32, width // 32)
-        noise = inside.noise(*shape, seed=7)
-        return means.view(1, 1, -1, 1, 1) + 0.3 * noise
-
-    def decode(self, samples):
-        frames = 8 * samples.shape[2] - 7
-        rows, columns = (32 * side for side in samples.shape[-2:])
-        return samples.mean().expand(1, frames, rows, columns, 3).sigmoid()
-
-
-GUIDES = [(1, 0, 0.7), (17, 8, 1.0), (1, -1, 1.0)]
-
-
-def guided(name, guides=GUIDES, rows=4, columns=6):
-    """Add guides with the host's own node; (positive, negative, LATENT of both)."""
-    from comfy_extras.nodes_lt import LTXVAddGuide, LTXVConcatAVLatent
-
-    video, audio = preview(name, rows, columns)["samples"].unbind()
-    latent = {"samples": video}
-    positive, negative = av_models.prompt(name), av_models.prompt(name, seed=2)
-    for frames, index, strength in guides:
-        image = torch.rand(frames, 64, 96, 3, generator=torch.Generator().manual_seed(frames))
-        positive, negative, latent = LTXVAddGuide.execute(
-            positive, negative, PictureCoder(), latent, image, index, strength
-        ).args
-    [both] = LTXVConcatAVLatent.execute(latent, {"samples": audio, "type": "audio"}).args
-    return positive, negative, both
-
-
-def node(name, latent, positive, negative, **changes):
-    return SurfRefiner.execute(
-        model=model(name), positive=positive, negative=negative, latent=latent,
-        **(SETTINGS | changes),
-    ).args  # fmt: skip
-
-
-def case_guides_are_refined_and_the_hosts_node_crops_them_afterwards():
-    from comfy_extras.nodes_lt import LTXVCropGuides, LTXVSeparateAVLatent
-
-    for name in FAMILIES[1:]:
-        positive, negative, latent = guided(name)
-        frames = latent["samples"].shape[2]
-        for changes in ({}, {"scale": 2.0}, {"scale": 2.0, "upsample": "pixel"}):
-            more = {"vae": PictureCoder()} if "upsample" in changes else {}
-            out, _, _, ours, theirs = node(name, latent, positive, negative, **changes, **more)
-            assert out["samples"].shape[2] == frames == 7 + 4
-            assert torch.equal(out["samples"].unbind()[1], latent["samples"].unbind()[1])
-            video, _ = LTXVSeparateAVLatent.execute(out).args
-            _, _, cropped = LTXVCropGuides.execute(ours, theirs, video).args
-            assert cropped["samples"].shape[2] == 7, (name, changes, cropped["samples"].shape)
-            assert torch.equal(cropped["samples"], video["samples"][:, :, :7])
-
-
-def case_guides_at_the_size_of_the_latent_are_those_of_the_hosts_sampler():
-    for name in FAMILIES[1:]:
-        positive, negative, latent = guided(name)
-        out = node(name, latent, positive, negative)[0]["samples"].unbind()
-        masks = latent["noise_mask"].unbind()
-        audio = latent["samples"].unbind()[1]
-        mask = NestedTensor([masks[0], torch.zeros_like(audio)])
-        assert torch.equal(out[0], stock(name, latent, positive=positive, mask=mask)[0]), name
-
-
-def case_guides_are_not_cut_and_windows_take_those_of_strength_1_alone():
-    name = "tiny_ltx23"
-    positive, negative, latent = guided(name, rows=12, columns=10)
-    given = (name, latent, positive, negative)
-    refused(lambda: node(*given, tile=256), "guides", "tile to 0")
-    refused(lambda: node(*given, window=2), "strength 0.7", "set window to 0")
-    positive, negative, latent = guided(name, [(1, 0, 1.0), (1, -1, 1.0)])
-    plain, whole, cut = (
-        node(name, latent, positive, negative, window=window)[0]["samples"].unbind()[0]
-        for window in (0, 7, 2)
-    )
-    assert torch.equal(plain, whole)
-    assert gap(cut, plain) > 1e-4
-    stray = av_models.prompt(name, keyframe_idxs=torch.zeros(1, 3, 5, 2))
-    refused(lambda: node(name, preview(name), stray, negative), "expected guides", "LTXVAddGuide")
-
-
-def case_references_with_a_downscale_factor_are_refused():
-    from comfy_extras.nodes_lt import LTXVAddGuide, LTXVConcatAVLatent
-
-    name = "tiny_ltx23"
-    video, audio = preview(name, 4, 6)["samples"].unbind()
-    texts = av_models.prompt(name), av_models.prompt(name, seed=2)
-    positive, negative, latent = LTXVAddGuide.execute(
-        *texts, PictureCoder(), {"samples": video}, torch.rand(1, 64, 96, 3), 0, 1.0, None,
-        {"reference_downscale_factor": 2},
-    ).args  # fmt: skip
-    [both] = LTXVConcatAVLatent.execute(latent, {"samples": audio}).args
-    refused(lambda: node(name, both, positive, negative, scale=2.0), "downscale factor", "take it")
-
-
-def case_a_picture_in_place_is_kept_where_it_was_encoded_at_the_target():
-    """The template's second stage: enlarged, the picture in place at strength 1, joined."""
-    from comfy_extras.nodes_lt import LTXVConcatAVLatent, LTXVImgToVideoInplace
-
-    image = torch.rand(1, 384, 576, 3, generator=torch.Generator().manual_seed(1))
-    for name in FAMILIES[1:]:
-        video, audio = preview(name, 12, 18)["samples"].unbind()
-        [placed] = LTXVImgToVideoInplace.execute(
-            PictureCoder(), image, {"samples": video}, 1.0
-        ).args
-        [both] = LTXVConcatAVLatent.execute(placed, {"samples": audio, "type": "audio"}).args
-        out = refined(name, both)
-        expected = stock(name, both, mask=NestedTensor(
-            [placed["noise_mask"], torch.zeros_like(audio)]
-        ))[0]  # fmt: skip
-        assert torch.equal(out[0], expected), name
-        assert gap(out[0][:, :, 0], placed["samples"][:, :, 0]) < 1e-6
-
-
-def case_start_image_encodes_a_picture_in_place_at_the_target():
-    """From the first stage, whose picture the mask keeps in part: as the host's node places it."""
-    from comfy_extras.nodes_lt import LTXVConcatAVLatent, LTXVImgToVideoInplace
-
-    image = torch.rand(1, 256, 384, 3, generator=torch.Generator().manual_seed(1))
-    for name in FAMILIES[1:]:
-        video, audio = preview(name, 4, 6)["samples"].unbind()
-        [placed] = LTXVImgToVideoInplace.execute(
-            PictureCoder(), image, {"samples": video}, 0.7
-        ).args
-        [both] = LTXVConcatAVLatent.execute(placed, {"samples": audio}).args
-        ours = refined(name, both, scale=2.0, start_image=image, vae=PictureCoder())[0]
-        first = PictureCoder().encode(image)
-        assert gap(ours[:, :, :1], first) < 1e-6, name
-        free = refined(name, both, scale=2.0)[0]
-        assert gap(free[:, :, :1], first) > 0.01
 
 
 def case_what_cannot_be_refined_is_refused():

@@ -41,6 +41,7 @@ SCRIPTS = {
     "av_kept_cases.py": ("av_kept_cases.py",),
     "fuzz_cases.py": ("fuzz_cases.py",),
     "av_refine_cases.py": ("av_refine_cases.py",),
+    "av_anchor_cases.py": ("av_anchor_cases.py",),
 }
 """Script -> the files that hold its cases."""
 CASES = [
