@@ -24,11 +24,6 @@ CORE = {
     "DualCLIPLoader": ("", "CLIP", "clip_name1 clip_name2 type device"),
     "EmptyHunyuanLatentVideo": ("", "LATENT", "width height length batch_size"),
     "EmptyHunyuanVideo15Latent": ("", "LATENT", "width height length batch_size"),
-    "HunyuanVideo15ImageToVideo": (
-        "positive negative vae start_image? clip_vision_output?",
-        "CONDITIONING CONDITIONING LATENT",
-        "width height length batch_size",
-    ),
     "HunyuanVideo15LatentUpscaleWithModel": (
         "model samples",
         "LATENT",
@@ -57,11 +52,6 @@ CORE = {
     "UNETLoader": ("", "MODEL", "unet_name weight_dtype"),
     "VAEDecode": ("samples vae", "IMAGE", ""),
     "VAELoader": ("", "VAE", "vae_name"),
-    "WanImageToVideo": (
-        "positive negative vae clip_vision_output? start_image?",
-        "CONDITIONING CONDITIONING LATENT",
-        "width height length batch_size",
-    ),
     "Wan22ImageToVideoLatent": ("vae start_image?", "LATENT", "width height length batch_size"),
 }
 FOLDERS = {

@@ -195,6 +195,19 @@ def test_videos_are_told_apart_by_their_names(path):
     assert sorted(names) == [refined, "video/surf_preview"]
 
 
+@pytest.mark.parametrize(
+    "path", [path for path in WORKFLOWS if "I2V" in path.stem], ids=lambda path: path.stem
+)
+def test_the_picture_is_encoded_for_the_sizes_that_run(path):
+    graph = read(path)
+    made = graph.widgets(graph.find("SurfImageToVideo"))
+    sampler = graph.widgets(graph.find("SurfReshiftKSampler"))
+    names = ("resolution", "scale", "width", "height")
+    assert [made[f"low_{name}"] for name in names] == [sampler[f"low_{name}"] for name in names]
+    for refiner in map(graph.widgets, graph.all("SurfRefiner")):
+        assert made["target_resolution"] == refiner["resolution"]
+
+
 def test_a_changed_widget_is_seen_in_the_cost():
     graph = read(next(path for path in WORKFLOWS if "5B" in path.stem))
     before = rows(graph)

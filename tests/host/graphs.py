@@ -28,15 +28,9 @@ SIZE = {"width": WIDTH, "height": HEIGHT, "length": FRAMES}
 SMALL = {
     "EmptyHunyuanLatentVideo": SIZE,
     "EmptyHunyuanVideo15Latent": SIZE,
-    "HunyuanVideo15ImageToVideo": SIZE,
-    "WanImageToVideo": SIZE,
+    "SurfImageToVideo": SIZE | {"target_resolution": "by scale", "target_scale": 4.0},
     "Wan22ImageToVideoLatent": SIZE | {"width": 2 * WIDTH, "height": 2 * HEIGHT},
-    "SurfReshiftKSampler": {
-        "steps": 4,
-        "switch_step": 2,
-        "low_width": WIDTH // 2,
-        "low_height": HEIGHT // 2,
-    },
+    "SurfReshiftKSampler": {"steps": 4, "switch_step": 2},
     "SurfRefiner": {"resolution": "by scale", "scale": 4.0, "steps": 2, "window": 2},
     "HunyuanVideo15LatentUpscaleWithModel": {"width": 2 * WIDTH, "height": 2 * HEIGHT},
 }
@@ -46,21 +40,10 @@ FIRST_SIZE = [kind for kind, inputs in SMALL.items() if "length" in inputs]
 """Nodes that say how large the first steps are."""
 
 
-def made_at(prompt):
-    """Node -> size of the conditioning that it makes, as a multiple of the first size."""
-    scale = dict.fromkeys(prompt, 1.0)
-    for node in prompt.values():
-        if node["class_type"] == "SurfReshiftKSampler" and "positive_low" in node["inputs"]:
-            scale[node["inputs"]["positive_low"][0]] = 0.5
-        if node["class_type"] == "SurfRefiner":
-            scale[node["inputs"]["positive"][0]] = 2.0
-    return scale
-
-
 def shrink(prompt):
     """Put tiny checkpoints and sizes in place of real ones, test nodes for the encoders."""
     family = "hunyuan" if any("hunyuan" in str(n["inputs"]) for n in prompt.values()) else "wan"
-    small, scale = {}, made_at(prompt)
+    small = {}
     for number, node in prompt.items():
         kind, inputs = node["class_type"], dict(node["inputs"])
         if kind in ("CLIPLoader", "DualCLIPLoader", "CLIPVisionLoader"):
@@ -74,10 +57,7 @@ def shrink(prompt):
                 inputs[name] = TINY[inputs[name].removesuffix(".safetensors")] + ".safetensors"
         if inputs.get("vae_name") in LIGHT_VAES:
             kind = "LightVAELoader"
-        inputs |= SMALL.get(kind, {})
-        if kind in ("HunyuanVideo15ImageToVideo", "WanImageToVideo"):
-            inputs |= {"width": int(WIDTH * scale[number]), "height": int(HEIGHT * scale[number])}
-        small[number] = {"class_type": kind, "inputs": inputs}
+        small[number] = {"class_type": kind, "inputs": inputs | SMALL.get(kind, {})}
     return small
 
 
