@@ -112,6 +112,12 @@ class Bare:
     model_patcher, sample = None, None
 
 
+class Apart(Bare):
+    """Of another pack, not made from CFGGuider: no guidance scale, and prompts set elsewhere."""
+
+    model_options, original_conds = {}, {}
+
+
 def mean_flow():
     """A model whose network is told the noise level of the next step."""
     model = host_stub.Patcher()
@@ -126,6 +132,7 @@ BAD = [
     (lambda: wrap(wrap(cfg_guider())), "without a switch", "got one", "Surf Reshift Ladder"),
     (lambda: wrap(make_guider()), "without a switch", "got one", "connect"),
     (lambda: wrap(Bare()), "as the host makes them", "Bare without model_options", "connect"),
+    (lambda: wrap(Apart()), "Apart without cfg, set_conds, inner_set_conds;", "connect"),
     (lambda: wrap(None), "guider must be of type GUIDER", "NoneType", "muted"),
     (lambda: wrap(cfg_guider(model=host_stub.Patcher(kind=(host_stub.DiscreteFlow,
                                                            host_stub.Eps)))),

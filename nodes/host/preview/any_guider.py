@@ -128,7 +128,10 @@ def _check_guider(guider: Any) -> None:
             "connect the guider that goes into that node, or use Surf Reshift Ladder for more "
             "than one switch."
         )
-    needed = ("model_patcher", "model_options", "original_conds", "sample")
+    needed = (
+        *("model_patcher", "model_options", "original_conds", "cfg"),
+        *("set_conds", "inner_set_conds", "sample"),
+    )
     missing = [name for name in needed if not hasattr(guider, name)]
     if missing:
         raise ValueError(
