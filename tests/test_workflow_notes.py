@@ -186,6 +186,15 @@ def test_note_begins_with_the_name_and_has_one_thing_to_try(path):
     assert len(note.split()) <= 260
 
 
+@pytest.mark.parametrize(
+    "path", [path for path in WORKFLOWS if read(path).all("LoadImage")], ids=lambda path: path.stem
+)
+def test_note_says_where_the_picture_is_chosen(path):
+    graph = read(path)
+    title = graph.find("LoadImage")["title"].removesuffix(" (bypassed)")
+    assert f"*{title}*" in graph.note()
+
+
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 def test_videos_are_told_apart_by_their_names(path):
     graph = read(path)
