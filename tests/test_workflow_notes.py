@@ -74,7 +74,7 @@ class Graph:
 
 
 @dataclass(frozen=True)
-class Clip:
+class PricedClip:
     """A model on a video of some frames."""
 
     shape: ModelShape
@@ -101,7 +101,7 @@ def preview(graph):
     own = graph.widgets(node)
     made = graph.widgets(graph.source(node, "latent_image"))
     size = (made.get("height", 64), made.get("width", 64))
-    clip = Clip(graph.shape(node), made.get("length", 4))
+    clip = PricedClip(graph.shape(node), made.get("length", 4))
     for other in ("model_low", "model_low_noise"):
         if graph.source(node, other):
             assert graph.shape(node, other) == clip.shape
