@@ -38,8 +38,11 @@ def latent():
 
 
 def conds():
-    vace = {"vace_frames": [torch.randn(1, 32, 3, 16, 24)], "area": (8, 8, 0, 0)}
-    return {n: [[torch.randn(1, 4, 8), dict(vace)]] for n in ("positive", "negative")}
+    def entries():
+        bound = {"vace_frames": [torch.randn(1, 32, 3, 16, 24)]}, {"area": (8, 8, 0, 0)}
+        return [[torch.randn(1, 4, 8), options] for options in bound]
+
+    return {name: entries() for name in ("positive", "negative")}
 
 
 def given(node):
