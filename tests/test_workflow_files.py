@@ -13,6 +13,7 @@ WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
 WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 # The host's nodes that the workflows use: inputs (? optional), output types, widgets.
 CORE = {
+    "BasicGuider": ("model conditioning", "GUIDER", ""),
     "BasicScheduler": ("model", "SIGMAS", "scheduler steps denoise"),
     "CFGGuider": ("model positive negative", "GUIDER", "cfg"),
     "CLIPLoader": ("", "CLIP", "clip_name type device"),
@@ -40,6 +41,11 @@ CORE = {
     "LoadImage": ("", "IMAGE MASK", "image upload"),
     "LoraLoaderModelOnly": ("model", "MODEL", "lora_name strength_model"),
     "MarkdownNote": ("", "", "text"),
+    "MiniMaxH3ImageToVideo": (
+        "clip vae first_frame? last_frame?",
+        "CONDITIONING LATENT",
+        "prompt width height length",
+    ),
     "ModelSamplingSD3": ("model", "MODEL", "shift"),
     "RandomNoise": ("", "NOISE", "noise_seed control_after_generate"),
     "SamplerCustomAdvanced": (
@@ -51,6 +57,7 @@ CORE = {
     "SplitSigmas": ("sigmas", "SIGMAS SIGMAS", "step"),
     "UNETLoader": ("", "MODEL", "unet_name weight_dtype"),
     "VAEDecode": ("samples vae", "IMAGE", ""),
+    "VAEDecodeAudio": ("samples vae", "AUDIO", ""),
     "VAELoader": ("", "VAE", "vae_name"),
     "Wan22ImageToVideoLatent": ("vae start_image?", "LATENT", "width height length batch_size"),
 }
@@ -207,6 +214,9 @@ def test_the_workflows_are_there():
     assert {path.stem for path in WORKFLOWS} == {
         "HunyuanVideo 1.5 I2V to 1080p",
         "HunyuanVideo 1.5 T2V to 1080p",
+        "MiniMax H3 I2V to 1080p",
+        "MiniMax H3 I2V to 1080p with 8-step LoRA",
+        "MiniMax H3 T2V to 1080p",
         "Try SURF without downloads",
         "Wan 2.1 1.3B T2V to 720p",
         "Wan 2.2 5B to 1080p",

@@ -14,7 +14,9 @@ Dims: T latent frames, A audio latents, H, W latent cells, L text tokens.
 
 import importlib.util
 import json
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import checkpoints
 import torch
@@ -168,3 +170,63 @@ def keyframe(index, rows=6, columns=10, frames=1, sound=0, seed=3):
     if sound:
         made["audio_latent"] = torch.randn(1, 32, 2, sound, generator=generator)
     return made
+
+
+def lora(rank=4):
+    """The state dict of a LoRA on the self-attention of the tiny MiniMax H3."""
+    generator, width = torch.Generator().manual_seed(450), H3["hidden_size"]
+    wide = 3 * H3["num_attention_heads"] * H3["attention_head_dim"]
+    state = {}
+    for layer in range(H3["num_layers"]):
+        name = f"diffusion_model.blocks.{layer}.attn.qkv_proj"
+        state[f"{name}.lora_down.weight"] = torch.randn(rank, width, generator=generator) * 0.1
+        state[f"{name}.lora_up.weight"] = torch.randn(wide, rank, generator=generator) * 0.1
+        state[f"{name}.alpha"] = torch.tensor(float(rank))
+    return state
+
+
+def vaes():
+    """The state dicts of thin autoencoders of MiniMax H3: {name: state}."""
+    import comfy.ops
+    from stand_ins import small_minimax_vaes
+
+    with small_minimax_vaes() as (video, audio):
+        made = {
+            "tiny_minimax_video_vae": video.MiniMaxH3VideoVAE(
+                operations=comfy.ops.disable_weight_init
+            ),
+            "tiny_minimax_audio_vae": audio.MiniMaxH3AudioVAE(),
+        }
+    states = {name: drawn(module, 460 + n) for n, (name, module) in enumerate(made.items())}
+    sound = states["tiny_minimax_audio_vae"]
+    sound["latents_mean"] = torch.zeros_like(sound["latents_mean"])
+    sound["latents_std"] = torch.ones_like(sound["latents_std"])
+    for key in [key for key in sound if key.endswith("zero_k_bias")]:
+        sound[key] = torch.zeros_like(sound[key])
+    return states
+
+
+def drawn(module, seed):
+    """Draw the parameters of a module; its tables and filters stay."""
+    parameters = SimpleNamespace(state_dict=lambda: dict(module.named_parameters()))
+    return module.state_dict() | checkpoints.randomise(parameters, seed)
+
+
+def write_all(models):
+    """Write what the workflows need, below a folder laid out like the host's `models`."""
+    from safetensors.torch import save_file
+
+    write("tiny_minimax_h3_pruned", models / "diffusion_models")
+    made = {models / "loras" / "tiny_minimax_lora.safetensors": lora()}
+    for name, state in vaes().items():
+        made[models / "vae" / f"{name}.safetensors"] = state
+    for path, state in made.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({key: value.contiguous() for key, value in state.items()}, path)
+
+
+if __name__ == "__main__":
+    target = Path(sys.argv[1]).resolve()
+    checkpoints.start_host(Path.cwd())
+    if importlib.util.find_spec("comfy.ldm.minimax") is not None:
+        write_all(target)

@@ -16,6 +16,10 @@ TINY = {
     "hunyuanvideo1.5_1080p_sr_distilled_fp16": "tiny_hunyuan15_sr",
     "hunyuanvideo15_latent_upsampler_1080p": "tiny_hunyuan15_upsampler",
     "hunyuanvideo15_vae_fp16": "tiny_hunyuan15_vae",
+    "minimax_h3_fl2va_pruned_int8_convrot": "tiny_minimax_h3_pruned",
+    "minimax_h3_fl2v_turbo_8step_v1.0_comfyui_bf16": "tiny_minimax_lora",
+    "minimax_h3_video_vae_fp16": "tiny_minimax_video_vae",
+    "minimax_h3_audio_vae_fp32": "tiny_minimax_audio_vae",
 }
 """Names of files, without .safetensors."""
 LIGHT_VAES = {"tiny_wan22_vae.safetensors", "tiny_hunyuan15_vae.safetensors"}
@@ -33,6 +37,8 @@ SMALL = {
     "SurfReshiftKSampler": {"steps": 4, "switch_step": 2},
     "SurfRefiner": {"resolution": "by scale", "scale": 4.0, "steps": 2, "window": 2},
     "HunyuanVideo15LatentUpscaleWithModel": {"width": 2 * WIDTH, "height": 2 * HEIGHT},
+    "MiniMaxH3ImageToVideo": {"width": 128, "height": 64, "length": 22},
+    "SurfReshiftAnyGuider": {"switch_step": 2},
 }
 
 
@@ -46,6 +52,8 @@ def shrink(prompt):
     small = {}
     for number, node in prompt.items():
         kind, inputs = node["class_type"], dict(node["inputs"])
+        if kind == "CLIPLoader" and inputs["type"] == "minimax":
+            kind, inputs = "RandomMiniMaxClip", {}
         if kind in ("CLIPLoader", "DualCLIPLoader", "CLIPVisionLoader"):
             continue
         if kind == "CLIPTextEncode":
@@ -57,6 +65,8 @@ def shrink(prompt):
                 inputs[name] = TINY[inputs[name].removesuffix(".safetensors")] + ".safetensors"
         if inputs.get("vae_name") in LIGHT_VAES:
             kind = "LightVAELoader"
+        if inputs.get("vae_name", "").startswith("tiny_minimax"):
+            kind = "SmallMiniMaxVAELoader"
         small[number] = {"class_type": kind, "inputs": inputs | SMALL.get(kind, {})}
     return small
 

@@ -3,6 +3,10 @@
 Copied to custom_nodes; the host reads NODE_CLASS_MAPPINGS.
 """
 
+import contextlib
+import functools
+from unittest import mock
+
 import comfy.clip_vision
 import torch
 
@@ -76,8 +80,60 @@ class LightVAELoader(nodes.VAELoader):
         return (vae,)
 
 
+class RandomMiniMaxClip:
+    """Emits a text encoder for MiniMax H3's own node: random, 48 wide, whatever it is told."""
+
+    CATEGORY = "testing"
+    FUNCTION = "make"
+    RETURN_TYPES = ("CLIP",)
+
+    @classmethod
+    def INPUT_TYPES(cls):  # noqa: N802
+        return {"required": {}}
+
+    def make(self):
+        return (self,)
+
+    def tokenize(self, prompt, **_):
+        return prompt
+
+    def encode_from_tokens_scheduled(self, tokens):
+        generator = torch.Generator().manual_seed(len(tokens))
+        return [[torch.randn(1, 7, 48, generator=generator), {}]]
+
+
+@contextlib.contextmanager
+def small_minimax_vaes():
+    """Let the host build MiniMax H3's autoencoders thin: their files do not say how wide."""
+    import comfy.ldm.minimax.audio_vae as audio
+    import comfy.ldm.minimax.vae as video
+
+    thin = (
+        (video, "ViT3DDecoder", {"num_layers": 1, "heads": 1, "dim_head": 64}),
+        (video, "MiniMaxH3VideoVAE", {"ch": 32, "num_res_blocks": 1}),
+        (audio, "MiniMaxH3AudioVAE", {"encoder_dim": 4, "latent_dim": 64, "decoder_dim": 256}),
+    )
+    with contextlib.ExitStack() as stack:
+        for module, name, sizes in thin:
+            made = functools.partial(getattr(module, name), **sizes)
+            stack.enter_context(mock.patch.object(module, name, made))
+        yield video, audio
+
+
+class SmallMiniMaxVAELoader(nodes.VAELoader):
+    """Loads a thin autoencoder of MiniMax H3, of video or of sound."""
+
+    CATEGORY = "testing"
+
+    def load_vae(self, vae_name):
+        with small_minimax_vaes():
+            return super().load_vae(vae_name)
+
+
 NODE_CLASS_MAPPINGS = {
     "LightVAELoader": LightVAELoader,
     "RandomClipVision": RandomClipVision,
     "RandomConditioning": RandomConditioning,
+    "RandomMiniMaxClip": RandomMiniMaxClip,
+    "SmallMiniMaxVAELoader": SmallMiniMaxVAELoader,
 }
