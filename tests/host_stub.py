@@ -320,7 +320,10 @@ def contents():
     api = load_beside("host_stub_api.py", "host_stub_api")
     made = {
         "comfy": {},
-        "comfy.model_base": {"HunyuanVideo": type("HunyuanVideo", (), {})},
+        "comfy.model_base": {
+            "HunyuanVideo": type("HunyuanVideo", (), {}),
+            "WAN21": type("WAN21", (), {"concat_cond": lambda self, **kwargs: None}),
+        },
         "comfy.model_management": {
             "OOM_EXCEPTION": torch.OutOfMemoryError,
             "free_memory": free_memory,

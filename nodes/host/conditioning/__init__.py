@@ -3,6 +3,7 @@
 from .areas import check_areas
 from .grid import Conditioning, Grid, SizeChange, maps
 from .guides import KEYFRAMES, pad_cells
+from .length import check_frames_beside
 from .low import low_conds
 from .made_for import Pixels, check_made_for, source_cells, with_made_for
 from .resize import carry
@@ -15,6 +16,7 @@ __all__ = [
     "SizeChange",
     "carry",
     "check_areas",
+    "check_frames_beside",
     "check_made_for",
     "low_conds",
     "maps",

@@ -16,7 +16,14 @@ from ....surf_core.schedule import check_sigmas
 from .. import models
 from ..audio_length import check_length
 from ..bound_patches import check_bound
-from ..conditioning import Conditioning, Grid, SizeChange, check_areas, low_conds
+from ..conditioning import (
+    Conditioning,
+    Grid,
+    SizeChange,
+    check_areas,
+    check_frames_beside,
+    low_conds,
+)
 from ..finite import check_conditioning, check_finite
 from ..latents import check_channels, check_noise_mask, is_blank
 from ..leftover_noise import warn_of_noise
@@ -99,6 +106,7 @@ def _check_call(guider: Any, course: Course, call: Call, conds: dict[str, Condit
     check_sigmas(call.sigmas)
     check_conditioning(conds)
     check_areas(conds, tuple(samples.shape[2:]), Grid.of(model))
+    check_frames_beside(conds, model, tuple(samples.shape[2:-2]))
     models.check_grid(model, *samples.shape[-2:])
     check_length(model, parts_of(samples))
     check_noise(call.noise, samples)

@@ -19,6 +19,7 @@ from ..conditioning import (
     SizeChange,
     carry,
     check_areas,
+    check_frames_beside,
     source_cells,
 )
 from ..finite import check_conditioning
@@ -100,6 +101,7 @@ def prepare(
     source = source_cells(model, conds, latent, samples, made_for)
     check_bound(model, shape.shape, {source, tuple(samples.shape[-2:])})
     check_areas(conds, (*samples.shape[2:-2], *source))
+    check_frames_beside(conds, model, tuple(samples.shape[2:-2]))
     guides = guide_frames(conds, source)
     check_length(model, parts)
     check_frame_rate(model, parts, conds, sum(guides))
