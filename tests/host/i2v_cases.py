@@ -8,7 +8,7 @@ Every function `case_*` asserts.
 import checkpoints
 import inside
 import torch
-from inprocess import ClipVision, prompts, same
+from inprocess import ClipVision, prompts, refused, same
 from inside import noise
 
 RESULTS = inside.enter()
@@ -192,6 +192,21 @@ def case_the_three_sizes_run_through_sampler_and_refiner():
     for pair, grid in zip(pairs, ((16, 24), (8, 12), (24, 36)), strict=True):
         made = model.model.process_latent_in(pair[0][0][1]["concat_latent_image"].clone())
         torch.testing.assert_close(seen[grid], made, rtol=0, atol=1e-6)
+
+
+def case_a_picture_of_another_length_is_refused_before_the_model_is_called():
+    vae, model = HOST.sd.VAE(sd=checkpoints.wan_vae()), HOST.model("tiny_wan22_i2v")
+    (pair, _, target), latent = three_sizes(vae, prompts(), picture(), 192, 128, 9)
+    longer = {**latent, "samples": noise(1, 16, 4, 16, 24)}
+
+    def never(apply_model, args):
+        raise AssertionError("the model was called")
+
+    clone = model.clone()
+    clone.set_model_unet_function_wrapper(never)
+    words = "concat_latent_image", "the latent's 4 latent frames, got 3"
+    refused(lambda: HOST.ours(clone, longer, *pair), "Reshift KSampler", *words)
+    refused(lambda: refine(clone, longer, target, scale=1.5), "Surf Refiner", *words)
 
 
 def case_the_first_frame_of_5b_is_the_picture_encoded_at_the_target():
