@@ -64,6 +64,9 @@ CORE = {
 FOLDERS = {
     "clip_vision", "diffusion_models", "latent_upscale_models", "loras", "text_encoders", "vae",
 }  # fmt: skip
+OTHER_POLICIES = {("SurfReshiftAnyGuider", "sigma_policy"): "same"}
+"""(node, widget) -> what the workflows have in place of the default: the levels of video and sound
+stay pairs that the model was trained at."""
 WIDEST = 1700
 
 
@@ -114,7 +117,7 @@ def node_faults(node):
 
 
 def value_faults(where, kind, values):
-    """Widget values that the node would not accept, and policies that are not the default."""
+    """Widget values that the node would not accept, and policies that are not the usual ones."""
     for item in NODES[kind].define_schema().inputs:
         if item.id not in values or item.id in OF_THE_HOST:
             continue
@@ -125,8 +128,10 @@ def value_faults(where, kind, values):
         low, high = getattr(item, "min", None), getattr(item, "max", None)
         if low is not None and not low <= value <= high:
             yield f"{where}: {item.id} {value} is outside {low} to {high}"
-        if item.id.endswith("_policy") and value != item.default:
-            yield f"{where}: {item.id} is not the default, {item.default!r}"
+        if item.id.endswith("_policy"):
+            usual = OTHER_POLICIES.get((kind, item.id), item.default)
+            if value != usual:
+                yield f"{where}: {item.id} is not {usual!r}"
 
 
 def model_faults(where, node):
