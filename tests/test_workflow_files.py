@@ -16,6 +16,7 @@ CORE = {
     "BasicGuider": ("model conditioning", "GUIDER", ""),
     "BasicScheduler": ("model", "SIGMAS", "scheduler steps denoise"),
     "CFGGuider": ("model positive negative", "GUIDER", "cfg"),
+    "CheckpointLoaderSimple": ("", "MODEL CLIP VAE", "ckpt_name"),
     "CLIPLoader": ("", "CLIP", "clip_name type device"),
     "CLIPTextEncode": ("clip", "CONDITIONING", "text"),
     "CLIPVisionEncode": ("clip_vision image", "CLIP_VISION_OUTPUT", "crop"),
@@ -25,6 +26,7 @@ CORE = {
     "DualCLIPLoader": ("", "CLIP", "clip_name1 clip_name2 type device"),
     "EmptyHunyuanLatentVideo": ("", "LATENT", "width height length batch_size"),
     "EmptyHunyuanVideo15Latent": ("", "LATENT", "width height length batch_size"),
+    "EmptyLTXVLatentVideo": ("", "LATENT", "width height length batch_size"),
     "HunyuanVideo15LatentUpscaleWithModel": (
         "model samples",
         "LATENT",
@@ -40,6 +42,18 @@ CORE = {
     "LatentUpscaleModelLoader": ("", "LATENT_UPSCALE_MODEL", "model_name"),
     "LoadImage": ("", "IMAGE MASK", "image upload"),
     "LoraLoaderModelOnly": ("model", "MODEL", "lora_name strength_model"),
+    "LTXAVTextEncoderLoader": ("", "CLIP", "text_encoder ckpt_name device"),
+    "LTXVAudioVAEDecode": ("samples audio_vae", "AUDIO", ""),
+    "LTXVAudioVAELoader": ("", "VAE", "ckpt_name"),
+    "LTXVConcatAVLatent": ("video_latent audio_latent", "LATENT", ""),
+    "LTXVConditioning": ("positive negative", "CONDITIONING CONDITIONING", "frame_rate"),
+    "LTXVDualCFGGuider": ("model positive negative", "GUIDER", "video_cfg audio_cfg"),
+    "LTXVEmptyLatentAudio": ("audio_vae", "LATENT", "frames_number frame_rate batch_size"),
+    "LTXVImgToVideoInplace": ("vae image latent", "LATENT", "strength bypass"),
+    "LTXVLatentUpsampler": ("samples upscale_model vae", "LATENT", ""),
+    "LTXVPreprocess": ("image", "IMAGE", "img_compression"),
+    "LTXVSeparateAVLatent": ("av_latent", "LATENT LATENT", ""),
+    "ManualSigmas": ("", "SIGMAS", "sigmas"),
     "MarkdownNote": ("", "", "text"),
     "MiniMaxH3ImageToVideo": (
         "clip vae first_frame? last_frame?",
@@ -62,7 +76,8 @@ CORE = {
     "Wan22ImageToVideoLatent": ("vae start_image?", "LATENT", "width height length batch_size"),
 }
 FOLDERS = {
-    "clip_vision", "diffusion_models", "latent_upscale_models", "loras", "text_encoders", "vae",
+    "checkpoints", "clip_vision", "diffusion_models", "latent_upscale_models", "loras",
+    "text_encoders", "vae",
 }  # fmt: skip
 OTHER_POLICIES = {("SurfReshiftAnyGuider", "sigma_policy"): "same"}
 """(node, widget) -> what the workflows have in place of the default: the levels of video and sound
@@ -219,6 +234,9 @@ def test_the_workflows_are_there():
     assert {path.stem for path in WORKFLOWS} == {
         "HunyuanVideo 1.5 I2V to 1080p",
         "HunyuanVideo 1.5 T2V to 1080p",
+        "LTX-2.3 I2V to 1080p",
+        "LTX-2.5 I2V to 1080p",
+        "LTX-2.5 I2V to 4K",
         "MiniMax H3 I2V to 1080p",
         "MiniMax H3 I2V to 1080p with 8-step LoRA",
         "MiniMax H3 T2V to 1080p",

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import pytest
 from surf.surf_core.cost import (
     HUNYUAN_VIDEO_15,
+    LTX_2,
     MINIMAX_H3,
     TINY,
     WAN_1_3B,
@@ -30,13 +31,14 @@ SHAPES = {
     "wan2.2_ti2v_5B": WAN_5B,
     "hunyuanvideo1.5": HUNYUAN_VIDEO_15,
     "minimax_h3": MINIMAX_H3,
+    "ltx-2": LTX_2,
 }
 """Beginning of a file's name -> its model."""
 IMAGE_TOKENS = 729
 """Tokens that the vision encoder adds to the text of HunyuanVideo 1.5."""
 UNKNOWN_SIZES = {"hunyuanvideo15_latent_upsampler_1080p.safetensors"}
 """Files whose size neither ComfyUI's templates nor its Manager list."""
-SUMS = {"minimax_h3": 44.5}
+SUMS = {"minimax_h3": 44.5, "ltx-2.3": 47.2, "ltx-2.5": 56.9}
 """Beginning of a file's name -> what ComfyUI's index of templates adds up to, in GB, for models
 whose files have no size of their own there."""
 UNITS = {"PFLOPs": 1e15, "GFLOPs": 1e9}
@@ -66,7 +68,8 @@ class Graph:
 
     def shape(self, node, name="model"):
         """The sizes of the model that feeds an input, through LoRAs and patches."""
-        while (node := self.source(node, name))["type"] != "UNETLoader":
+        loaders = ("UNETLoader", "CheckpointLoaderSimple")
+        while (node := self.source(node, name))["type"] not in loaders:
             if node["type"] == "SurfTinyModels":
                 return TINY
             name = "model"
@@ -116,8 +119,23 @@ def guided_preview(graph, node):
     return row, legs, clip, low, {"steps": steps, "cfg": 1.0}
 
 
+def first_stage(graph):
+    """What `preview` returns, of LTX-2: one size, doubled by its latent upsampler afterwards."""
+    [run] = graph.all("SamplerCustomAdvanced")
+    made = graph.widgets(graph.find("EmptyLTXVLatentVideo"))
+    guider = graph.source(run, "guider")
+    assert {v for name, v in graph.widgets(guider).items() if name.endswith("cfg")} == {1.0}
+    steps = graph.widgets(graph.source(run, "sigmas"))["sigmas"].count(",")
+    size, clip = (made["height"], made["width"]), PricedClip(graph.shape(guider), made["length"])
+    assert graph.widgets(graph.find("LTXVEmptyLatentAudio"))["frames_number"] == made["length"]
+    row, doubled = f"preview: {steps} steps at {text_of(size)}", (2 * size[0], 2 * size[1])
+    return row, [clip.run(steps, size, 1.0)], clip, doubled, {"steps": steps, "cfg": 1.0}
+
+
 def preview(graph):
     """Row, evaluations and size of what Reshift KSampler, or a guider with the switch, runs."""
+    if graph.all("LTXVLatentUpsampler"):
+        return first_stage(graph)
     for node in graph.all("SurfReshiftAnyGuider"):
         return guided_preview(graph, node)
     node = graph.find("SurfReshiftKSampler")
@@ -166,6 +184,8 @@ def rows(graph):
     else:
         plain = [clip.run(own["steps"], (legs[0].height, legs[0].width), own["cfg"]), *more]
         name = f"{text_of((legs[0].height, legs[0].width))}, and super-resolution"
+    if graph.all("LTXVLatentUpsampler"):
+        table["both, without windows"] = legs + [replace(leg, window=0) for leg in more]
     table[f"plain run: {own['steps']} steps at {name}"] = plain
     return {row: plan_flops(run) for row, run in table.items()}
 
@@ -227,8 +247,8 @@ def test_note_says_where_the_picture_is_chosen(path):
 def test_videos_are_told_apart_by_their_names(path):
     graph = read(path)
     names = [node["widgets_values"][0] for node in graph.all("SaveVideo")]
-    target = re.search(r"\d+p", path.stem)
-    refined = f"video/surf_{target[0] if target else '128p'}"
+    target = re.search(r"\d+p|4K", path.stem)
+    refined = f"video/surf_{target[0].lower() if target else '128p'}"
     assert sorted(names) == [refined, "video/surf_preview"]
 
 
@@ -242,6 +262,11 @@ def test_the_picture_is_encoded_for_the_sizes_that_run(path):
         first = graph.source(own, "first_frame")
         assert first is graph.source(node, "first_frame") is graph.find("LoadImage")
         assert graph.source(own, "vae") is graph.source(node, "vae")
+        return
+    if placed := graph.all("LTXVImgToVideoInplace"):
+        pictures = [graph.source(node, "image") for node in placed]
+        pictures.append(graph.source(graph.find("SurfRefiner"), "start_image"))
+        assert [graph.source(node, "image") for node in pictures] == 3 * graph.all("LoadImage")
         return
     made = graph.widgets(graph.find("SurfImageToVideo"))
     sampler = graph.widgets(graph.find("SurfReshiftKSampler"))

@@ -38,6 +38,11 @@ def to_api(graph, object_info):
     return prompt
 
 
+def is_widget(type_):
+    """Tell a type that has a widget; of several types, "FLOAT,INT", all have."""
+    return type_ == NESTED or WIDGETS.issuperset(type_.split(","))
+
+
 def widget_inputs(declared, values, kind):
     """Give each widget its value, by position."""
     inputs = {}
@@ -45,7 +50,7 @@ def widget_inputs(declared, values, kind):
     while fields:
         name, (type_, *options) = fields.pop(0)
         options = options[0] if options else {}
-        if not values or not (isinstance(type_, list) or type_ in WIDGETS or type_ == NESTED):
+        if not values or not (isinstance(type_, list) or is_widget(type_)):
             continue
         inputs[name] = values.pop(0)
         if options.get("control_after_generate") or options.get("image_upload"):

@@ -20,10 +20,18 @@ TINY = {
     "minimax_h3_fl2v_turbo_8step_v1.0_comfyui_bf16": "tiny_minimax_lora",
     "minimax_h3_video_vae_fp16": "tiny_minimax_video_vae",
     "minimax_h3_audio_vae_fp32": "tiny_minimax_audio_vae",
+    "ltx-2.3-22b-dev-fp8": "tiny_ltx23",
+    "ltx_2.3_22b_distilled_1.1_lora_dynamic_fro09_avg_rank_111_bf16": "tiny_ltx_lora",
+    "ltx-2.3-spatial-upscaler-x2-1.1": "tiny_ltx_upsampler",
+    "ltx-2.5-22b-distilled-transformer-comfy-int8-convrot": "tiny_ltx25",
+    "ltx-2.5-video-vae-bf16": "tiny_ltx_video_vae",
+    "ltx-2.5-audio-vae-bf16": "tiny_ltx_audio_vae",
+    "ltx-2.5-latent-spatial-upscaler-x2-bf16-1.0": "tiny_ltx_upsampler",
 }
 """Names of files, without .safetensors."""
 LIGHT_VAES = {"tiny_wan22_vae.safetensors", "tiny_hunyuan15_vae.safetensors"}
-FILE_NAMES = ("unet_name", "vae_name", "lora_name", "model_name")
+FILE_NAMES = ("ckpt_name", "unet_name", "vae_name", "lora_name", "model_name")
+TEXT_LOADERS = ("CLIPLoader", "DualCLIPLoader", "CLIPVisionLoader", "LTXAVTextEncoderLoader")
 WIDTH, HEIGHT, FRAMES = 96, 64, 9
 TEXT = {"wan": {"width": 4096, "pooled_width": 0}, "hunyuan": {"width": 64, "pooled_width": 768}}
 GUIDED = ("model", "model_low", "positive", "negative", "switch_step", "cfg", "cfg_low", "handover")
@@ -39,6 +47,8 @@ SMALL = {
     "HunyuanVideo15LatentUpscaleWithModel": {"width": 2 * WIDTH, "height": 2 * HEIGHT},
     "MiniMaxH3ImageToVideo": {"width": 128, "height": 64, "length": 22},
     "SurfReshiftAnyGuider": {"switch_step": 2},
+    "EmptyLTXVLatentVideo": SIZE | {"length": 17},
+    "LTXVEmptyLatentAudio": {"frames_number": 17},
 }
 
 
@@ -54,8 +64,12 @@ def shrink(prompt):
         kind, inputs = node["class_type"], dict(node["inputs"])
         if kind == "CLIPLoader" and inputs["type"] == "minimax":
             kind, inputs = "RandomMiniMaxClip", {}
-        if kind in ("CLIPLoader", "DualCLIPLoader", "CLIPVisionLoader"):
+        if kind in TEXT_LOADERS:
             continue
+        if kind == "CLIPTextEncode" and "ltx-2" in str(prompt):
+            # The text encoder of 2.5 gives the widths of video and audio, side by side.
+            width = 96 if "ltx-2.5" in str(prompt) else 48
+            kind, inputs = "RandomLtxConditioning", {"seed": int(number), "width": width}
         if kind == "CLIPTextEncode":
             kind, inputs = "RandomConditioning", {"seed": int(number), **TEXT[family]}
         if kind == "CLIPVisionEncode":
@@ -68,6 +82,9 @@ def shrink(prompt):
         if inputs.get("vae_name", "").startswith("tiny_minimax"):
             kind = "SmallMiniMaxVAELoader"
         small[number] = {"class_type": kind, "inputs": inputs | SMALL.get(kind, {})}
+        if kind == "SurfRefiner" and "ltx-2" in str(prompt):
+            # Their own upsampler has doubled the preview before.
+            small[number]["inputs"]["scale"] = 2.0 if inputs["resolution"] == "2160p" else 1.0
     return small
 
 

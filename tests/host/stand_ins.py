@@ -33,6 +33,23 @@ class RandomConditioning:
         return ([[torch.randn(1, 8, width, generator=generator), extra]],)
 
 
+class RandomLtxConditioning:
+    """Emits what the text encoder of LTX-2.x would, of the width that the model asks for."""
+
+    CATEGORY = "testing"
+    FUNCTION = "make"
+    RETURN_TYPES = ("CONDITIONING",)
+
+    @classmethod
+    def INPUT_TYPES(cls):  # noqa: N802
+        number = ("INT", {"default": 0, "min": 0, "max": 65536})
+        return {"required": {"seed": number, "width": number}}
+
+    def make(self, seed, width):
+        text = torch.randn(1, 7, width, generator=torch.Generator().manual_seed(seed))
+        return ([[text, {"unprocessed_ltxav_embeds": True}]],)
+
+
 class RandomClipVision:
     """Emits what the vision encoder of HunyuanVideo 1.5 would, of four tokens."""
 
@@ -134,6 +151,7 @@ NODE_CLASS_MAPPINGS = {
     "LightVAELoader": LightVAELoader,
     "RandomClipVision": RandomClipVision,
     "RandomConditioning": RandomConditioning,
+    "RandomLtxConditioning": RandomLtxConditioning,
     "RandomMiniMaxClip": RandomMiniMaxClip,
     "SmallMiniMaxVAELoader": SmallMiniMaxVAELoader,
 }
