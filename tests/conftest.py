@@ -68,6 +68,15 @@ def poisoned_memory(monkeypatch):
     monkeypatch.setattr(torch, "empty_like", poison(torch.empty_like))
 
 
+@pytest.fixture(autouse=True)
+def as_many_threads_as_before():
+    """Take back the threads that a command sets for itself: later tests would wait for them."""
+    before = torch.get_num_threads()
+    yield
+    if torch.get_num_threads() != before:
+        torch.set_num_threads(before)
+
+
 @pytest.fixture
 def tolerance():
     """Absolute tolerance by dtype; the only table."""

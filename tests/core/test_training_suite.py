@@ -45,19 +45,10 @@ def test_the_suite_runs_from_clips_to_a_report(beside):
     assert predictor.config.patch == (1, 2, 2)
 
 
-@pytest.fixture
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.mark.slow
-def test_one_job_goes_on_where_two_were_and_gives_the_same(
-    beside, one_thread, tmp_path, monkeypatch
-):
+def test_one_job_goes_on_where_two_were_and_gives_the_same(beside, tmp_path, monkeypatch):
     """With its own text-to-video model, then with all that is there."""
+    torch.set_num_threads(1)
     monkeypatch.setattr(suite, "HELD_OUT", 0.3)
     out = tmp_path / "alone"
     shutil.copytree(beside, out)
