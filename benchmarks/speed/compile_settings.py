@@ -63,7 +63,7 @@ def refined(
         seed=0, sigma_start=0.65, steps=STEPS, cfg=cfg, window=window, low_band_lock=0.0,
         colour_match=False, tile=tile,
     )  # fmt: skip
-    out, _ = refine(
+    out, *_ = refine(
         model, *models.prompts(shape), start, settings, upsample="latent", mask=mask,
         resolution="by size", scale=2.0, width=8 * size[1], height=8 * size[0],
     )  # fmt: skip

@@ -117,10 +117,10 @@ def windowed(host):
 
 def case_inherited_noise_is_not_shuffled_again(host):
     """FreeNoise shuffles once: the second leg starts from the noise that the first one had."""
-    import surf.nodes.host.preview.run as run
+    import surf.nodes.host.preview.noise as inheriting
 
     drawn, starts = [], []
-    inherited = run.inherit_noise
+    inherited = inheriting.inherit_noise
 
     def record(noise, size):
         drawn.append(inherited(noise, size))
@@ -133,7 +133,7 @@ def case_inherited_noise_is_not_shuffled_again(host):
     model = windowed(host)
     model.add_wrapper_with_key("predict_noise", "test", wrapper)
     keys = set(model.wrappers["sampler_sample"])
-    with mock.patch.object(run, "inherit_noise", record):
+    with mock.patch.object(inheriting, "inherit_noise", record):
         _, x0 = host.ours(model, long(1), *prompts(), noise_policy="inherited")
     half = model.model.process_latent_in(halve(host, x0["samples"]))
     z, sigma = starts[K]

@@ -121,16 +121,16 @@ def gap(a, b):
 
 
 def case_the_noise_that_crosses_is_white_for_nine_samplers(host):
-    import surf.nodes.host.preview.run as run
+    import surf.nodes.host.preview.noise as inheriting
 
     for sampler in NINE:
-        crossed, inherited = [], run.inherit_noise
+        crossed, inherited = [], inheriting.inherit_noise
 
         def record(noise, size, crossed=crossed, inherited=inherited):
             crossed.append(noise)
             return inherited(noise, size)
 
-        with mock.patch.object(run, "inherit_noise", record):
+        with mock.patch.object(inheriting, "inherit_noise", record):
             out = host.ours(
                 host.model(), blank(), *prompts(), sampler_name=sampler, noise_policy="inherited",
                 cfg=1.0,
