@@ -165,6 +165,21 @@ def case_image_to_video_runs_with_pictures_and_says_that_it_resizes_without():
     assert positive[0][1]["minimax_keyframes"][0]["latent"].shape[-2:] == HIGH
 
 
+def case_keyframes_and_references_have_one_noise_in_all_legs():
+    """The host's network adds a little to them, from the seed of the sampling call."""
+    references = [
+        {"kind": "image", "latent_h": 4, "latent_w": 6, "latent": torch.ones(1, 24, 1, 4, 6)}
+    ]
+    guides = [av_models.keyframe(0, *HIGH), av_models.keyframe(21, *HIGH, sound=3)]
+    for name in (H3, PRUNED):
+        for options in ({"minimax_keyframes": guides}, {"minimax_refs": references}):
+            given, expected = inputs(name), plain(basic(name, **options), inputs(name))
+            far = gap(through_estimate(basic(name, **options), given), expected)
+            assert max(far) < 1e-6, (name, *options, far)
+            again = plain(switched(basic(name, **options), low_scale=1.0), given)
+            assert max(gap(again, expected)) < 1e-6, (name, *options)
+
+
 def case_guides_of_any_kind_and_references_cross_the_switch_at_even_and_odd_sizes():
     for size in (HIGH, (5, 7)):
         even = tuple(side + side % 2 for side in size)

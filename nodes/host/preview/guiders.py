@@ -8,7 +8,7 @@ from typing import Any
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from ..conditioning import Conditioning
+from ..conditioning import KEYFRAMES, Conditioning
 from ..models import with_shifts_of
 from .leg import Segment
 
@@ -16,6 +16,8 @@ KEY = "surf_legs"
 """Of our wrapper round the prediction of a guider."""
 MADE_BY_HOST = ("cross_attn", "uuid")
 """What the host adds to an entry of conditioning when a guider takes it."""
+ANCHORS = (KEYFRAMES, "minimax_refs")
+"""Conditions of MiniMax H3 that its network adds a little noise to."""
 See = Callable[[Tensor, Tensor, Tensor], None]
 """Called with (x, sigma, x0) of each evaluation."""
 
@@ -31,11 +33,12 @@ def conds_of(guider: Any) -> dict[str, Conditioning]:
     }
 
 
-def for_leg(guider: Any, segment: Segment, see: See) -> Any:
+def for_leg(guider: Any, segment: Segment, see: See, seed: int) -> Any:
     """Copy a guider for one leg; the guider itself stays as it is.
 
     Args:
         see: called after every evaluation, outside of all other wrappers.
+        seed: of the run, whatever the sampler of the leg has.
     """
     leg = copy.copy(guider)
     if segment.model is not guider.model_patcher:
@@ -51,10 +54,25 @@ def for_leg(guider: Any, segment: Segment, see: See) -> Any:
     if segment.conds is not None:
         leg.original_conds = {}
         _set_conds(leg, segment.conds)
+    _seed_anchors(leg, seed)
     if segment.cfg is not None:
         leg.set_cfg(segment.cfg)
     leg.model_options = _watched(leg.model_options, see)
     return leg
+
+
+def _seed_anchors(leg: Any, seed: int) -> None:
+    """Let MiniMax H3 draw the noise of keyframes and references as in the first leg.
+
+    The host draws it anew at each sampling call, from the seed of the call or of the entry.
+    """
+    leg.original_conds = {
+        name: [
+            {"seed": seed, **entry} if any(entry.get(key) for key in ANCHORS) else entry
+            for entry in cond
+        ]
+        for name, cond in leg.original_conds.items()
+    }
 
 
 def _set_conds(leg: Any, conds: dict[str, Conditioning]) -> None:

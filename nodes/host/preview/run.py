@@ -35,6 +35,8 @@ class Relay:
     """[B, C, (T,) H, W], what the next leg adds to it; zeros where x holds its noise."""
     seed: int
     """Of the sampler."""
+    first_seed: int
+    """Of the run."""
     evaluation: Evaluation | None = None
     """Last (x, sigma, x0) of the leg before, in the model's space."""
     start: Start | None = None
@@ -71,7 +73,7 @@ class Run:
     def sample(self, callback: Callable[..., None] | None, disable_pbar: bool, seed: int) -> Tensor:
         """Run every leg: [B, C, (T,) h, w], VAE space, on the device of the model."""
         call, callback_of = self.call, one_bar(callback, [leg.evaluations for leg in self.legs])
-        relay = Relay(x=call.samples, noise=call.noise, seed=seed)
+        relay = Relay(x=call.samples, noise=call.noise, seed=seed, first_seed=seed)
         seeds = self._seeds(seed)
         if self.legs[0].place and self.on_switch is not None:
             self.on_switch(call.samples)
@@ -160,7 +162,7 @@ class Run:
         if masked:
             sampler = self._masked(relay, leg, sampler, keep if records else None)
         latent, noise = relay.x, relay.noise
-        relay.x = for_leg(self.guider, leg, see).sample(
+        relay.x = for_leg(self.guider, leg, see, relay.first_seed).sample(
             noise,
             latent,
             sampler,
