@@ -36,6 +36,15 @@ def case_an_enlarged_latent_is_refined_as_by_the_hosts_sampler_and_keeps_its_aud
             assert all(map(torch.equal, before, (video, audio)))
 
 
+def case_keyframes_of_another_size_are_resized_where_the_video_keeps_its_own():
+    name = "tiny_minimax_h3"
+    latent = preview(name)
+    large = av_models.prompt(name, minimax_keyframes=[av_models.keyframe(0, 12, 20)])
+    ours = refined(name, latent, positive=large)[0]
+    assert ours.shape == latent["samples"].unbind()[0].shape
+    assert gap(ours, refined(name, latent)[0]) > 1e-5
+
+
 def case_audio_is_refined_where_asked_for():
     for name in FAMILIES:
         latent = preview(name)

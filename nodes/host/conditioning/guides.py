@@ -27,6 +27,14 @@ H3_PATCH = (1, 2, 2)
 """Latent cells of a token of MiniMax H3: frames, rows, columns."""
 
 
+def on_grid(keyframe: dict, size: Size) -> bool:
+    """Say whether a keyframe lies on the whole tokens of a video of this size, as sound does."""
+    latent = keyframe.get("latent")
+    return latent is None or tuple(latent.shape[-2:]) == tuple(
+        -(-side // cells) * cells for side, cells in zip(size, H3_PATCH[1:], strict=True)
+    )
+
+
 def resize_keyframes(keyframes: Sequence[dict] | None, size: Size) -> list[dict] | None:
     """Resize the latents of MiniMax H3's keyframes to a video of another size; sound stays.
 
@@ -40,14 +48,7 @@ def resize_keyframes(keyframes: Sequence[dict] | None, size: Size) -> list[dict]
     if keyframes is None:
         return None
     fitted = [{**keyframe} for keyframe in keyframes]
-    rows, columns = (
-        -(-side // cells) * cells for side, cells in zip(size, H3_PATCH[1:], strict=True)
-    )
-    resized = [
-        keyframe for keyframe in fitted
-        if keyframe.get("latent") is not None
-        and tuple(keyframe["latent"].shape[-2:]) != (rows, columns)
-    ]  # fmt: skip
+    resized = [keyframe for keyframe in fitted if not on_grid(keyframe, size)]
     for keyframe in resized:
         keyframe["latent"] = pad_cells(resize(keyframe["latent"], size))
     if resized:

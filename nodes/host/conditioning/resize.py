@@ -16,7 +16,7 @@ from ....surf_core.resample import resize
 from ..node import NodeLog
 from .areas import scale_area
 from .grid import Conditioning, SizeChange, maps, tensors
-from .guides import move_guides, resize_entries, resize_keyframes
+from .guides import KEYFRAMES, move_guides, on_grid, resize_entries, resize_keyframes
 
 log = NodeLog(__name__)
 
@@ -49,7 +49,7 @@ def carry(
     Returns:
         The same structure with new lists and dictionaries; tensors that need nothing are shared.
     """
-    if change.source == change.target:
+    if change.source == change.target and not _off_grid(conds, change):
         return conds
     guesses: set[str] = set()
     out = {
@@ -65,6 +65,14 @@ def carry(
             ", ".join(repr(key) for key in sorted(guesses)),
         )
     return out
+
+
+def _off_grid(conds: dict[str, Conditioning], change: SizeChange) -> bool:
+    """Say whether a keyframe of MiniMax H3 was made at another size: the host's network fails."""
+    return any(
+        not on_grid(keyframe, change.target)
+        for cond in conds.values() for entry in cond for keyframe in entry[1].get(KEYFRAMES) or ()
+    )  # fmt: skip
 
 
 def _log_resized(conds: dict[str, Conditioning], change: SizeChange, remedy: str) -> None:
