@@ -17,6 +17,8 @@ from ...surf_core.resample import METHODS, cell_pixels, resize, target_size
 from .leftover_noise import warn_of_noise
 from .nested import (
     Parts,
+    check_audio,
+    check_mask_parts,
     check_parts,
     is_joint,
     join_mask,
@@ -97,7 +99,8 @@ def check_companions(latent: dict, samples: Tensor, name: str) -> None:
 
 
 def check_noise_mask(mask: Any, name: str) -> None:
-    """Refuse a noise mask that the host cannot resize: of bools or whole numbers, or not finite."""
+    """Refuse a noise mask of other parts, of bools or whole numbers, or not finite."""
+    check_mask_parts(mask, name)
     for part in tensors_of(mask):
         _check_mask_part(part, name)
 
@@ -140,6 +143,7 @@ def check_channels(model: Any, samples: Any, name: str) -> None:
     check_frames(model, parts.video, name)
     check_parts(model, parts, name)
     check_latent(parts.video, name, channels=video_channels(model))
+    check_audio(model, parts.audio, name)
 
 
 def to_intermediate(samples: Any) -> Any:

@@ -26,6 +26,8 @@ JOINT_MODELS = ("MiniMaxH3", "LTXAV")
 """The host's models of video and audio; those that derive from them, too."""
 NEEDS_AUDIO = ("MiniMaxH3",)
 """Those of them that cannot run on video alone."""
+H3_STEREO = 2
+"""Channels of sound, left and right, in MiniMax H3's audio latents."""
 Shapes = Sequence[Sequence[int]]
 """Shape of each part of a pack, the video's first."""
 
@@ -168,6 +170,21 @@ def video_channels(model: Any) -> int:
     return model.model.diffusion_model.latents_dim if needs_audio(model) else known
 
 
+def check_mask_parts(mask: Any, name: str) -> None:
+    """Refuse a noise mask of more parts than video and audio, or with the video's second.
+
+    Raises:
+        ValueError: says what a mask has.
+    """
+    parts = tensors_of(mask)
+    if len(parts) > 2 or (len(parts) == 2 and parts[1] is not None and parts[1].ndim > 4):
+        raise ValueError(
+            f"{name}: expected a noise mask of the video, or one of the video and then one of the "
+            f"audio, got {len(parts)} of {[tuple(part.shape) for part in parts]}; set the mask of "
+            "each with Set Latent Noise Mask, and join the latents with LTXVConcatAVLatent."
+        )
+
+
 def check_parts(model: Any, parts: Parts, name: str) -> None:
     """Refuse audio for a model without, and video alone for one that makes both.
 
@@ -186,4 +203,29 @@ def check_parts(model: Any, parts: Parts, name: str) -> None:
             f"{name}: expected video and audio for {kind}, which makes both in one run, got "
             f"video alone {parts.shapes[0]}; make both with MiniMaxH3ImageToVideo or "
             "EmptyMiniMaxH3LatentAV, or join them with LTXVConcatAVLatent."
+        )
+
+
+def check_audio(model: Any, audio: Tensor | None, name: str) -> None:
+    """Refuse audio of another model, whose axes are others; None is no audio.
+
+    Raises:
+        ValueError: says what this model's audio has.
+    """
+    if audio is None:
+        return
+    network, kind = model.model.diffusion_model, type(model.model).__name__
+    if needs_audio(model):
+        shape = getattr(network, "audio_latents_dim", None), H3_STEREO, None
+    else:
+        channels, bins = (
+            getattr(network, key, None) for key in ("num_audio_channels", "audio_frequency_bins")
+        )
+        shape = channels, None, bins
+    found = tuple(audio.shape)
+    if any(fits not in (None, side) for fits, side in zip(shape, found[1:], strict=True)):
+        expected = ", ".join("any" if side is None else str(side) for side in shape)
+        raise ValueError(
+            f"{name}: expected audio [B, {expected}] for {kind}, got {found}; connect "
+            "the audio that this model or its audio VAE made."
         )

@@ -28,6 +28,10 @@ def model(name, channels):
     """A MODEL of the stub whose class has the name of one of the host's."""
     made = host_stub.Patcher(channels, base=type(name, (), {}))
     made.model.diffusion_model.latents_dim = 24
+    sides = {"audio_latents_dim": 32} if "H3" in name else {}
+    if name == "LTXAV":
+        sides = {"num_audio_channels": 8, "audio_frequency_bins": 16}
+    vars(made.model.diffusion_model).update(sides)
     return made
 
 
@@ -123,6 +127,9 @@ def test_a_latent_opens_for_the_models_that_take_it():
         ("LTXV", 128, parts_of(LTX).joined(), "which has no audio.*LTXVSeparateAVLatent"),
         ("LTXAV", 128, parts_of(H3).joined(), "128 channels, got 24"),
         ("MiniMaxH3", 32, parts_of(LTX).joined(), "24 channels, got 128"),
+        ("MiniMaxH3", 32, parts_of((H3[0], (1, 8, 9, 16))).joined(), r"audio \[B, 32, 2, any\]"),
+        ("MiniMaxH3", 32, parts_of((H3[0], (1, 32, 1, 13))).joined(), r"got \(1, 32, 1, 13\)"),
+        ("LTXAV", 128, parts_of(((1, *LTX[0][1:]), H3[1])).joined(), r"audio \[B, 8, any, 16\]"),
     ],
 )
 def test_a_latent_of_another_model_is_refused(name, channels, samples, words):
@@ -135,6 +142,18 @@ def test_masks_of_every_part_are_checked():
     mask = nested.join_mask(None, bad, both)
     with pytest.raises(ValueError, match="noise mask must be finite"):
         opened("LTXAV", 128, both.joined(), noise_mask=mask)
+
+
+@FAMILIES
+def test_masks_of_other_parts_than_video_and_audio_are_refused(shapes):
+    video, audio = (torch.ones(shape) for shape in shapes)
+    both = parts_of(shapes).joined()
+    name, channels = ("MiniMaxH3", 32) if shapes is H3 else ("LTXAV", 128)
+    for parts in ([audio, video], [video, audio, audio]):
+        with pytest.raises(ValueError, match=f"latent: expected a noise mask.*got {len(parts)} of"):
+            opened(name, channels, both, noise_mask=host.NestedTensor(parts))
+    for parts in ([video, audio], [video[:, 0], audio], [video]):
+        opened(name, channels, both, noise_mask=host.NestedTensor(parts))
 
 
 DOWN = {"resolution": "by scale", "scale": 0.5, "width": 96, "height": 64, "method": "auto"}
