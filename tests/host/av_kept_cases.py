@@ -215,6 +215,8 @@ def case_what_cannot_work_is_refused_before_anything_is_sampled():
     refused_run(NestedTensor([video, audio, audio]), "got 3", "two nested parts")
     refused_run(NestedTensor([audio, video]), "two nested parts", "video [B, C, T, H, W] and then")
     refused_run(video, "video alone", "MiniMaxH3ImageToVideo")
+    larger = basic(H3, minimax_keyframes=[av_models.keyframe(0, *(2 * side for side in HIGH))])
+    refused_run(latent, "expected keyframes of the latent's", "one width and", guider=larger)
     refused_run(NestedTensor([video, audio[..., :-5]]), "37 audio latents", "got 32", "17 k + 5")
     two = NestedTensor([torch.cat([part, part]) for part in (video, audio)])
     refused_run(two, "one video for MiniMax H3", "batch of 2")

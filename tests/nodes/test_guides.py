@@ -4,7 +4,7 @@ import logging
 
 import pytest
 import torch
-from surf.nodes.host.conditioning import Grid, SizeChange, carry
+from surf.nodes.host.conditioning import Grid, SizeChange, carry, check_keyframes
 from surf.nodes.host.conditioning.guides import move_guides, resize_entries, resize_keyframes
 
 HALVED = SizeChange(source=(4, 6), target=(2, 3), grid=Grid(cell=32))
@@ -62,6 +62,17 @@ def test_keyframes_get_the_grid_that_the_network_pads_its_video_to(target, padde
     assert first["audio_latent"] is second["audio_latent"] is sound
     assert [first["resolved_frame_index"], second["resolved_frame_index"]] == [0, 9]
     assert keyframes[0]["latent"].shape == (1, 24, 2, 8, 12)
+
+
+@pytest.mark.parametrize(("grid", "fits"), [((4, 6), True), ((3, 5), True), ((8, 12), False)])
+def test_keyframes_of_another_size_than_the_first_latent_are_refused(grid, fits):
+    keyframe = {"resolved_frame_index": 0, "latent": torch.zeros(1, 24, 1, 4, 6)}
+    conds = {"positive": [[None, {"minimax_keyframes": [keyframe]}]], "negative": [[None, {}]]}
+    if fits:
+        check_keyframes(conds, grid)
+        return
+    with pytest.raises(ValueError, match=r"8 x 12 cells in the positive .*got \(4, 6\); take"):
+        check_keyframes(conds, grid)
 
 
 def test_conditioning_carries_guides_and_keyframes_and_leaves_references(caplog):

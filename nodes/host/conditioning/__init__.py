@@ -2,7 +2,7 @@
 
 from .areas import check_areas
 from .grid import Conditioning, Grid, SizeChange, maps
-from .guides import KEYFRAMES, pad_cells
+from .guides import KEYFRAMES, check_keyframes, pad_cells
 from .length import check_frames_beside
 from .low import low_conds
 from .made_for import Pixels, check_made_for, source_cells, with_made_for
@@ -17,6 +17,7 @@ __all__ = [
     "carry",
     "check_areas",
     "check_frames_beside",
+    "check_keyframes",
     "check_made_for",
     "low_conds",
     "maps",

@@ -35,6 +35,22 @@ def on_grid(keyframe: dict, size: Size) -> bool:
     )
 
 
+def check_keyframes(conds: dict[str, list], size: Size) -> None:
+    """Refuse MiniMax H3's keyframes that were made for another size than the latent's, in cells.
+
+    Args:
+        conds: name -> CONDITIONING of the first leg.
+    """
+    for name, options in ((name, entry[1]) for name, cond in conds.items() for entry in cond):
+        for keyframe in options.get(KEYFRAMES) or ():
+            if not on_grid(keyframe, size):
+                raise ValueError(
+                    f"expected keyframes of the latent's {size[0]} x {size[1]} cells in the {name} "
+                    f"conditioning, got {tuple(keyframe['latent'].shape[-2:])}; take prompt and "
+                    "latent from one MiniMax H3 node, at one width and height."
+                )
+
+
 def resize_keyframes(keyframes: Sequence[dict] | None, size: Size) -> list[dict] | None:
     """Resize the latents of MiniMax H3's keyframes to a video of another size; sound stays.
 

@@ -22,6 +22,7 @@ from ..conditioning import (
     SizeChange,
     check_areas,
     check_frames_beside,
+    check_keyframes,
     low_conds,
 )
 from ..finite import check_conditioning, check_finite
@@ -107,6 +108,7 @@ def _check_call(guider: Any, course: Course, call: Call, conds: dict[str, Condit
     check_conditioning(conds)
     check_areas(conds, tuple(samples.shape[2:]), Grid.of(model))
     check_frames_beside(conds, model, tuple(samples.shape[2:-2]))
+    check_keyframes(conds, tuple(samples.shape[-2:]))
     models.check_grid(model, *samples.shape[-2:])
     check_length(model, parts_of(samples))
     check_noise(call.noise, samples)
