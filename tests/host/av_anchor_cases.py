@@ -176,4 +176,4 @@ def case_start_image_encodes_a_picture_in_place_at_the_target():
 
 
 if __name__ == "__main__":
-    inside.report(RESULTS, globals())
+    inside.report(RESULTS, globals(), av_models.check_known)

@@ -245,4 +245,4 @@ def case_what_cannot_work_is_refused_before_anything_is_sampled():
 
 
 if __name__ == "__main__":
-    inside.report(RESULTS, globals())
+    inside.report(RESULTS, globals(), av_models.check_known)

@@ -80,4 +80,4 @@ def case_minimax_h3_follows_its_keyframes_at_odd_sizes_too():
 
 
 if __name__ == "__main__":
-    inside.report(RESULTS, globals())
+    inside.report(RESULTS, globals(), av_models.check_known)

@@ -227,4 +227,4 @@ def case_what_cannot_be_refined_is_refused():
 
 
 if __name__ == "__main__":
-    inside.report(RESULTS, globals())
+    inside.report(RESULTS, globals(), av_models.check_known)

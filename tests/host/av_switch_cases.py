@@ -234,4 +234,4 @@ def case_step_caches_of_the_host_are_off_where_an_estimate_crosses():
 
 
 if __name__ == "__main__":
-    inside.report(RESULTS, globals())
+    inside.report(RESULTS, globals(), av_models.check_known)

@@ -164,4 +164,4 @@ def case_a_schedule_without_a_shift_for_the_sound_is_refused_before_the_host_fai
 
 
 if __name__ == "__main__":
-    inside.report(RESULTS, globals())
+    inside.report(RESULTS, globals(), av_models.check_known)

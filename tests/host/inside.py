@@ -42,10 +42,11 @@ def noise(*shape, seed=1):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def report(results, cases):
+def report(results, cases, needs=lambda: None):
     """Run every function `case_*` and write {name: traceback, empty where it held}.
 
-    A case that the host cannot run leaves NOT_RUN and what the host lacks.
+    A case that the host cannot run leaves NOT_RUN and what the host lacks; `needs` raises
+    HostLacks for what all of them need.
 
     It is written after each, so that a process that ends early leaves what it had.
     """
@@ -53,6 +54,7 @@ def report(results, cases):
     with torch.inference_mode():
         for name, case in [pair for pair in cases.items() if pair[0].startswith("case_")]:
             try:
+                needs()
                 case()
                 said[name] = ""
             except HostLacks as lack:
