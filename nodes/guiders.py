@@ -14,8 +14,10 @@ from .host.preview import (
     take,
 )
 from .preview_inputs import (
+    guider_output,
     low_cond_inputs,
     model_low_input,
+    optional_cfg_input,
     picture_inputs,
     policy_inputs,
     size_inputs,
@@ -34,11 +36,6 @@ def guider_input() -> io.Input:
         tooltip="The guider to run in legs: Basic, CFG, Dual CFG, Dual Model, LTXV Dual CFG, or "
         "of another pack. It stays as it is.",
     )
-
-
-def guider_output() -> io.Output:
-    """Declare the guider that comes out."""
-    return declare(io.Guider.Output, "guider", tooltip="Connect to SamplerCustomAdvanced.")
 
 
 class SurfReshiftAnyGuider(io.ComfyNode):
@@ -62,17 +59,9 @@ class SurfReshiftAnyGuider(io.ComfyNode):
                 steps_low_input("the rest of the sigmas"),
                 model_low_input(),
                 *low_cond_inputs("positive", "middle", "negative"),
-                declare(
-                    io.Float.Input,
+                optional_cfg_input(
                     "cfg_low",
-                    optional=True,
-                    default=0.0,
-                    min=0.0,
-                    max=100.0,
-                    step=0.1,
-                    round=0.01,
-                    tooltip="Guidance after the switch, for guiders with one scale. 0: the "
-                    "guider's own.",
+                    "Guidance after the switch, for guiders with one scale. 0: the guider's own.",
                 ),
                 *picture_inputs(),
             ],

@@ -21,6 +21,7 @@ from .host.preview import (
 from .preview_inputs import (
     cfg_input,
     expert_inputs,
+    guider_output,
     low_cond_inputs,
     low_sampler_inputs,
     model_inputs,
@@ -173,13 +174,7 @@ class SurfReshiftGuider(io.ComfyNode):
                 steps_low_input("the rest of the sigmas"),
                 *low_cond_inputs("positive", "negative"),
             ],
-            outputs=[
-                declare(
-                    io.Guider.Output,
-                    "guider",
-                    tooltip="Connect to SamplerCustomAdvanced.",
-                )
-            ],
+            outputs=[guider_output()],
         )
 
     @classmethod

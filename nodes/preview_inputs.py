@@ -1,4 +1,4 @@
-"""Inputs that the nodes of the preview share."""
+"""Inputs and outputs that the nodes of the preview share."""
 
 from comfy_api.latest import io
 
@@ -115,6 +115,21 @@ def cfg_input(name: str, default: float, when: str) -> io.Input:
     )
 
 
+def optional_cfg_input(name: str, tooltip: str) -> io.Input:
+    """Declare a guidance scale that 0 leaves to another one."""
+    return declare(
+        io.Float.Input,
+        name,
+        optional=True,
+        default=0.0,
+        min=0.0,
+        max=100.0,
+        step=0.1,
+        round=0.01,
+        tooltip=tooltip,
+    )
+
+
 def shift_input(name: str, when: str) -> io.Input:
     """Declare a timestep shift."""
     return declare(
@@ -181,17 +196,10 @@ def expert_inputs() -> list[io.Input]:
             tooltip="Noise level below which model_low_noise takes over: 0.9 for Wan 2.2 I2V, "
             "0.875 for T2V. 0: off, one model.",
         ),
-        declare(
-            io.Float.Input,
+        optional_cfg_input(
             "cfg_low_noise",
-            optional=True,
-            default=0.0,
-            min=0.0,
-            max=100.0,
-            step=0.1,
-            round=0.01,
-            tooltip="Guidance of model_low_noise at both resolutions. 0: cfg before and cfg_low "
-            "after the switch.",
+            "Guidance of model_low_noise at both resolutions. 0: cfg before and cfg_low after the "
+            "switch.",
         ),
     ]
 
@@ -262,3 +270,8 @@ def picture_inputs() -> list[io.Input]:
             tooltip="The video VAE of MiniMax H3; needed with first_frame or last_frame.",
         ),
     ]
+
+
+def guider_output() -> io.Output:
+    """Declare the guider that comes out."""
+    return declare(io.Guider.Output, "guider", tooltip="Connect to SamplerCustomAdvanced.")
