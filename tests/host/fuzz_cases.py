@@ -24,7 +24,7 @@ import folder_paths  # noqa: E402
 from surf.nodes.host.refiner.loading import load_refiner  # noqa: E402
 from surf.nodes.host.skip.skip_mask import SkipMask  # noqa: E402
 from surf.surf_core.skip import Mask  # noqa: E402
-from surf.tests.node_calls import World, check_all  # noqa: E402
+from surf.tests.node_calls import CallInputs, check_all  # noqa: E402
 from surf.tests.node_values import Family  # noqa: E402
 
 FOLDER = Path(tempfile.mkdtemp())
@@ -88,7 +88,7 @@ def world():
                "scheduler": ["simple", "beta", "normal", "kl_optimal"]}  # fmt: skip
     whole = families(host)
     options["refiner_name"] = ["fuzz_refiner.safetensors"]
-    return World(
+    return CallInputs(
         nodes=host.nodes, families=whole, masks=masks(), options=options,
         sampler=comfy.samplers.sampler_object, guider=comfy.samplers.CFGGuider,
     )  # fmt: skip
