@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterable
 from datetime import date
 from pathlib import Path
-from typing import Self
 
 import torch
 
@@ -104,7 +103,7 @@ class Page:
         """Say how a table was made, how long the run has taken so far, and where."""
         return f"{how}; {time.time() - self.began:.0f} s. {self.where}"
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Page":
         return self
 
     def __exit__(self, *_: object) -> None:
