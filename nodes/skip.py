@@ -85,8 +85,8 @@ def _inputs() -> list:
             io.Combo.Input, "predictor", options=[*BUILT_IN, *refiner_names()], default="detail",
             tooltip="What scores the tokens. detail: the preview's own detail, any model: of its "
             "pixels where a vae is connected, else of its latent. tiny: a trained network, for "
-            "Surf Tiny Models alone. Else a file in models/diffusion_models that surf-train mask "
-            "wrote; others are refused.",
+            "Surf Tiny Models alone. Else a file in models/diffusion_models that training "
+            "with the recipe mask wrote; others are refused.",
         ),
         declare(
             io.Combo.Input, "choose", options=list(CHOICES), default="keep ratio",

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SUFFIXES = {"", ".py", ".js", ".md", ".json", ".jpg", ".toml", ".txt", ".safetensors"}
+SUFFIXES = {"", ".py", ".js", ".md", ".json", ".jpg", ".svg", ".toml", ".txt", ".safetensors"}
 BINARY = {".jpg", ".safetensors"}
 LARGEST = 10 * 2**20
 NEVER = re.compile(

@@ -21,7 +21,7 @@ def parser() -> argparse.ArgumentParser:
     command = argparse.ArgumentParser(description=__doc__)
     add = command.add_argument
     add("recipe", choices=RECIPES, help="see surf_core/training/recipes.py")
-    add("--data", type=Path, help="folder that surf-prepare wrote")
+    add("--data", type=Path, help="folder that surf_core.training.prepare wrote")
     add("--out", type=Path, help="folder of the run")
     add("--weights", type=Path, help="file to begin with")
     add("--seed", type=int, default=0)
@@ -41,10 +41,10 @@ def main(argv: list[str] | None = None) -> int:
     try:
         _train(args)
     except (ValueError, ImportError, FileNotFoundError) as error:
-        print(f"surf-train: {error}", file=sys.stderr)
+        print(f"surf_core.training: {error}", file=sys.stderr)
         return 2
     except (OSError, FloatingPointError) as error:
-        print(f"surf-train: stopped: {error}", file=sys.stderr)
+        print(f"surf_core.training: stopped: {error}", file=sys.stderr)
         return 1
     return 0
 

@@ -56,7 +56,7 @@ class Shards:
     Reading is stateless: a sample is a function of its key, so a batch is one of seed and step.
 
     Args:
-        root: the folder that surf-prepare wrote.
+        root: the folder that surf_core.training.prepare wrote.
         held_out: share of the videos whose clips are not trained on, chosen by a hash of their
             bytes: the same ones on any machine, and more of them as it grows.
 

@@ -1,6 +1,7 @@
 """Training recipes: task, hyperparameters, hardware and result.
 
-Each is a function of clips that `surf-prepare` wrote. A recipe that nobody has run says so.
+Each is a function of clips that `surf_core.training.prepare` wrote. A recipe that nobody has run
+says so.
 """
 
 from collections.abc import Callable

@@ -62,7 +62,7 @@ def test_a_damaged_shard_is_refused_by_name_and_made_again(how, videos, done, tm
     path = Folder(out).shard(row.key)
     path.write_bytes(DAMAGE[how](path.read_bytes()))
     assert path.read_bytes() != Folder(done).shard(row.key).read_bytes()
-    with pytest.raises(ValueError, match=f"{row.key}.* run surf-prepare again"):
+    with pytest.raises(ValueError, match=f"{row.key}.* run surf_core.training.prepare again"):
         Shards(out).load(row.key)
     assert prepared.run(videos, out).prepared == 1
     assert f"{path} has other bytes than it was written with" in caplog.text
@@ -74,7 +74,8 @@ def test_a_missing_shard_is_refused_by_name(done, tmp_path):
     out = shutil.copytree(done, tmp_path / "out")
     row = read(out)[0]
     Folder(out).shard(row.key).unlink()
-    with pytest.raises(FileNotFoundError, match=f"{row.key}.* run surf-prepare again"):
+    again = f"{row.key}.* run surf_core.training.prepare again"
+    with pytest.raises(FileNotFoundError, match=again):
         Shards(out).load(row.key)
 
 

@@ -176,5 +176,5 @@ def test_unfinished_files_are_cleared(tmp_path):
 
 
 def test_a_folder_without_manifest_says_what_to_do(tmp_path):
-    with pytest.raises(FileNotFoundError, match="surf-prepare"):
+    with pytest.raises(FileNotFoundError, match="surf_core.training.prepare"):
         read(tmp_path)

@@ -100,7 +100,7 @@ def test_reading_refuses_what_is_not_there(root, tmp_path):
         shards.batch([])
     with pytest.raises(ValueError, match="held_out=1"):
         Shards(root, held_out=1)
-    with pytest.raises(FileNotFoundError, match="surf-prepare"):
+    with pytest.raises(FileNotFoundError, match="surf_core.training.prepare"):
         Shards(tmp_path)
     prepared.write_sound(tmp_path / "sound.mp4")
     prepared.run(tmp_path / "sound.mp4", tmp_path / "out")

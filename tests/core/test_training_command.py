@@ -1,4 +1,4 @@
-"""surf-train says in one line what does not fit, and what to do."""
+"""surf_core.training says in one line what does not fit, and what to do."""
 
 import re
 import shutil
@@ -52,12 +52,15 @@ def no_shards(data):
 
 
 BAD = [
-    (no_data, "manifest.parquet, got no such file; prepare the folder with surf-prepare"),
-    (no_manifest, "got no such file; prepare the folder with surf-prepare"),
-    (broken_manifest, "is damaged: .* write it anew with surf-prepare --assemble"),
+    (
+        no_data,
+        "manifest.parquet, got no such file; prepare the folder with surf_core.training.prepare",
+    ),
+    (no_manifest, "got no such file; prepare the folder with surf_core.training.prepare"),
+    (broken_manifest, "is damaged: .* write it anew with surf_core.training.prepare --assemble"),
     (broken_options, "options.json.* is damaged"),
-    (broken_shards, "got other bytes; run surf-prepare again as before"),
-    (no_shards, "got no such file; run surf-prepare again as before"),
+    (broken_shards, "got other bytes; run surf_core.training.prepare again as before"),
+    (no_shards, "got no such file; run surf_core.training.prepare again as before"),
 ]
 
 
@@ -65,7 +68,7 @@ def said(capsys, *argv):
     """What the command prints to stderr; one line, and 2."""
     assert command.main([str(one) for one in argv]) == 2
     printed = capsys.readouterr().err
-    assert printed.startswith("surf-train: expected ")
+    assert printed.startswith("surf_core.training: expected ")
     assert printed.count("\n") == 1
     assert len(printed) < 2000
     return printed
@@ -109,7 +112,7 @@ def test_what_stops_a_run_is_a_line_too(data, tmp_path, capsys, monkeypatch):
     for error in (OSError(28, "expected to write", "x"), FloatingPointError("expected a loss")):
         monkeypatch.setattr(command, "run", stopping(error))
         assert command.main(["mask", "--data", str(data), "--out", str(tmp_path / "run")]) == 1
-        assert capsys.readouterr().err.startswith("surf-train: stopped: ")
+        assert capsys.readouterr().err.startswith("surf_core.training: stopped: ")
 
 
 def test_whose_folders_may_be_gone_on_in_stands_beside_the_command():

@@ -1,4 +1,4 @@
-"""Run `surf-prepare` from a checkout: python -m surf_core.training.prepare."""
+"""Prepare videos for training, from a checkout: python -m surf_core.training.prepare."""
 
 import sys
 

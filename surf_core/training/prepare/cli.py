@@ -1,6 +1,7 @@
-"""The command surf-prepare: from a folder of videos to a folder of shards.
+"""Prepare a folder of videos as a folder of shards.
 
-    surf-prepare videos shards --preset wan --codec wan:FOLDER --text umt5:FOLDER --device cuda
+    python -m surf_core.training.prepare videos shards --preset wan --codec wan:FOLDER \\
+        --text umt5:FOLDER --device cuda
 
 Killed at any moment, the same command goes on where it was; shards that are missing or differ from
 their checksum are made again. On N machines that share the output,
@@ -50,7 +51,7 @@ def _weights(text: str) -> tuple[float, ...]:
 def parser() -> argparse.ArgumentParser:
     """Build the parser of the command."""
     command = argparse.ArgumentParser(
-        prog="surf-prepare",
+        prog="surf_core.training.prepare",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -143,10 +144,10 @@ def main(argv: list[str] | None = None) -> int:
             with _bar() as progress:
                 report = prepare(job, runner_of(args), progress, threads=max(1, args.workers))
     except (ValueError, ImportError) as error:
-        print(f"surf-prepare: {error}", file=sys.stderr)
+        print(f"surf_core.training.prepare: {error}", file=sys.stderr)
         return 2
     except (OSError, BrokenProcessPool) as error:
-        print(f"surf-prepare: stopped: {error}", file=sys.stderr)
+        print(f"surf_core.training.prepare: stopped: {error}", file=sys.stderr)
         return 1
     print("\n".join(report.lines()))
     return 0

@@ -173,7 +173,7 @@ class Folder:
         if not _KEY.fullmatch(key):
             raise ValueError(
                 f"expected a key of 32 hex digits in {self.root}, got {short(key)}; write the "
-                "manifest anew with surf-prepare --assemble."
+                "manifest anew with surf_core.training.prepare --assemble."
             )
         return self.root / "clips" / key[:2] / f"{key}.safetensors"
 
@@ -294,8 +294,8 @@ def read(root: Path) -> list[Row]:
     path = folder.manifest
     if not path.exists():
         raise FileNotFoundError(
-            f"expected {path}, got no such file; prepare the folder with surf-prepare, or finish "
-            "with --assemble."
+            f"expected {path}, got no such file; prepare the folder with "
+            "surf_core.training.prepare, or finish with --assemble."
         )
     try:
         records = pq.read_table(path, page_checksum_verification=True).to_pylist()
@@ -303,7 +303,7 @@ def read(root: Path) -> list[Row]:
     except (pa.ArrowException, OSError, ValueError, TypeError, KeyError) as error:
         raise ValueError(
             f"expected a manifest, {path} is damaged: {short(error)}; write it anew with "
-            "surf-prepare --assemble."
+            "surf_core.training.prepare --assemble."
         ) from error
     for row in rows:
         folder.shard(row.key)

@@ -284,15 +284,15 @@ def read_shard(folder: Folder, row: Row) -> tuple[dict[str, Tensor], Row]:
     path = folder.shard(row.key)
     if not path.is_file():
         raise FileNotFoundError(
-            f"expected the shard {path}, got no such file; run surf-prepare again as before, it "
-            "makes what is missing."
+            f"expected the shard {path}, got no such file; run "
+            "surf_core.training.prepare again as before, it makes what is missing."
         )
     data = path.read_bytes()
     checksum = checksum_of(data)
     if checksum != row.checksum:
         raise ValueError(
-            f"expected the shard {path} as it was written, got other bytes; run surf-prepare again "
-            "as before, it makes damaged shards anew."
+            f"expected the shard {path} as it was written, got other bytes; run "
+            "surf_core.training.prepare again as before, it makes damaged shards anew."
         )
     note = json.loads(_metadata(data)["clip"])
     return load(data), Row(**{**note, "reasons": tuple(note["reasons"]), "checksum": checksum})

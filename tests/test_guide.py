@@ -1,4 +1,4 @@
-"""What the README shows was measured, and is what lies in benchmarks/results."""
+"""What README and guide show was measured, and is what lies in benchmarks/results."""
 
 import json
 import re
@@ -7,9 +7,14 @@ from pathlib import Path
 import pytest
 from surf.surf_core.training.clip_source import NoClips
 from surf.surf_core.training.recipes import RECIPES
+from surf.tests.test_archive import archive
+from surf.tests.test_workflow_files import describe
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+GUIDE = ROOT / "web" / "docs" / "guide"
+MEASURED = (GUIDE / "measurements.md").read_text(encoding="utf-8")
+TRAINING = (GUIDE / "training.md").read_text(encoding="utf-8")
 
 
 def test_demo_table_is_from_the_committed_report():
@@ -18,14 +23,14 @@ def test_demo_table_is_from_the_committed_report():
     for row in report["rows"]:
         # Seconds of a shared machine say nothing.
         shown = [str(value) for name, value in row.items() if name != "seconds"]
-        assert f"| {' | '.join(shown)} |" in README
+        assert f"| {' | '.join(shown)} |" in MEASURED
 
 
 def table_of(text, first):
     """{first cell: {column: cell}} of the table whose head begins so."""
     head, _, *rows = [
         line.strip("| ").split(" | ")
-        for line in text[text.index(f"| {first}") :].split("\n\n")[0].splitlines()
+        for line in re.split("\n\n|\n<!--", text[text.index(f"| {first}") :])[0].splitlines()
     ]
     return {cells[0]: dict(zip(head, cells, strict=True)) for cells in rows}
 
@@ -33,7 +38,7 @@ def table_of(text, first):
 def test_signature_table_is_from_the_committed_benchmark_and_has_its_controls():
     [result] = (ROOT / "benchmarks" / "results").glob("*-tiny-signature.md")
     measured = table_of(result.read_text(encoding="utf-8"), "video | GFLOPs")
-    section = README[README.index("numbers:begin") : README.index("numbers:end")]
+    section = MEASURED[MEASURED.index("numbers:begin") : MEASURED.index("numbers:end")]
     shown = table_of(section, "video | GFLOPs")
     for name, row in shown.items():
         assert row.items() <= measured[name].items()
@@ -63,7 +68,7 @@ def test_plans_are_those_of_the_committed_page():
         row = dict(zip(head, cells, strict=True))
         if row["refiner"] == "surf_1b":
             counted[row["steps"], row["guidance"], row["kept"], row["target"]] = row
-    section = README[README.index("plans:begin") : README.index("plans:end")]
+    section = MEASURED[MEASURED.index("plans:begin") : MEASURED.index("plans:end")]
     shown = [line.strip("| ").split(" | ") for line in section.splitlines() if "| 10 +" in line]
     assert len(shown) == 4
     for what, guidance, share, *cells in shown:
@@ -87,7 +92,7 @@ def test_times_on_a_gpu_are_those_of_the_committed_page():
     first = lines.index("## The whole flow")
     rows = [line.strip("| ").split(" | ") for line in lines[first : lines.index("## Stages")]]
     measured = {(row[1], row[2]): row for row in rows if row[0] == "720p"}
-    shown = README[README.index("gpu:begin") : README.index("gpu:end")].splitlines()
+    shown = MEASURED[MEASURED.index("gpu:begin") : MEASURED.index("gpu:end")].splitlines()
     shown = [line.strip("| ").split(" | ") for line in shown if line.startswith("| ")][2:]
     assert len(shown) == 4
     for refiner, share, guidance, *cells in shown:
@@ -102,7 +107,7 @@ def test_cost_of_decoding_is_that_of_the_committed_page():
     operations, chosen = result.read_text(encoding="utf-8").split("## What Surf VAE Decode")
     rows = [line.strip("| ").split(" | ") for line in chosen.splitlines() if "| 1080p" in line]
     costs = [f"{float(row[4]):.2f}" for row in rows if row[1] in ("12", "16", "24")]
-    said = " ".join(README.split())
+    said = " ".join(MEASURED.split())
     assert f"takes {costs[0]}, {costs[1]} and {costs[2]} times the operations" in said
     [tiles] = re.findall(
         r"1080p \| 256 / 64 \| host \|.*\| ([\d.]+) \| [\d.]+ \| 12 \|", operations
@@ -117,7 +122,7 @@ def test_previews_of_other_models_are_those_of_the_committed_page():
     part = result.read_text(encoding="utf-8").split("## Previews")[1].split("## Refinements")[0]
     rows = [line.strip("| ").split(" | ") for line in part.splitlines() if "| 5 of 20 |" in line]
     counted = [[row[0], f"{row[1]}, {row[2]}", row[-1]] for row in rows]
-    shown = README[README.index("previews:begin") : README.index("previews:end")].splitlines()
+    shown = MEASURED[MEASURED.index("previews:begin") : MEASURED.index("previews:end")].splitlines()
     shown = [line.strip("| ").split(" | ") for line in shown if line.startswith("| ")][2:]
     assert len(shown) >= 4
     for name, *cells in shown:
@@ -143,13 +148,13 @@ def test_skip_table_is_from_the_committed_benchmark():
     # Missed; then what is paired with refining all: error, high band, on skipped ones, at borders.
     paired = [i for i, head in enumerate(measured["tokens refined"]) if head == "less all"]
     picked = [1, paired[0], paired[1], paired[2], paired[4]]
-    section = README[README.index("skip:begin") : README.index("skip:end")].splitlines()
+    section = MEASURED[MEASURED.index("skip:begin") : MEASURED.index("skip:end")].splitlines()
     shown = [line.strip("| ").split(" | ") for line in section if re.match(r"\| \d", line)]
     assert len(shown) == 8
     for name, *cells in shown:
         assert cells == [measured[name][column] for column in picked]
     [share] = re.findall(r"([\d.]+) % of the tokens must be refined", text)
-    assert f"of whose tokens {share} % must be refined" in " ".join(README.split())
+    assert f"of whose tokens {share} % must be refined" in " ".join(MEASURED.split())
 
 
 def test_figures_of_footage_are_those_of_clips_that_the_score_was_not_chosen_on():
@@ -157,7 +162,7 @@ def test_figures_of_footage_are_those_of_clips_that_the_score_was_not_chosen_on(
     text = result.read_text(encoding="utf-8")
     [section] = re.findall(r"## (generated: .*?)(?=\n## |\Z)", text, re.DOTALL)
     shares, ranks = table_of(section, "tau |"), table_of(section, "score |")
-    said = README[README.index("footage:begin") : README.index("footage:end")]
+    said = MEASURED[MEASURED.index("footage:begin") : MEASURED.index("footage:end")]
     said = " ".join(said.split())
     must, spread_out = shares["5"]["must be refined, %"].rstrip(")").split(" (")
     least, most = spread_out.split("-")
@@ -179,7 +184,7 @@ def test_refiner_table_is_from_the_committed_benchmarks():
         lines = result.read_text(encoding="utf-8").splitlines()
         return [line.strip("| ").split(" | ") for line in lines if line.startswith("| ")]
 
-    shown = README[README.index("refiner:begin") : README.index("refiner:end")].splitlines()
+    shown = MEASURED[MEASURED.index("refiner:begin") : MEASURED.index("refiner:end")].splitlines()
     shown = [line.strip("| ").split(" | ") for line in shown if re.match(r"\| (\d+p|4K) ", line)]
     flops = {(row[0], row[2]): row for row in rows("flops-*-surf-1b.md")}
     peaks = {
@@ -198,14 +203,109 @@ def test_refiner_table_is_from_the_committed_benchmarks():
 @pytest.mark.parametrize("name", ["surf_1b", "wan_1_3b"])
 def test_price_of_training_is_what_the_dry_run_says(name):
     price = RECIPES[name](NoClips()).dry_run(gpus=24, shard=8)
-    shown = README[README.index("price:begin") : README.index("price:end")]
+    shown = TRAINING[TRAINING.index("price:begin") : TRAINING.index("price:end")]
     work = price.flops * price.samples * 24 / 1e15
     cells = f"{price.parameters / 1e9:.4f} B | {price.memory / 2**30:.1f} GiB | {work:.2f} PFLOPs"
     assert f"| {name} | {cells} |" in shown
 
 
-def test_every_picture_and_file_that_is_linked_exists():
-    targets = re.findall(r"\]\(([^)#]+)\)", README)
-    assert targets
-    for target in targets:
-        assert target.startswith("https://") or (ROOT / target).exists(), target
+def test_figures_of_the_readme_are_those_of_the_measurements():
+    said = " ".join(README.split())
+    gpu = MEASURED[MEASURED.index("gpu:begin") : MEASURED.index("gpu:end")]
+    rows = [line.strip("| ").split(" | ") for line in gpu.splitlines() if line.startswith("| surf")]
+    ratio = {(row[1], row[2]): row[-1] for row in rows}
+    assert f"**{ratio['all', 'until the switch']} times faster**" in said
+    assert f"{ratio['all', 'everywhere']} times with guidance everywhere" in said
+    assert f"{ratio['half', 'until the switch']} times where half of the tokens" in said
+    plans = MEASURED[MEASURED.index("plans:begin") : MEASURED.index("plans:end")].splitlines()
+    rows = [line.strip("| ").split(" | ") for line in plans if line.startswith("| 10 + 30")]
+    everywhere, until = (row[-1] for row in rows[:2])
+    assert f"at 1080p: {everywhere} times fewer operations" in said
+    assert f"{until} times until the switch" in said
+    previews = table_of(MEASURED[MEASURED.index("previews:begin") :], "model | before")
+    for name in ("MiniMax H3, with its sound", "Wan 2.2 A14B", "HunyuanVideo 1.5"):
+        figure = previews[name]["times fewer operations than the plain run"]
+        assert f"{name.split(',')[0]} {figure}" in said
+
+
+def test_picture_of_the_flow_shows_what_was_measured():
+    [result] = (ROOT / "benchmarks" / "results").glob("h200-*-flow-wan-720p.md")
+    text = result.read_text(encoding="utf-8")
+    whole = text[text.index("## The whole flow") :].split("\n\n")[1].splitlines()
+    head, _, *rows = [line.strip("| ").split(" | ") for line in whole]
+    [row] = [
+        cells
+        for cells in (dict(zip(head, row, strict=True)) for row in rows)
+        if (cells["guidance"], cells["refiner"]) == ("first", "surf_1b")
+    ]
+    light, dark = ((GUIDE / f"flow{kind}.svg").read_text() for kind in ("", "-dark"))
+    vae = float(row["upsample, s"]) + float(row["decode, s"])
+    for picture in (light, dark):
+        for stage, seconds in (("480p", "first leg, s"), ("240p", "second leg, s")):
+            assert f">{stage} {float(row[seconds]):.1f} s<" in picture
+        assert f">720p {float(row['refine, s']):.1f} s<" in picture
+        assert f">VAE {vae:.1f} s<" in picture
+        assert f">{row['plain and VAE, s']} s<" in picture
+        assert f">{row['all, s']} s: <" in picture
+        assert f">{row['all, times faster']} times faster<" in picture
+    words = [re.findall(r">([^<>\n]+)<", picture) for picture in (light, dark)]
+    assert words[0] == words[1]
+
+
+def widgets(name, kind):
+    """Widgets by name of the one node of a kind in a workflow."""
+    graph = json.loads((ROOT / "workflows" / f"{name}.json").read_text(encoding="utf-8"))
+    [node] = [node for node in graph["nodes"] if node["type"] == kind]
+    return dict(zip(describe(kind)[3], node["widgets_values"], strict=True))
+
+
+def test_settings_by_model_are_those_of_the_workflows():
+    page = (GUIDE / "models.md").read_text(encoding="utf-8").replace("`", "")
+    previews = table_of(page, "workflow | size before")
+    refiners = table_of(page, "workflow | the model")
+    assert len(previews) >= 7
+    assert len(refiners) >= 7
+    for name, row in previews.items():
+        own = widgets(name, "SurfReshiftKSampler")
+        steps, _, low = row.pop("steps").partition(", then steps_low ")
+        size = row.pop("size before, after")
+        assert (str(own["steps"]), str(own["steps_low"])) == (steps, low or "0")
+        assert (own["low_resolution"], own["low_scale"]) == ("by scale", 0.5)
+        assert size.endswith(", half")
+        assert {key: str(own[key]) for key in row if key != "workflow"} | {"workflow": name} == row
+    for name, row in refiners.items():
+        own = widgets(name, "SurfRefiner")
+        for key in ("sigma_start", "steps", "cfg", "window"):
+            assert str(own[key]) == row[key], (name, key)
+
+
+def pages():
+    """README and every page of the guide."""
+    return [ROOT / "README.md", *sorted(GUIDE.glob("*.md"))]
+
+
+def anchors(path):
+    """Anchors of a page's headings, as a browser makes them."""
+    heads = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", head).lower().replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda page: page.name)
+def test_links_lead_to_what_a_user_has(page):
+    """Within the archive, or to an address."""
+    text = page.read_text(encoding="utf-8")
+    targets = re.findall(r"\]\(([^)]+)\)|(?:src|srcset)=\"([^\"]+)\"", text)
+    installed = {ROOT / name for name in archive(ROOT)}
+    for target in filter(None, (target for pair in targets for target in pair)):
+        if target.startswith("https://"):
+            continue
+        name, _, anchor = target.partition("#")
+        path = (page.parent / name).resolve() if name else page
+        assert path in installed, target
+        assert not anchor or anchor in anchors(path), target
+
+
+def test_readme_is_short_and_names_every_workflow():
+    assert len(README.splitlines()) <= 150
+    for page in GUIDE.glob("*.md"):
+        assert f"web/docs/guide/{page.name}" in README, page.name
