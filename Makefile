@@ -22,9 +22,11 @@ PYTEST := $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-
 .PHONY: demo test check bench bench-gpu format train-tiny
 
 demo: $(STAMP)
+	@echo "All stages on the embedded models, four prompts: about a minute on two idle cores."
 	$(BIN)/python -m surf_core.tiny --out demo
 
 test: $(STAMP)
+	@echo "About 5000 tests, three to five minutes on two idle cores; each dot is one that passed."
 	$(PYTEST) -m "$(CPU_TESTS)"
 
 check: $(STAMP)
@@ -54,8 +56,9 @@ format: $(STAMP)
 
 # torch goes first and alone, so that no other requirement can pull a newer one.
 $(STAMP): requirements-dev.txt
+	@echo "Installing requirements-dev.txt into .venv, once: some minutes, most of them for torch."
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	$(BIN)/python -m pip install --disable-pip-version-check \
 		"$$(grep '^torch==' requirements-dev.txt)"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $(STAMP)
