@@ -1,6 +1,7 @@
-# Seven targets. Each but bench-gpu makes .venv from requirements-dev.txt first, when it is missing or out of date.
+# Eight targets. Each but bench-gpu makes .venv from requirements-dev.txt first, when it is missing or out of date.
 #   make demo         the three stages on the embedded model, into demo/
 #   make test         every test that needs neither a GPU, nor ComfyUI, nor a browser
+#   make test-web     every workflow in the front end; needs Debian's chromium, or another
 #   make check        format, lint, spelling, types and the fast tests: green before each commit
 #   make train-tiny   the whole training at toy scale, a few minutes, into runs/tiny;
 #                     FORM=full trains the second generation, for hours
@@ -19,7 +20,7 @@ CPU_TESTS := not gpu and not host and not web
 # A file's tests share fixtures, so they stay in one process. tests/conftest.py orders the files.
 PYTEST := $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test check bench bench-gpu format train-tiny
+.PHONY: demo test test-web check bench bench-gpu format train-tiny
 
 demo: $(STAMP)
 	@echo "All stages on the embedded models, four prompts: about a minute on two idle cores."
@@ -28,6 +29,11 @@ demo: $(STAMP)
 test: $(STAMP)
 	@echo "About 5000 tests, three to five minutes on two idle cores; each dot is one that passed."
 	$(PYTEST) -m "$(CPU_TESTS)"
+
+test-web: $(STAMP)
+	@echo "Every workflow in headless Chromium, in both styles of nodes: one to three minutes."
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r tests/web/requirements.txt
+	$(BIN)/pytest -m web tests/web
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .
