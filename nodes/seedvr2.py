@@ -59,8 +59,9 @@ class SurfSeedVR2Skip(io.ComfyNode):
                     min=0.0,
                     max=255.0,
                     step=0.1,
-                    tooltip="Detail from which on a token is refined; 0 refines all. The report "
-                    "tells the tau of a keep ratio. Used with 'tau'.",
+                    tooltip="Detail from which on a token is refined; 0 refines all. With an image "
+                    "3 to 5 is a good start, without one the report tells the tau of a keep "
+                    "ratio. Used with 'tau'.",
                 ),
                 declare(
                     io.Int.Input,
@@ -81,6 +82,21 @@ class SurfSeedVR2Skip(io.ComfyNode):
                     advanced=True,
                     tooltip="Latent cells (8 pixels) over which a refined part fades into what is "
                     "around it; 0 is a hard edge.",
+                ),
+                declare(
+                    io.Image.Input,
+                    "image",
+                    optional=True,
+                    tooltip="The video's frames, such as the images of Get Video Components: the "
+                    "detail of their pixels decides, and tau counts in 1/255 of their range. "
+                    "Empty: the latent in the conditioning decides.",
+                ),
+                declare(
+                    io.Latent.Input,
+                    "latent",
+                    optional=True,
+                    tooltip="With an image and Split SeedVR2 Latent: the latent that goes into "
+                    "that node. It says which frames a part of the video has.",
                 ),
             ],
             outputs=[
@@ -117,6 +133,6 @@ def describe(mask: Mask) -> str:
     count, total = int(mask.tokens.sum()), mask.tokens.numel()
     return (
         f"{count} of {total} tokens are refined ({mask.keep_ratio:.1%}): {frames} latent frames of "
-        f"{rows} x {columns}, tau {mask.tau:.4g}; from one latent frame to the next "
-        f"{mask.flip_rate:.1%} change. The VAE works on everything as before."
+        f"{rows} x {columns}, tau {mask.tau:.4g} of {mask.source}; from one latent frame to the "
+        f"next {mask.flip_rate:.1%} change. The VAE works on everything as before."
     )

@@ -189,6 +189,8 @@ INPUTS = {
         "tau": widget("FLOAT", 3.0, min=0.0, max=255.0, step=0.1),
         "dilate": widget("INT", 0, min=0, max=8, advanced=True),
         "seam": widget("INT", 0, min=0, max=16, advanced=True),
+        "image": socket("IMAGE", optional=True),
+        "latent": socket("LATENT", optional=True),
     },
     "SurfCompile": {
         "model": socket("MODEL"),

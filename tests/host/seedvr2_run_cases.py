@@ -173,6 +173,54 @@ def case_the_latents_own_detail_decides():
     assert 0 < narrow < wide < 1, (narrow, wide)
 
 
+def textured(frames=17, height=80, width=120):
+    """Frames at a quarter of START's size: grey, with texture in the middle."""
+    image = torch.full((frames, height, width, 3), 0.5)
+    image[:, 20:60, 40:80] = noise(frames, 40, 40, 3).sigmoid()
+    return image
+
+
+def case_the_pixels_of_the_video_decide_where_they_are_given():
+    plain = model()
+    image, start = textured(), noise(1, 16, 5, 40, 60, seed=3)
+    positive, _ = conditioned(plain, start)
+    clone, ratio, report = skip(plain, positive, keep=0.2, image=image)
+    assert 0.15 < ratio < 0.3, ratio
+    assert "of pixel detail" in report, report
+    assert "of detail" in skip(plain, positive, keep=0.2)[2]
+    out = ksampler(clone, start)
+    # START's own noise is alike everywhere: the latent would have chosen tokens all over.
+    assert torch.equal(out[..., :8, :], start[..., :8, :])
+    assert (out[..., 12:28, 22:38] != start[..., 12:28, 22:38]).float().mean() > 0.9
+    everything = skip(plain, positive, choose="tau", tau=0.0, image=image)[0]
+    assert torch.equal(ksampler(everything, start), ksampler(plain, start))
+
+
+def case_parts_of_a_video_are_chosen_by_their_own_frames():
+    from comfy_extras.nodes_seedvr import SeedVR2TemporalChunk, SeedVR2TemporalMerge
+
+    plain, image = model(), textured()
+    image[9:] = image[9:].roll(-40, dims=2)
+    mode = {"chunking_mode": "manual", "frames_per_chunk": 9}
+    parts, overlap = SeedVR2TemporalChunk.execute({"samples": START}, 1, mode).result
+    assert [part["samples"].shape[2] for part in parts] == [3, 3]
+    done = []
+    for part, columns in zip(parts, (slice(20, 40), slice(0, 20)), strict=True):
+        x = part["samples"]
+        conditioning = conditioned(plain, x)
+        clone, ratio, _ = skip(
+            plain, conditioning[0], keep=0.2, image=image, latent={"samples": START}
+        )
+        assert 0.15 < ratio < 0.4, ratio
+        out = ksampler(clone, x, conditioning)
+        changed = (out != x).any(dim=1)[0, 1:]
+        assert changed[..., 12:28, columns].float().mean() > 0.9
+        assert not changed[..., 42:].any()
+        done.append({"samples": out})
+    merged = SeedVR2TemporalMerge.execute(done, [overlap]).result[0]["samples"]
+    assert merged.shape == START.shape
+
+
 def case_bad_input_is_refused_with_a_reason():
     plain = model()
     positive, negative = conditioned(plain)
@@ -198,6 +246,12 @@ def case_bad_input_is_refused_with_a_reason():
         "got (16, 5, 40, 44)": lambda: ksampler(clone, small),
         "got (16, 3, 40, 60)": lambda: ksampler(clone, short),
         "that of another clip": lambda: ksampler(clone, START, conditioned(plain, other)),
+        "expected an image of 14 to 17 frames": lambda: skip(plain, image=textured(13)),
+        "not that enlarged": lambda: skip(plain, image=textured(height=120)),
+        "image must be of type IMAGE": lambda: skip(plain, image=textured()[None]),
+        "connect what goes into Split": lambda: skip(
+            plain, image=textured(), latent={"samples": other}
+        ),
         "of another clip, (16, 3": lambda: ksampler(clone, START, conditioned(plain, short)),
         "the mask of grid": lambda: call(clone, small, start=small),
     }

@@ -24,10 +24,12 @@ from ....surf_core.skip import (
     predict_mask,
     weight,
 )
+from ....surf_core.skip import choose as choose_tokens
 from ..conditioning import Conditioning
 from ..models import check_guarded, uncompiled
 from ..node import reporting_as, running_node
 from .seedvr2_blocks import KEY, REPLACED, replace_blocks
+from .seedvr2_pixels import score_pixels
 from .skip_mask import CHOICES
 
 CHANNELS = 16
@@ -43,6 +45,8 @@ def skip_seedvr2(
     tau: float,
     dilate: int = 0,
     seam: int = 0,
+    image: Tensor | None = None,
+    latent: dict | None = None,
 ) -> tuple[Any, Mask]:
     """Clone a SeedVR2 MODEL that refines only the tokens with detail, and say which.
 
@@ -51,9 +55,11 @@ def skip_seedvr2(
         conditioning: of the host's SeedVR2Conditioning, for the clip that will be sampled.
         choose: one of CHOICES.
         keep: share of tokens to refine, with "keep ratio".
-        tau: score of `surf_core.skip.detail` from which on a token is refined, with "tau".
+        tau: score from which on a token is refined, with "tau": of `surf_core.skip.pixel_detail`
+            with an image, else of `surf_core.skip.detail`.
         dilate: tokens to every side of a refined one that are refined too.
         seam: latent cells of blending inside of what is refined.
+        image, latent: see `score_pixels`; None: the latent in the conditioning is scored.
 
     Returns:
         The clone, which shares the weights, and the mask. With nothing to skip, the clone is the
@@ -61,13 +67,18 @@ def skip_seedvr2(
 
     Raises:
         ValueError: no SeedVR2, on this host or in this MODEL, or one from TorchCompileModel; no
-            latent in the conditioning, or a bad one; a value out of range; everything skipped.
+            latent in the conditioning, or a bad one; a value out of range; everything skipped; or
+            as `score_pixels`.
     """
     network = _network(model)
     check_choice(choose, "choose", CHOICES)
     clip, patch = _low_quality(conditioning), tuple(network.vid_in.patch_size)
-    criterion = {"tau": tau} if choose == "tau" else {"keep": keep}
-    mask = predict_mask(clip, patch=patch, dilate=dilate, **criterion)
+    options = {"dilate": dilate} | ({"tau": tau} if choose == "tau" else {"keep": keep})
+    if image is None:
+        mask = predict_mask(clip, patch=patch, **options)
+    else:
+        scores = score_pixels(image, clip, latent, patch)
+        mask = choose_tokens(scores, source="pixel detail", **options)
     check_keep(mask.tokens, mask.grid)
     share = weight(mask.tokens, patch, seam)
     hard = weight(mask.tokens, patch)
