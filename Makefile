@@ -1,7 +1,7 @@
 # Eight targets. Each but bench-gpu makes .venv from requirements-dev.txt first, when it is missing or out of date.
 #   make demo         the three stages on the embedded model, into demo/
 #   make test         every test that needs neither a GPU, nor ComfyUI, nor a browser
-#   make test-web     every workflow in the front end; needs Debian's chromium, or another
+#   make test-web     every workflow in the front end, in chromium; and what the registry would take
 #   make check        format, lint, spelling, types and the fast tests: green before each commit
 #   make train-tiny   the whole training at toy scale, a few minutes, into runs/tiny;
 #                     FORM=full trains the second generation, for hours
@@ -31,9 +31,9 @@ test: $(STAMP)
 	$(PYTEST) -m "$(CPU_TESTS)"
 
 test-web: $(STAMP)
-	@echo "Every workflow in headless Chromium, in both styles of nodes: one to three minutes."
+	@echo "Every workflow in headless Chromium, then the registry's command: one to four minutes."
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r tests/web/requirements.txt
-	$(BIN)/pytest -m web tests/web
+	$(BIN)/pytest -m web
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .

@@ -13,8 +13,20 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SUFFIXES = {"", ".py", ".js", ".md", ".json", ".jpg", ".svg", ".toml", ".txt", ".safetensors"}
-BINARY = {".jpg", ".safetensors"}
+SUFFIXES = {
+    "",
+    ".py",
+    ".js",
+    ".md",
+    ".json",
+    ".jpg",
+    ".png",
+    ".svg",
+    ".toml",
+    ".txt",
+    ".safetensors",
+}
+BINARY = {".jpg", ".png", ".safetensors"}
 LARGEST = 10 * 2**20
 NEVER = re.compile(
     r"^(tests|benchmarks|docs|\.github|\.ci)/|^surf_core/training/|(^|/)__pycache__/"
