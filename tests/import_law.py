@@ -15,6 +15,7 @@ THIRD_PARTY = {
     "surf_core/degrade/": CORE | {"av"},
     "surf_core/refiner/": CORE | {"comfy_kitchen"},
     "surf_core/window/": CORE | {"flash_attn", "triton"},
+    "surf_core/signature/files.py": CORE | {"av"},
     "surf_core/tiny/": CORE | {"av", "numpy", "PIL"},
     "surf_core/training/": CORE | {"av", "filelock", "numpy", "PIL", "pyarrow", "wandb"},
     "surf_core/training/prepare/": CORE

@@ -5,16 +5,20 @@ from .distances import colour_distance, detail, psnr
 from .motion import flow, motion
 from .named import named_iou, place_error
 from .report import HEADLINE, SignatureReport, controls, report, scores
+from .survival import Part, Survival, flicker, survival
 
 __all__ = [
     "HEADLINE",
+    "Part",
     "SignatureReport",
+    "Survival",
     "bands",
     "colour_distance",
     "controls",
     "detail",
     "edges",
     "fine",
+    "flicker",
     "flow",
     "motion",
     "named_iou",
@@ -24,4 +28,5 @@ __all__ = [
     "scores",
     "sharpness",
     "structure",
+    "survival",
 ]

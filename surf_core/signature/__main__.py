@@ -1,0 +1,35 @@
+"""Say what of a reference survived in a video: python -m surf_core.signature VIDEO REFERENCE."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from .files import read_video
+from .survival import survival
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; 0 if all went well, 2 if the files do not fit."""
+    parser = argparse.ArgumentParser(prog="python -m surf_core.signature", description=__doc__)
+    add = parser.add_argument
+    add("video", type=Path, help="the video, such as a refined one")
+    add("reference", type=Path, help="its preview, or the same seed at full resolution")
+    add("--other", type=Path, help="another seed of the reference, as the floor")
+    add("--rows", type=int, default=480, help="rows to compare at, at most; 0: all")
+    add("--json", type=Path, help="file to write the numbers to")
+    args = parser.parse_args(argv)
+    try:
+        given = [args.video, args.reference] + ([args.other] if args.other else [])
+        found = survival(*(read_video(path, args.rows) for path in given), rows=args.rows)
+    except ValueError as error:
+        print(f"surf_core.signature: {error}", file=sys.stderr)
+        return 2
+    print(found.text())
+    if args.json:
+        args.json.write_text(json.dumps(found.as_dict(), indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

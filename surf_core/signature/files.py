@@ -1,0 +1,47 @@
+"""Read a video file as a tensor; the one module here that knows of files.
+
+Dims: T frames, H, W pixels.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..resample import resize
+
+
+def read_video(path: Path, rows: int = 480) -> Tensor:
+    """Read the frames of a video: [1, 3, T, H, W] in 0..1, fp32.
+
+    Args:
+        path: any file that PyAV reads.
+        rows: pixels along the shorter side that frames are brought to, if they are larger; 0
+            keeps them.
+
+    Raises:
+        ValueError: PyAV is not installed, the file cannot be read or shows nothing.
+    """
+    try:
+        import av
+    except ImportError:
+        raise ValueError("expected PyAV to read videos, it is missing: pip install av.") from None
+    try:
+        with av.open(str(path)) as container:
+            frames = [
+                _frame(frame.to_ndarray(format="rgb24"), rows)
+                for frame in container.decode(video=0)
+            ]
+    except (av.FFmpegError, IndexError) as error:
+        raise ValueError(f"expected a video, got {path}: {error}; convert it to mp4.") from error
+    if not frames:
+        raise ValueError(f"expected a video, got {path} without frames; convert it to mp4.")
+    return torch.stack(frames, dim=1)[None]
+
+
+def _frame(pixels: Any, rows: int) -> Tensor:
+    frame = torch.from_numpy(pixels).permute(2, 0, 1).float().div(255)
+    share = min(1.0, rows / min(frame.shape[-2:])) if rows else 1.0
+    size = round(frame.shape[-2] * share), round(frame.shape[-1] * share)
+    return resize(frame[None, :, None], size, "area")[0, :, 0] if share < 1 else frame

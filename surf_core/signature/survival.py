@@ -1,0 +1,177 @@
+"""What of a reference survived in a video: five parts, each between its floor and its ceiling.
+
+Dims: B batch, T frames, H, W pixels of the smaller video.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ..resample import resize
+from .agreement import bands, fine, pair, sharpness
+from .distances import colour_distance
+from .motion import flow, motion
+
+MEANING = "Whether both mean the same, no number here can judge: look at them."
+PADDING = 4
+"""Frames that two videos may differ by: what a VAE adds to fill its last latent frame."""
+_STILL = 2 / 255
+_FEW = 0.01
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Part:
+    """One part of a signature."""
+
+    value: float | None
+    """As measured; None where there is nothing to measure."""
+    floor: float | None
+    """What another seed has, where one is given, else what a grey picture has; None of flicker."""
+    ceiling: float
+    """What a faithful copy has."""
+    kept: float | None
+    """Place of `value` between both, 0..1."""
+    says: str
+    """What was measured, in words."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Survival:
+    """All parts of a signature, and how they were compared; `asdict` of it is JSON."""
+
+    parts: dict[str, Part]
+    frames: int
+    """Frames that were compared."""
+    size: tuple[int, int]
+    """Rows and columns at which they were."""
+    floor: str
+    """"another seed" or "grey"."""
+    note: str = MEANING
+
+    def text(self) -> str:
+        """Format as lines for a reader."""
+        rows, columns = self.size
+        lines = [f"{self.frames} frames at {columns} x {rows}, 0 % is {self.floor}"]
+        for name, part in self.parts.items():
+            kept = "   -" if part.kept is None else f"{part.kept:4.0%}"
+            lines.append(f"{name:8} {kept}  {part.says}")
+        return "\n".join([*lines, self.note])
+
+    def as_dict(self) -> dict:
+        """Convert to what JSON holds."""
+        return asdict(self)
+
+
+def flicker(video: Tensor, baseline: Tensor) -> tuple[Tensor, Tensor]:
+    """Measure changes of brightness where the baseline stands still.
+
+    Args:
+        video, baseline: [B, 3, T, H, W] in 0..1, T at least 2; heights and widths may differ.
+
+    Returns:
+        Root mean square change of luma from frame to frame, in units of 0..255, of the video and
+        of the baseline: two of [B]. NaN where less than a hundredth of the baseline stands still
+        (moves luma by less than 2 of 255). Blur lowers it, so it is no headline.
+
+    Source: after VBench's temporal flickering, on still pixels alone: ours.
+    """
+    one, other = (x.mean(dim=1).diff(dim=1) for x in pair(video, baseline))
+    still = (other.abs() < _STILL).to(one.dtype)
+    dims = (1, 2, 3)
+    count = still.sum(dims)
+    enough = count > _FEW * still[0].numel()
+
+    def change(x: Tensor) -> Tensor:
+        power = (x.square() * still).sum(dims) / count.clamp(min=1)
+        return torch.where(enough, 255 * power.sqrt(), torch.nan)
+
+    return change(one), change(other)
+
+
+def _part(value: float | None, floor: float, ceiling: float, says: str) -> Part:
+    kept = None
+    if value is not None and value == value and abs(ceiling - floor) > 1e-9:
+        kept = min(max((value - floor) / (ceiling - floor), 0.0), 1.0)
+    return Part(
+        value=None if value is None or value != value else value,
+        floor=floor, ceiling=ceiling, kept=kept, says=says,
+    )  # fmt: skip
+
+
+def _small(video: Tensor, rows: int) -> Tensor:
+    """Bring a video to at most `rows` along its shorter side."""
+    share = min(1.0, rows / min(video.shape[-2:])) if rows else 1.0
+    size = round(video.shape[-2] * share), round(video.shape[-1] * share)
+    return video if size == tuple(video.shape[-2:]) else resize(video.float(), size, "area")
+
+
+def survival(
+    video: Tensor, reference: Tensor, other: Tensor | None = None, *, rows: int = 480
+) -> Survival:
+    """Compare one video with the one whose signature it should keep.
+
+    Args:
+        video: [1, 3, T, H, W] in 0..1, such as a refined video.
+        reference: its preview, or the same seed in full resolution; height and width may differ,
+            T by at most PADDING frames: the first that both have are compared.
+        other: another seed of the reference, as the floor.
+        rows: pixels along the shorter side at which all are compared, at most; 0 is all of the
+            smaller video.
+
+    Raises:
+        ValueError: lengths that differ by more; see also `surf_core.signature.agreement.pair`.
+    """
+    given = [video, reference] if other is None else [video, reference, other]
+    lengths = [len(x[0, 0]) for x in given]
+    if max(lengths) - min(lengths) > PADDING:
+        raise ValueError(
+            f"expected videos of the same length, got {' and '.join(map(str, lengths))} frames; "
+            "cut them to the same frames, at the same frame rate."
+        )
+    video, reference, *others = (_small(x[:, :, : min(lengths)], rows) for x in given)
+    video, reference = pair(video, reference)
+    size = (int(video.shape[-2]), int(video.shape[-1]))
+    grey = reference.mean(dim=(2, 3, 4), keepdim=True).expand_as(reference)
+    floor = pair(others[0], reference)[0] if others else grey
+    moves = video.shape[2] > 1
+
+    def of(measure: Callable[[Tensor, Tensor], Tensor], x: Tensor) -> float:
+        return measure(x, reference).item()
+
+    sharp = of(sharpness, video)
+    parts = {
+        "layout": _part(
+            of(bands, video), of(bands, floor), 1.0, "what is where, at every scale (bands)"
+        ),
+        "colour": _part(
+            of(colour_distance, video), of(colour_distance, floor), 0.0,
+            "distance of the colours' mean and spread",
+        ),
+        "motion": _part(
+            of(motion, video) if moves else None, of(motion, floor) if moves else 0.0, 1.0,
+            "what changes from frame to frame, where and when" if moves else "one frame",
+        ),
+        "flicker": _flicker(video, reference) if moves else _part(None, 0.0, 0.0, "one frame"),
+        "detail": _part(
+            of(fine, video), of(fine, floor), 1.0,
+            f"the reference's own finest detail; the video has {sharp:.2f} times as much",
+        ),
+    }  # fmt: skip
+    if moves:
+        agreement, more = (x.item() for x in flow(video, reference))
+        says = f"{parts['motion'].says}; flow agrees to {agreement:.0%}, {more:.2f} times as much"
+        parts["motion"] = replace(parts["motion"], says=says)
+    return Survival(
+        parts=parts, frames=min(lengths), size=size, floor="another seed" if others else "grey"
+    )
+
+
+def _flicker(video: Tensor, reference: Tensor) -> Part:
+    mine, own = (x.item() for x in flicker(video, reference))
+    if mine != mine:
+        return _part(None, 0.0, 0.0, "nothing stands still")
+    says = f"{mine:.2f} of 255 where the reference, {own:.2f}, stands still"
+    kept = 1.0 if mine <= own else own / mine
+    return Part(value=mine, floor=None, ceiling=own, kept=kept, says=says)

@@ -1,0 +1,115 @@
+"""What survived of a reference: faithful copies keep all of it, other videos and noise do not."""
+
+import json
+
+import pytest
+import torch
+from surf.surf_core.resample import resize
+from surf.surf_core.signature import flicker, survival
+from surf.surf_core.signature.__main__ import main
+from surf.surf_core.signature.files import read_video
+from surf.surf_core.tiny.pictures import write_mp4
+from surf.surf_core.training.tiny.paint import paint
+from surf.surf_core.training.tiny.world import draw
+
+TIMES = torch.linspace(-0.5, 0.5, 13)[:6]
+
+
+def painted(seed, size=96):
+    return paint(draw(seed, torch.arange(1)), TIMES, size) / 2 + 0.5
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return painted(5)
+
+
+@pytest.fixture(scope="module")
+def other():
+    return painted(6)
+
+
+def test_a_faithful_copy_keeps_every_part(reference, other):
+    found = survival(resize(reference, (64, 64), "area"), reference, other)
+    assert {name: part.kept for name, part in found.parts.items()} == pytest.approx(
+        dict.fromkeys(found.parts, 1.0), abs=1e-3
+    )
+    assert (found.frames, found.size, found.floor) == (6, (64, 64), "another seed")
+
+
+@pytest.mark.parametrize("floor", ["other", None])
+def test_another_seed_keeps_little_of_layout_motion_and_detail(floor, reference, other):
+    found = survival(painted(7), reference, other if floor else None)
+    assert max(found.parts[name].kept for name in ("layout", "motion", "detail")) < 0.25
+
+
+def test_the_floor_itself_keeps_nothing(reference, other):
+    found = survival(other, reference, other)
+    assert [found.parts[name].kept for name in ("layout", "colour", "motion", "detail")] == [0] * 4
+    grey = reference.mean(dim=(2, 3, 4), keepdim=True).expand_as(reference)
+    found = survival(grey, reference)
+    assert [found.parts[name].kept for name in ("layout", "colour", "motion", "detail")] == [0] * 4
+
+
+def test_a_tint_takes_colour_alone(reference):
+    found = survival((reference * torch.tensor([1, 0.8, 0.8]).view(3, 1, 1, 1)), reference)
+    assert found.parts["colour"].kept < 0.8
+    assert found.parts["layout"].kept > found.parts["colour"].kept
+
+
+def test_flicker_is_measured_where_the_reference_stands_still():
+    still = torch.rand(1, 3, 1, 32, 32, generator=torch.Generator().manual_seed(1)).expand(
+        1, 3, 4, 32, 32
+    )
+    flashing = still + torch.tensor([0.0, 0.04, 0.0, 0.04]).view(1, 1, 4, 1, 1)
+    mine, own = flicker(flashing, still)
+    torch.testing.assert_close(mine, torch.tensor([0.04 * 255]), atol=1e-3, rtol=0)
+    assert own.item() == 0
+    assert survival(flashing, still).parts["flicker"].kept == 0
+    assert flicker(still, flashing)[0].isnan().all()
+
+
+def test_frames_of_a_vae_are_cropped_and_other_lengths_refused(reference):
+    longer = torch.cat([reference, reference[:, :, -1:]], dim=2)
+    assert survival(longer, reference).frames == 6
+    with pytest.raises(ValueError, match="same length, got 3 and 13 frames"):
+        survival(reference[:, :, :3], reference.repeat(1, 1, 3, 1, 1)[:, :, :13])
+    with pytest.raises(ValueError, match="shape of the video"):
+        survival(reference[..., :48], reference)
+
+
+def test_a_still_picture_has_neither_motion_nor_flicker(reference):
+    found = survival(reference[:, :, :1], reference[:, :, :1])
+    assert found.parts["motion"].kept is found.parts["flicker"].kept is None
+    assert found.parts["layout"].kept == pytest.approx(1)
+
+
+def test_videos_are_compared_at_the_rows_that_were_asked_for(reference):
+    assert survival(reference, reference, rows=32).size == (32, 32)
+    assert survival(reference, reference, rows=0).size == (96, 96)
+
+
+def test_report_is_json_and_says_what_it_cannot_judge(reference, other):
+    found = survival(other, reference)
+    assert json.loads(json.dumps(found.as_dict(), allow_nan=False))["parts"]["layout"]["kept"] >= 0
+    assert found.text().endswith("no number here can judge: look at them.")
+
+
+def test_command_compares_files(tmp_path, capsys, reference, other):
+    names = [tmp_path / f"{name}.mp4" for name in ("video", "reference", "other")]
+    for path, video in zip(names, (reference, reference, other), strict=True):
+        write_mp4(path, video[0], size=96)
+    video, truth, seed = map(str, names)
+    assert main([video, truth, "--other", seed, "--json", str(tmp_path / "s.json")]) == 0
+    assert "layout   100%" in capsys.readouterr().out
+    assert json.loads((tmp_path / "s.json").read_text())["frames"] == 6
+    assert read_video(names[0], rows=48).shape == (1, 3, 6, 48, 48)
+
+
+def test_command_says_what_is_no_video(tmp_path, capsys):
+    words = tmp_path / "words.mp4"
+    words.write_text("no video")
+    assert main([str(words), str(words)]) == 2
+    assert "expected a video, got" in capsys.readouterr().err
+    assert main([str(tmp_path / "absent.mp4"), str(words)]) == 2
+    assert "expected a video, got" in capsys.readouterr().err
