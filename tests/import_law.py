@@ -31,6 +31,8 @@ RANK = {
     "legs": 2,
     "resample": 1,
     "tiles": 1,
+    "chunks": 2,
+    "cuts": 2,
     "colour": 2,
     "cost": 2,
     "degrade": 2,
