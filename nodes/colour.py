@@ -1,4 +1,4 @@
-"""Colour Match: give the final video the colours of its preview."""
+"""Surf Colour Match: give the final video the colours of its preview."""
 
 from comfy_api.latest import io
 
@@ -15,7 +15,7 @@ class SurfColourMatch(io.ComfyNode):
         return declare(
             io.Schema,
             node_id="SurfColourMatch",
-            display_name="Colour Match",
+            display_name="Surf Colour Match",
             category="SURF",
             description="For refined frames that came out tinted, paler or darker than the "
             "preview: gives them its colours without its blur, since only what changes slowly over "

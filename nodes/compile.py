@@ -22,7 +22,7 @@ class SurfCompile(io.ComfyNode):
                 "compiled serves all of them. The first run takes longer. The model itself stays "
                 "as it is."
             ),
-            search_aliases=["torch.compile", "inductor", "speed", "TorchCompileModel"],
+            search_aliases=["surf", "torch.compile", "inductor", "speed up", "TorchCompileModel"],
             is_experimental=True,
             inputs=[
                 declare(
@@ -35,7 +35,7 @@ class SurfCompile(io.ComfyNode):
                 declare(
                     io.Model.Output, "model",
                     tooltip="A clone with compiled blocks, for any sampler, for Surf Refiner, "
-                    "Windowed Attention and Surf Skip Mask.",
+                    "Surf Windowed Attention and Surf Skip Mask.",
                 )
             ],
         )  # fmt: skip

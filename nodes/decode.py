@@ -18,7 +18,7 @@ class SurfVAEDecode(io.ComfyNode):
             category="SURF",
             description="Decode a video in one piece where the VAE fits the memory, else in as few "
             "large, blended pieces as it can hold, with all frames at a time; and crop it.",
-            search_aliases=["vae decode tiled", "latent to image", "decode video", "surf"],
+            search_aliases=["surf", "vae decode tiled", "decode video", "1080p", "4k"],
             inputs=[
                 declare(
                     io.Latent.Input, "samples",

@@ -50,7 +50,14 @@ class SurfReshiftAnyGuider(io.ComfyNode):
             category=CATEGORY,
             description="Puts the switch of resolution round any guider: the first steps at the "
             "size of the latent, the rest at a lower one.",
-            search_aliases=["preview", "low resolution", "surf"],
+            search_aliases=[
+                "surf",
+                "preview",
+                "faster wan",
+                "speed up",
+                "drafts",
+                "low resolution",
+            ],
             inputs=[
                 guider_input(),
                 switch_step_input(),
@@ -95,7 +102,14 @@ class SurfReshiftLadder(io.ComfyNode):
             category=CATEGORY,
             description="Puts several switches of resolution round any guider, for instance to "
             "three quarters and then to half of the sides. Advanced.",
-            search_aliases=["preview", "low resolution", "surf"],
+            search_aliases=[
+                "surf",
+                "preview",
+                "faster wan",
+                "speed up",
+                "drafts",
+                "low resolution",
+            ],
             is_experimental=True,
             inputs=[
                 guider_input(),

@@ -22,7 +22,14 @@ class SurfImageToVideo(io.ComfyNode):
             category="SURF",
             description="Encodes a start image, and an end image, for each size of a run: before "
             "the switch, after it, in Surf Refiner. For Wan 2.1, Wan 2.2 and HunyuanVideo 1.5.",
-            search_aliases=["i2v", "start image", "first last frame", "surf"],
+            search_aliases=[
+                "surf",
+                "i2v",
+                "image to video",
+                "start image",
+                "first last frame",
+                "wan i2v",
+            ],
             inputs=_inputs(),
             outputs=[
                 *(
@@ -86,7 +93,7 @@ def _inputs() -> list[io.Input]:
             io.Int.Input, "length", default=81, min=1, max=16384, step=4,
             tooltip="Frames of the video: 4n + 1.",
         ),
-        *size_inputs("low_", "low_resolution", "the low resolution, as in Reshift KSampler"),
+        *size_inputs("low_", "low_resolution", "the low resolution, as in Surf Reshift KSampler"),
         *target_size_inputs("target_"),
         declare(
             io.Image.Input, "end_image", optional=True,

@@ -20,7 +20,7 @@ class SurfRefinerLoader(io.ComfyNode):
                 "Load a refiner that this project's training made. For any other model, use the "
                 "Load Diffusion Model node: Surf Refiner takes both."
             ),
-            search_aliases=["load refiner", "video upscale model", "super resolution model"],
+            search_aliases=["surf", "load refiner", "video refiner", "video upscale model"],
             inputs=_inputs(),
             outputs=[
                 declare(

@@ -51,11 +51,18 @@ class SurfReshiftKSampler(io.ComfyNode):
         return declare(
             io.Schema,
             node_id="SurfReshiftKSampler",
-            display_name="Reshift KSampler",
+            display_name="Surf Reshift KSampler",
             category=CATEGORY,
             description="Samples a preview: the first steps at the size of the latent lay out "
             "the scene, the rest run at a fraction of the cost at low resolution.",
-            search_aliases=["preview", "low resolution", "surf"],
+            search_aliases=[
+                "surf",
+                "preview",
+                "faster wan",
+                "speed up",
+                "drafts",
+                "low resolution",
+            ],
             inputs=[
                 *model_inputs(),
                 declare(
@@ -157,11 +164,18 @@ class SurfReshiftGuider(io.ComfyNode):
         return declare(
             io.Schema,
             node_id="SurfReshiftGuider",
-            display_name="Reshift Guider",
+            display_name="Surf Reshift Guider",
             category=CATEGORY,
             description="A guider for SamplerCustomAdvanced that drops the resolution at a step "
             "of the schedule. The latent that comes out is smaller.",
-            search_aliases=["preview", "low resolution", "surf"],
+            search_aliases=[
+                "surf",
+                "preview",
+                "faster wan",
+                "speed up",
+                "drafts",
+                "low resolution",
+            ],
             inputs=[
                 *model_inputs(),
                 switch_step_input(),
@@ -204,7 +218,7 @@ class SurfLatentDownscale(io.ComfyNode):
         return declare(
             io.Schema,
             node_id="SurfLatentDownscale",
-            display_name="Latent Downscale",
+            display_name="Surf Latent Downscale",
             category=CATEGORY,
             description="Makes a video or image latent smaller in space, never in time, and "
             "never crops.",

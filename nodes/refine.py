@@ -33,7 +33,17 @@ class SurfRefiner(io.ComfyNode):
                 "sigma_start and sample down to zero, with attention in temporal windows. Takes "
                 "any flow video model, no training needed."
             ),
-            search_aliases=["upscale video", "video super resolution", "hires fix", "refine"],
+            search_aliases=[
+                "surf",
+                "video refiner",
+                "video upscale",
+                "upscale video",
+                "hires fix",
+                "1080p",
+                "720p",
+                "4k",
+                "super resolution",
+            ],
             inputs=_inputs(),
             outputs=[
                 declare(

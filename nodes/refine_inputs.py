@@ -50,8 +50,8 @@ def made_for_inputs() -> list[io.Input]:
             io.Int.Input, f"made_{side}", optional=True, default=0, min=0, max=16384, step=8,
             advanced=True,
             tooltip=f"{side.capitalize()} in pixels that the prompt was made for: that of the "
-            "latent that the first sampler started from. 0 = as Reshift KSampler wrote it into the "
-            "latent. Areas and poses are placed by it.",
+            "latent that the first sampler started from. 0 = as Surf Reshift KSampler wrote it "
+            "into the latent. Areas and poses are placed by it.",
         )
         for side in ("width", "height")
     ]  # fmt: skip

@@ -20,7 +20,14 @@ class SurfSeedVR2Skip(io.ComfyNode):
             description="Lets ComfyUI's own SeedVR2 refine only the parts of a video that have "
             "detail; everywhere else the result is the input of the model. The model itself stays "
             "as it is.",
-            search_aliases=["token skipping", "skipsr", "seedvr", "upscale", "faster", "surf"],
+            search_aliases=[
+                "surf",
+                "token skipping",
+                "skipsr",
+                "seedvr",
+                "video upscale",
+                "speed up",
+            ],
             inputs=[
                 declare(
                     io.Model.Input,

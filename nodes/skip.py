@@ -28,7 +28,15 @@ class SurfSkipMask(io.ComfyNode):
                 "Choose which parts of a preview Surf Refiner refines; the others are enlarged as "
                 "they are. Shows them over the preview, and what that saves, before it runs."
             ),
-            search_aliases=["token skipping", "skip", "sparse", "faster refiner", "mask"],
+            search_aliases=[
+                "surf",
+                "token skipping",
+                "skipsr",
+                "sparse",
+                "faster refiner",
+                "speed up",
+                "mask",
+            ],
             inputs=_inputs(),
             outputs=_outputs(),
             is_output_node=True,

@@ -26,7 +26,7 @@ class SurfTinyModels(io.ComfyNode):
             category=CATEGORY,
             description="The tiny models that come with this pack, to try every node in seconds, "
             "without a download and without a GPU. They draw simple shapes that move.",
-            search_aliases=["demo", "example models", "test models", "try surf"],
+            search_aliases=["demo", "example models", "test models", "surf", "try surf"],
             inputs=[],
             outputs=_models(),
         )

@@ -1,4 +1,4 @@
-"""Windowed Attention: temporal attention windows in a model, for any sampler."""
+"""Surf Windowed Attention: temporal attention windows in a model, for any sampler."""
 
 from comfy_api.latest import io
 
@@ -14,12 +14,18 @@ class SurfWindowedAttention(io.ComfyNode):
         return declare(
             io.Schema,
             node_id="SurfWindowedAttention",
-            display_name="Windowed Attention",
+            display_name="Surf Windowed Attention",
             category="SURF",
             description="Keeps the self-attention of a Wan, HunyuanVideo, MiniMax H3 or LTX-2 "
             "model inside temporal windows that shift by half on every second block: a long or "
             "large video costs less. The model itself stays as it is.",
-            search_aliases=["sparse attention", "temporal window", "sliding window", "surf"],
+            search_aliases=[
+                "surf",
+                "sparse attention",
+                "temporal window",
+                "sliding window",
+                "speed up",
+            ],
             inputs=[
                 declare(
                     io.Model.Input,

@@ -1,6 +1,8 @@
 """What a user sees of the pack's nodes: ids, inputs, outputs, tooltips and help pages."""
 
 import asyncio
+import inspect
+import re
 from pathlib import Path
 
 import pytest
@@ -80,3 +82,29 @@ def test_every_help_page_names_every_input_and_output(node_id):
 def test_every_help_page_has_its_node():
     pages = {path.stem for path in (ROOT / "web" / "docs").glob("*.md")}
     assert pages == set(NODES)
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        ("surf", None),
+        ("preview", "SurfReshiftKSampler"),
+        ("faster wan", "SurfReshiftKSampler"),
+        ("speed up", "SurfReshiftKSampler"),
+        ("drafts", "SurfReshiftKSampler"),
+        ("video refiner", "SurfRefiner"),
+        ("video upscale", "SurfRefiner"),
+        ("hires fix", "SurfRefiner"),
+        ("1080p", "SurfRefiner"),
+        ("4k", "SurfRefiner"),
+    ],
+)
+def test_what_people_type_finds_the_node(word, expected):
+    """Every node has a name that begins with Surf; `search_aliases` hold the other words."""
+    if expected is None:
+        assert all(n.define_schema().display_name.startswith("Surf ") for n in NODES.values())
+        return
+    source = inspect.getsource(inspect.getmodule(NODES[expected]))
+    own = source[source.index(f'"{expected}"') :]
+    aliases = re.search(r"search_aliases=\[(.*?)\]", own, re.DOTALL)[1]
+    assert f'"{word}"' in aliases

@@ -133,7 +133,7 @@ def first_stage(graph):
 
 
 def preview(graph):
-    """Row, evaluations and size of what Reshift KSampler, or a guider with the switch, runs."""
+    """Row, evaluations and size of what Surf Reshift KSampler, or a guider with a switch, runs."""
     if graph.all("LTXVLatentUpsampler"):
         return first_stage(graph)
     for node in graph.all("SurfReshiftAnyGuider"):

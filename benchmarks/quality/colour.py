@@ -4,8 +4,8 @@
 
 For every prompt and seed: the same-seed baseline, the preview, and the preview refined without
 training: plain, and with the three colour matches, one in the latent (`colour_match` of the Surf
-Refiner) and two on pixels (the methods of Colour Match). The control is a clip of the preview's
-mean colour and nothing else. Changes against the plain one are paired by prompt and seed.
+Refiner) and two on pixels (the methods of Surf Colour Match). The control is a clip of the
+preview's mean colour and nothing else. Changes against the plain one are paired by prompt and seed.
 """
 
 from collections import defaultdict

@@ -34,7 +34,7 @@ def noise(frames: int, size: tuple[int, int], scale: float = 1.0) -> dict:
 
 
 def preview(model: Any, shape: cost.ModelShape, frames: int, sizes: dict, cfg: float):
-    """Run Reshift KSampler, two legs of two sizes."""
+    """Run Surf Reshift KSampler, two legs of two sizes."""
     low = tuple(8 * cells for cells in sizes["low"])
     latent = noise(frames, sizes["high"], 0.0)
     steps = (STEPS // 2, STEPS)

@@ -8,7 +8,7 @@
     python -m benchmarks.speed.host_flow --only-memory --limit-gb 12 16 24
 
 Wan 2.1 14B's architecture, the host's own, with random weights: its sampler at the target, against
-Reshift KSampler from 480p to 240p and Surf Refiner at the target, with surf_1b and, without
+Surf Reshift KSampler from 480p to 240p and Surf Refiner at the target, with surf_1b and, without
 training, with Wan 2.1 1.3B in windows. Everything is called as the nodes are, in turns. What does
 not fit the minutes is cut: first repetitions, then steps of a run, which count with the median of
 those that ran; then whole stages. The page is written after every call, so what ends a run early

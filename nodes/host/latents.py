@@ -55,7 +55,7 @@ def open_latent(model: Any, latent: dict, name: str) -> Tensor:
     Args:
         model: the MODEL whose latent format counts.
         latent: LATENT dictionary.
-        name: what errors call it, e.g. "Reshift KSampler: latent_image".
+        name: what errors call it, e.g. "Surf Reshift KSampler: latent_image".
 
     Returns:
         [B, C, H, W] or [B, C, T, H, W]; may be the tensor in `latent`.

@@ -5,11 +5,11 @@ from .distances import colour_distance, detail, psnr
 from .motion import flow, motion
 from .named import named_iou, place_error
 from .report import HEADLINE, SignatureReport, controls, report, scores
-from .survival import Part, Survival, flicker, survival
+from .survival import SignaturePart, Survival, flicker, survival
 
 __all__ = [
     "HEADLINE",
-    "Part",
+    "SignaturePart",
     "SignatureReport",
     "Survival",
     "bands",

@@ -22,7 +22,7 @@ _FEW = 0.01
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Part:
+class SignaturePart:
     """One part of a signature."""
 
     value: float | None
@@ -41,7 +41,7 @@ class Part:
 class Survival:
     """All parts of a signature, and how they were compared; `asdict` of it is JSON."""
 
-    parts: dict[str, Part]
+    parts: dict[str, SignaturePart]
     frames: int
     """Frames that were compared."""
     size: tuple[int, int]
@@ -90,11 +90,11 @@ def flicker(video: Tensor, baseline: Tensor) -> tuple[Tensor, Tensor]:
     return change(one), change(other)
 
 
-def _part(value: float | None, floor: float, ceiling: float, says: str) -> Part:
+def _part(value: float | None, floor: float, ceiling: float, says: str) -> SignaturePart:
     kept = None
     if value is not None and value == value and abs(ceiling - floor) > 1e-9:
         kept = min(max((value - floor) / (ceiling - floor), 0.0), 1.0)
-    return Part(
+    return SignaturePart(
         value=None if value is None or value != value else value,
         floor=floor, ceiling=ceiling, kept=kept, says=says,
     )  # fmt: skip
@@ -168,10 +168,10 @@ def survival(
     )
 
 
-def _flicker(video: Tensor, reference: Tensor) -> Part:
+def _flicker(video: Tensor, reference: Tensor) -> SignaturePart:
     mine, own = (x.item() for x in flicker(video, reference))
     if mine != mine:
         return _part(None, 0.0, 0.0, "nothing stands still")
     says = f"{mine:.2f} of 255 where the reference, {own:.2f}, stands still"
     kept = 1.0 if mine <= own else own / mine
-    return Part(value=mine, floor=None, ceiling=own, kept=kept, says=says)
+    return SignaturePart(value=mine, floor=None, ceiling=own, kept=kept, says=says)

@@ -1,4 +1,4 @@
-"""Colour Match inside a real host, in its process: run by test_inside.py, all cases at once.
+"""Surf Colour Match inside a real host, in its process: run by test_inside.py, all cases at once.
 
     cd $COMFYUI_PATH && python tests/host/colour_cases.py RESULTS.json
 

@@ -89,7 +89,7 @@ def case_batch_index_makes_an_item_again(host):
 
 
 def guided_by_node(host, latent, seed, sampler="euler", **changes):
-    """Sample by Reshift Guider and the host's SamplerCustomAdvanced."""
+    """Sample by Surf Reshift Guider and the host's SamplerCustomAdvanced."""
     model = host.shifted(host.model(), 3.0)
     settings = {key: (SETTINGS | changes)[key] for key in GUIDED}
     conds = dict(zip(("positive", "negative"), prompts(), strict=True))

@@ -215,7 +215,7 @@ def vace():
 
 
 def custom_sampler():
-    """SamplerCustomAdvanced with the Reshift Guider; its result is refined, then made smaller."""
+    """SamplerCustomAdvanced with Surf Reshift Guider; its result refined, then made smaller."""
     graph = wan_22_pair()
     guided = {
         name: value

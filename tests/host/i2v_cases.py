@@ -205,7 +205,7 @@ def case_a_picture_of_another_length_is_refused_before_the_model_is_called():
     clone = model.clone()
     clone.set_model_unet_function_wrapper(never)
     words = "concat_latent_image", "the latent's 4 latent frames, got 3"
-    refused(lambda: HOST.ours(clone, longer, *pair), "Reshift KSampler", *words)
+    refused(lambda: HOST.ours(clone, longer, *pair), "Surf Reshift KSampler", *words)
     refused(lambda: refine(clone, longer, target, scale=1.5), "Surf Refiner", *words)
 
 

@@ -368,7 +368,9 @@ def case_experts_that_cannot_be_a_pair_are_refused(host):
         return host.ours(model, blank(), *prompts(), **changes)
 
     both = {"model_low_noise": low, "expert_boundary": I2V}
-    refused(lambda: ours(expert_boundary=I2V), "Reshift KSampler", "one model", "model_low_noise")
+    refused(
+        lambda: ours(expert_boundary=I2V), "Surf Reshift KSampler", "one model", "model_low_noise"
+    )
     refused(lambda: ours(model_low_noise=low), "boundary of 0", "0.9 for I2V")
     refused(lambda: ours(model_low=low, **both), "got both", "model_low_noise")
     refused(lambda: ours(cfg_low_noise=2.0), "needs an expert_boundary above 0")

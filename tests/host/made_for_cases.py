@@ -85,8 +85,8 @@ def case_images_and_videos_are_told_apart_and_windows_need_a_video():
     still, moving = noise(1, 16, 8, 12), noise(1, 16, 3, 8, 12)
     refused(lambda: refine(image, {"samples": moving}, conds), "Surf Refiner", "an image latent")
     refused(lambda: refine(video, {"samples": still}, conds), "Surf Refiner", "a video latent")
-    refused(lambda: HOST.ours(image, {"samples": moving}, *conds), "Reshift KSampler", "SD3")
-    refused(lambda: HOST.ours(video, {"samples": still}, *conds), "Reshift KSampler", "WAN21")
+    refused(lambda: HOST.ours(image, {"samples": moving}, *conds), "Surf Reshift KSampler", "SD3")
+    refused(lambda: HOST.ours(video, {"samples": still}, *conds), "Surf Reshift KSampler", "WAN21")
     refused(lambda: refine(image, {"samples": still}, conds, window=4), "MMDIT", "set window to 0")
     assert refine(image, {"samples": still}, conds)["samples"].shape == (1, 16, 24, 36)
     HOST.ours(video, {"samples": torch.zeros(1, 16, 16, 24)}, *conds)
@@ -143,7 +143,9 @@ def case_speaker_masks_of_another_grid_are_refused():
         lambda: refine(model, preview, prompts()), "Surf Refiner", "MultiTalkGetAttnMapPatch",
         "16 x 24 latent cells", "24 x 36",
     )  # fmt: skip
-    refused(lambda: HOST.ours(model, blank(), *prompts()), "Reshift KSampler", "8 x 12; make it")
+    refused(
+        lambda: HOST.ours(model, blank(), *prompts()), "Surf Reshift KSampler", "8 x 12; make it"
+    )
     assert not seen
     refine(model, preview, prompts(), scale=2.0, cfg=1.0)
     assert sizes(seen) == {(16, 24)}

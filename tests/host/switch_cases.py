@@ -88,7 +88,7 @@ def case_a_noisy_latent_is_parted_before_it_is_resized(host):
         lambda: host.custom.SamplerCustomAdvanced.execute(
             host.custom.Noise_EmptyNoise(), guider, euler, sigmas[2:], {"samples": first}
         ),
-        "Reshift Guider", "DisableNoise", "inherited",
+        "Surf Reshift Guider", "DisableNoise", "inherited",
     )  # fmt: skip
 
 
@@ -117,7 +117,7 @@ def case_a_run_stops_at_the_evaluation_that_gives_nan(host):
         model.add_wrapper_with_key("predict_noise", "broken", broken)
         refused(
             lambda model=model: host.ours(model, blank(), *prompts()),
-            "Reshift KSampler: expected finite", stage, "fp16",
+            "Surf Reshift KSampler: expected finite", stage, "fp16",
         )  # fmt: skip
         assert len(seen) == at
     bad = prompts(pooled_output=torch.full((1, 8), float("nan")))

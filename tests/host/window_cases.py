@@ -276,7 +276,7 @@ def case_a_model_with_windows_of_its_own_is_refused():
             with_windows(patcher(network), 2)
         except ValueError as error:
             said = str(error)
-        assert said.startswith("Windowed Attention: "), said
+        assert said.startswith("Surf Windowed Attention: "), said
         assert "set window to 0" in said, said
         model = patcher(network)
         assert with_windows(model, 0) is model

@@ -215,7 +215,12 @@ TABLE = [
     (D, {"resolution": "by size", "height": 50}, "multiple of 16", "50", "use 48 or 64"),
     (D, {"resolution": "720p"}, "above the input's", "got", "choose a lower"),
 ]  # fmt: skip
-NAMES = {K: "Reshift KSampler", G: "Reshift Guider", D: "Latent Downscale", R: "Surf Refiner"}
+NAMES = {
+    K: "Surf Reshift KSampler",
+    G: "Surf Reshift Guider",
+    D: "Surf Latent Downscale",
+    R: "Surf Refiner",
+}
 
 
 def conds():

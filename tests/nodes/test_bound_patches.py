@@ -78,7 +78,7 @@ def test_the_switch_refuses_it_before_the_first_evaluation():
     settings = {k: x["default"] for k, x in INPUTS["SurfReshiftKSampler"].items() if "default" in x}
     settings |= {"steps": 4, "switch_step": 2, "model": model, **conds}
     start = {"samples": torch.zeros(1, 16, 3, 16, 24)}
-    with pytest.raises(ValueError, match="^Reshift KSampler: .*16 x 24 .* 8 x 12; make it"):
+    with pytest.raises(ValueError, match="^Surf Reshift KSampler: .*16 x 24 .* 8 x 12; make it"):
         SurfReshiftKSampler.execute(**settings, latent_image=start)
     assert not model.seen
     SurfReshiftKSampler.execute(**(settings | {"switch_step": 4}), latent_image=start)

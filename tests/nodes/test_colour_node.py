@@ -1,4 +1,4 @@
-"""Colour Match: layout in and out, the progress bar, the stop button, its name in errors."""
+"""Surf Colour Match: layout in and out, the progress bar, the stop button, its name in errors."""
 
 import comfy.model_management
 import host_stub
@@ -60,5 +60,5 @@ def test_errors_bear_the_nodes_name():
         (images(), images(columns=24), {}, "in the shape of the video"),
         (images(), images(), {"method": "none"}, "method must be one of"),
     ):
-        with pytest.raises(ValueError, match=f"^Colour Match: .*{said}"):
+        with pytest.raises(ValueError, match=f"^Surf Colour Match: .*{said}"):
             run(image, reference, **changes)

@@ -38,7 +38,7 @@ def failing(at, value=NAN):
 )
 def test_nothing_runs_after_a_bad_evaluation(at, value, words):
     model = failing(at, value)
-    with pytest.raises(ValueError, match=f"^Reshift KSampler: expected finite.*{words}.*LoRA"):
+    with pytest.raises(ValueError, match=f"^Surf Reshift KSampler: expected finite.*{words}.*LoRA"):
         run(model)
     assert len(model.seen) == at
 
@@ -47,9 +47,11 @@ def test_the_guider_names_itself():
     guider = make_guider(failing(2))
     samples, euler = blank()["samples"], comfy.samplers.sampler_object("euler")
     sigmas = torch.linspace(1, 0, 9)
-    with pytest.raises(ValueError, match="^Reshift Guider: expected finite.*evaluation 2 before"):
+    with pytest.raises(
+        ValueError, match="^Surf Reshift Guider: expected finite.*evaluation 2 before"
+    ):
         guider.sample(torch.randn_like(samples), samples, euler, sigmas, seed=1)
-    with pytest.raises(ValueError, match="^Reshift Guider: the noise must be finite"):
+    with pytest.raises(ValueError, match="^Surf Reshift Guider: the noise must be finite"):
         guider.sample(samples * NAN, samples, euler, sigmas, seed=1)
 
 

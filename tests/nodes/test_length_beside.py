@@ -31,7 +31,9 @@ def conds(picture=FRAMES, mask=FRAMES):
 def test_a_picture_of_another_length_is_refused_before_the_model_is_called(picture, mask):
     model = image_to_video()
     latent = {"samples": torch.zeros(1, 16, FRAMES, ROWS, COLUMNS)}
-    with pytest.raises(ValueError, match=r"Reshift KSampler: expected concat_\w+ .*3 latent fr"):
+    with pytest.raises(
+        ValueError, match=r"Surf Reshift KSampler: expected concat_\w+ .*3 latent fr"
+    ):
         SurfReshiftKSampler.execute(
             model=model, latent_image=latent, **conds(picture, mask), **SETTINGS
         )

@@ -184,7 +184,7 @@ def test_latent_downscale_says_what_it_is_told_and_keeps_what_came():
     assert latent[KEY] == (256, 384)
     del latent[KEY]
     assert KEY not in SurfLatentDownscale.execute(latent, **settings).args[0]
-    with pytest.raises(ValueError, match="^Latent Downscale: .*belong together"):
+    with pytest.raises(ValueError, match="^Surf Latent Downscale: .*belong together"):
         SurfLatentDownscale.execute(latent, **(settings | {"made_width": 192}))
     said = SurfLatentDownscale.validate_inputs(made_width=192, made_height=0)
     assert "belong together" in said

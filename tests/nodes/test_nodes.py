@@ -139,7 +139,9 @@ def test_a_bucket_is_met_in_the_cells_of_the_latent(shape, more, vae, size):
 def test_unknown_cells_are_asked_for_and_only_where_they_count():
     unknown = {"samples": torch.ones(1, 7, 1, 64, 64)}
     for changes in ({"resolution": "480p"}, {"resolution": "by size"}):
-        with pytest.raises(ValueError, match="^Latent Downscale: .* connect its VAE, or choose by"):
+        with pytest.raises(
+            ValueError, match="^Surf Latent Downscale: .* connect its VAE, or choose by"
+        ):
             SurfLatentDownscale.execute(samples=unknown, **(DOWN | changes))
     out = SurfLatentDownscale.execute(samples=unknown, **DOWN)
     assert out.args[0]["samples"].shape == (1, 7, 1, 32, 32)

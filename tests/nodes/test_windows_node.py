@@ -1,4 +1,4 @@
-"""Windowed Attention: the node hands `with_windows` its model, its window and its name."""
+"""Surf Windowed Attention: the node hands `with_windows` its model, its window and its name."""
 
 import copy
 
@@ -44,12 +44,12 @@ def test_two_nodes_in_a_row_leave_one_wrapper():
 
 @pytest.mark.parametrize("window", [1, -3])
 def test_a_bad_window_is_rejected_in_the_nodes_name(window):
-    with pytest.raises(ValueError, match="^Windowed Attention: window must"):
+    with pytest.raises(ValueError, match="^Surf Windowed Attention: window must"):
         SurfWindowedAttention.execute(model(), window)
 
 
 def test_an_unknown_model_is_rejected_in_the_nodes_name():
-    with pytest.raises(ValueError, match="^Windowed Attention: .*expected one of WanModel"):
+    with pytest.raises(ValueError, match="^Surf Windowed Attention: .*expected one of WanModel"):
         SurfWindowedAttention.execute(host_stub.Patcher(), 4)
 
 

@@ -32,7 +32,7 @@ IDLE = {
 """What each address answers below /api."""
 
 
-class Handler(BaseHTTPRequestHandler):
+class IdleHost(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def __init__(self, *args, site, **kwargs):
@@ -94,6 +94,6 @@ class Site:
     def __init__(self, static: Path, nodes: dict, settings: dict):
         self.static, self.nodes, self.settings = static.resolve(), nodes, settings
         self.prompts = []
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, site=self))
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), partial(IdleHost, site=self))
         self.server.daemon_threads = True
         self.address = f"http://127.0.0.1:{self.server.server_port}/"

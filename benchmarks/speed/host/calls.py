@@ -59,7 +59,7 @@ class HostCalls:
         stage.take(self.profiler.evaluations, began, self.profiler.now())
 
     def preview(self, first: TimedStage, second: TimedStage) -> None:
-        """Reshift KSampler: both legs in one call."""
+        """Surf Reshift KSampler: both legs in one call."""
         high, low = first.planned, second.planned
         latent, texts = self.latent("480p"), prompts(self.setting.base)
         began = self.profiler.start()
@@ -129,7 +129,7 @@ class HostCalls:
 
 
 def reshift(model: Any, texts: tuple, latent: dict, low: tuple[int, int], steps, cfg) -> dict:
-    """Run Reshift KSampler, both legs in one call.
+    """Run Surf Reshift KSampler, both legs in one call.
 
     Args:
         low: pixels of the second leg, height and width.

@@ -1,8 +1,8 @@
 """Find the size that conditioning was made for, which is often not the preview's.
 
 One prompt serves the first sampler, at the high resolution, and the refiner. Areas in pixels and
-maps beside the grid of the video are placed by that size. A LATENT of Reshift KSampler carries it;
-other nodes drop or keep the key as they like, so that an input comes first.
+maps beside the grid of the video are placed by that size. A LATENT of Surf Reshift KSampler carries
+it; other nodes drop or keep the key as they like, so that an input comes first.
 
 Dims: H, W latent cells.
 """

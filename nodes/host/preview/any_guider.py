@@ -124,7 +124,7 @@ def _check_guider(guider: Any) -> None:
     """Refuse what is no guider of the host's kind, and one that has a switch."""
     if isinstance(guider, ReshiftGuider):
         raise ValueError(
-            "expected a guider without a switch, got one of Reshift Guider or of this kind; "
+            "expected a guider without a switch, got one of Surf Reshift Guider or of this kind; "
             "connect the guider that goes into that node, or use Surf Reshift Ladder for more "
             "than one switch."
         )

@@ -122,6 +122,6 @@ def warn_of_mask(noisy: bool, last: float) -> None:
     if last > 0:
         log.warning(
             "a run with a noise mask ends at sigma %.3g: a sampler that goes on from there with "
-            "the mask keeps the noise. Sample down to 0 here, or go on with a Reshift Guider, "
+            "the mask keeps the noise. Sample down to 0 here, or go on with a Surf Reshift Guider, "
             "which estimates the clean latent first.", last,
         )  # fmt: skip
