@@ -10,6 +10,7 @@ import inspect
 import shutil
 import sys
 import sysconfig
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -19,6 +20,9 @@ import torch
 
 from ...surf_core.refiner import SurfRefinerDiT
 from .models import uncompiled
+from .node import NodeLog, reporting_as, running_node, running_node_id, show_status
+
+log = NodeLog(__name__)
 
 LIMIT_KEY = "surf_compile"
 ROWS = ("blocks", "double_blocks", "single_blocks", "vace_blocks", "transformer_blocks")
@@ -57,7 +61,7 @@ def with_compiled_blocks(model: Any) -> Any:
     clone = _static_clone(model)
     set_torch_compile_wrapper(clone, backend="inductor", keys=keys)
     clone.remove_wrappers_with_key(WrappersMP.APPLY_MODEL, LIMIT_KEY)
-    clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, LIMIT_KEY, _raise_limit)
+    clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, LIMIT_KEY, CompiledCalls())
     return clone
 
 
@@ -162,14 +166,37 @@ def _static_clone(model: Any) -> Any:
     return model.clone(disable_dynamic=True)
 
 
-def _raise_limit(executor: Any, *args: Any, **kwargs: Any) -> Any:
-    """Wrap a model call so that torch may compile a block more often than it does by default."""
-    import torch._dynamo.config as config
+class CompiledCalls:
+    """Wraps the calls of a compiled model: room for more codes, and word of what compiling takes.
 
-    # The older name of the two.
-    name = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"
-    with config.patch({name: max(LIMIT, getattr(config, name))}):
-        return executor(*args, **kwargs)
+    The first call after the node ran compiles, which shows under the node; a later one that takes
+    in another kind of input does so too, and shows when it is over.
+    """
+
+    def __init__(self) -> None:
+        self.node, self.name, self.began = running_node_id(), running_node(), False
+
+    def __call__(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
+        import torch._dynamo.config as config
+        from torch._dynamo.utils import counters
+
+        # The older name of the two.
+        name = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"
+        first, self.began = not self.began, True
+        if first:
+            show_status("compiling with the first step, which may take minutes", self.node)
+        codes, start = counters["stats"]["unique_graphs"], time.perf_counter()
+        with config.patch({name: max(LIMIT, getattr(config, name))}):
+            out = executor(*args, **kwargs)
+        made, seconds = counters["stats"]["unique_graphs"] - codes, time.perf_counter() - start
+        if made:
+            said = f"compiled {made} codes in a step of {seconds:.0f} s"
+            show_status(said, self.node)
+            with reporting_as(self.name):
+                log.info("%s.", said)
+        elif first:
+            show_status("compiled before", self.node)
+        return out
 
 
 def _network(model: Any) -> Any:

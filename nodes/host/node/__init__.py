@@ -3,6 +3,7 @@
 from .declared import ABSENT, checks_inputs, refusal
 from .name import NodeLog, label, name_error, names_errors, reporting_as, running_node
 from .schema import declare
+from .status import running_node_id, show_status
 
 __all__ = [
     "ABSENT",
@@ -15,4 +16,6 @@ __all__ = [
     "refusal",
     "reporting_as",
     "running_node",
+    "running_node_id",
+    "show_status",
 ]

@@ -16,7 +16,8 @@ from torch import Tensor
 from ....surf_core.legs import ESTIMATE, LEFTOVER
 from ..finite import MODEL_CAUSES, NonFiniteGuard, check_finite
 from ..latents import is_blank, to_intermediate
-from ..node import reporting_as
+from ..models import cell_side
+from ..node import reporting_as, show_status
 from .guiders import for_leg
 from .leg import Segment, one_bar, sampler_for
 from .legs import Call
@@ -145,6 +146,8 @@ class Run:
     ) -> None:
         """Run one leg, and keep what the next one needs of its last evaluation."""
         leg = self.legs[index]
+        rows, columns = (cells * cell_side(leg.model) for cells in leg.size)
+        show_status(f"{columns} x {rows}, {leg.stage}: {leg.evaluations} steps")
         guard, records = NonFiniteGuard(leg.stage), self._records(index)
         relay.evaluation = None
 

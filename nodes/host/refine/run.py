@@ -22,6 +22,7 @@ from ..conditioning import Conditioning, Pixels, with_made_for
 from ..finite import MODEL_CAUSES, NonFiniteGuard, check_finite
 from ..latents import close_latent, to_intermediate
 from ..nested import Parts, split_mask, tensors_of
+from ..node import show_status
 from ..skip import SkipMask
 from .prepare import RefineRun, prepare
 from .traits import RefineSettings
@@ -97,10 +98,17 @@ def _sample(run: RefineRun, latent: dict) -> Parts:
         start = torch.zeros_like(end)
     sigmas, guard = settings.sigmas(), NonFiniteGuard("of the refinement")
     show = latent_preview.prepare_callback(run.model, settings.steps)
+    height, width = run.pixels
+
+    def say(done: int) -> None:
+        show_status(f"refining to {width} x {height}: {done} of {settings.steps} steps done")
 
     def callback(step: int, x0: Any, x: Any, total: int) -> None:
         guard.see(Parts(*tensors_of(x0)).packed(), sigmas[step])
         show(step, x0, x, total)
+        say(step + 1)
+
+    say(0)
 
     out = guider.sample(
         noise,

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ....surf_core.tiles import Box, Span, blend, boxes, crossfade, spans
 from ..finite import VAE_CAUSES, check_finite
-from ..node import NodeLog
+from ..node import NodeLog, show_status
 from .memory import (
     PIECE_OVERLAP,
     USABLE_MEMORY,
@@ -173,7 +173,7 @@ class _Calls:
     """Calls of a VAE: interruptible, counted by a progress bar, finite, and without a fallback."""
 
     def __init__(self, vae: Any, count: int):
-        self.vae, self.done = without_fallback(vae), 0
+        self.vae, self.done, self.count = without_fallback(vae), 0, count
         self.bar = comfy.utils.ProgressBar(count)
 
     def __call__(self, samples: Tensor) -> Tensor:
@@ -182,6 +182,7 @@ class _Calls:
         check_finite(decoded, "the frames that the VAE decodes", VAE_CAUSES)
         self.done += 1
         self.bar.update_absolute(self.done)
+        show_status(f"decoding: {self.done} of {self.count} pieces done")
         return decoded
 
 
