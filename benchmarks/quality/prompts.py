@@ -2,8 +2,9 @@
 
     python -m benchmarks.quality.prompts --pairs 256
 
-For held-out prompts: the full-resolution baseline, half the resolution directly, the SURF preview,
-and the preview refined to twice the baseline's size. The same measurement on rendered scenes says
+For held-out prompts: the full-resolution baseline, half the resolution directly, as many operations
+as a preview's spent on fewer steps at full resolution, the SURF preview, and the preview refined to
+twice the baseline's size. The same measurement on rendered scenes says
 how far it can be trusted. A shape is looked for as a person would: the circle, square or triangle
 that covers most of the pixels of a colour and little else, at any place and size; specks weigh as
 much as their area, and what lies outside the picture or behind another named object is no loss.
@@ -30,7 +31,7 @@ from benchmarks.quality.held_out import (
 from benchmarks.quality.measures import arguments, share_and_error
 from surf_core.flow import euler
 from surf_core.reshift import inherit_noise
-from surf_core.tiny.demo import Settings, resized, to_pixels
+from surf_core.tiny.demo import Settings, resized, steps_of_equal_cost, to_pixels
 from surf_core.tiny.model import CELLS, TinyT2V
 from surf_core.tiny.prompt import COLOURS, DIRECTIONS, SHAPES
 from surf_core.tiny.refiner import TinyRefiner
@@ -139,11 +140,13 @@ def sampled(numbers: list[int], prompts: list[str], args) -> dict[str, Tensor]:
     refined = TinyRefiner(prompts, args.refiner)(
         small, seeds(numbers, REFINE), steps=s.refine_steps, cfg=s.refine_cfg, window=s.window
     )
+    large, fewer = f"{4 * CELLS} pixels", steps_of_equal_cost(s)
     return {
-        f"full resolution, {4 * CELLS} pixels": to_pixels(
-            euler(tiny.velocity(s.cfg), full, schedule())
-        ),
+        f"full resolution, {large}": to_pixels(euler(tiny.velocity(s.cfg), full, schedule())),
         f"direct, {4 * LOW} pixels": to_pixels(direct),
+        f"{fewer} steps at full resolution, {large}": to_pixels(
+            euler(tiny.velocity(s.cfg), full, schedule(fewer))
+        ),
         f"SURF preview, {4 * LOW} pixels": to_pixels(small),
         "SURF refined, 128 pixels": to_pixels(refined),
     }

@@ -167,8 +167,7 @@ class Demo:
             "direct low resolution", tiny, [leg(s.steps, low)],
             lambda: euler(tiny.velocity(s.cfg_low), inherit_noise(full, (low, low)), self.sigmas),
         )  # fmt: skip
-        legs = [leg(s.switch_step, CELLS), leg(s.steps - s.switch_step, low)]
-        fewer = max(1, plan_flops(legs) // plan_flops([leg(1, CELLS)]))
+        legs, fewer = preview_legs(s), steps_of_equal_cost(s)
         self.measure(
             f"{fewer} steps at full resolution", tiny, [leg(fewer, CELLS)],
             lambda: euler(tiny.velocity(s.cfg), full, flow_sigmas(fewer, s.shift)),
@@ -225,6 +224,17 @@ def leg(steps: int, cells: int, window: int = 0, guided: bool = True) -> Evaluat
         shape=TINY, steps=steps, frames=FRAMES, height=side, width=side, window=window,
         guided=guided,
     )  # fmt: skip
+
+
+def preview_legs(settings: Settings) -> list[Evaluations]:
+    """Price both legs of a preview."""
+    k = settings.switch_step
+    return [leg(k, CELLS), leg(settings.steps - k, CELLS // 2)]
+
+
+def steps_of_equal_cost(settings: Settings) -> int:
+    """Count the steps at full resolution that cost at most as much as a preview; at least 1."""
+    return max(1, plan_flops(preview_legs(settings)) // plan_flops([leg(1, CELLS)]))
 
 
 def table(rows: list[DemoRow]) -> str:
