@@ -22,11 +22,11 @@ HUES = (0.0, 47.0, 132.0, 226.0, 280.0)
 """Hue of each of COLOURS, in degrees."""
 _WIDTHS = (24.0, 18.0, 40.0, 30.0, 26.0)
 """Degrees to both sides that still count as the colour."""
-_CHROMA, _SATURATION = 0.16, 0.42
-_BEAD = 18.0
+_CHROMA, _SATURATION = 0.16, 0.50
+_BEAD = 34.8
 """Cells that a bead fills."""
 _STEPS = ((-1.0, 0.0), (1.0, 0.0), (0.0, -1.0), (0.0, 1.0))
-_TRAVEL = 0.29 * GRID
+_TRAVEL = 0.18 * GRID
 """Cells that a thing goes in a clip, in the mean."""
 
 
@@ -142,10 +142,10 @@ def _shape_is(mask: Tensor, shape: Tensor) -> Tensor:
 
 
 _FILL = (
-    (pi, 6.5, 13.0),
-    (3.05, 6.5, 13.0),
-    (1.72, 6.0, 13.0),
-    (2.45, 6.0, 13.5),
+    (pi, 7.5, 14.5),
+    (3.05, 7.5, 14.5),
+    (1.72, 7.0, 14.5),
+    (2.10, 7.0, 15.0),
 )
 """Of each of SHAPES: its area in squared radii, and the least and greatest radius in cells."""
 
@@ -158,17 +158,17 @@ def _outline(kind: int, dx: Tensor, dy: Tensor) -> Tensor:
         return torch.maximum(dx.abs(), dy.abs()) - 0.88
     if kind == 2:
         return torch.maximum(0.866 * dx.abs() - 0.5 * dy - 0.575, dy - 0.575)
-    return ((dx**2 + dy**2).sqrt() - 0.72).abs() - 0.27
+    return ((dx**2 + dy**2).sqrt() - 0.76).abs() - 0.22
 
 
 def _count_is(mask: Tensor, count: Tensor) -> Tensor:
     """Whether so many beads are what the colour shows, by the median frame: [N] bool."""
     frames = mask.shape[1]
-    soft = torch.nn.functional.avg_pool2d(mask, 3, 1, 1)
+    soft = torch.nn.functional.avg_pool2d(mask, 5, 1, 2)
     # Ties within a plateau are broken by place, so that a bead has one peak.
     x, y = _axes(mask)
     soft = soft + 1e-4 * torch.sin(12.9898 * x + 78.233 * y)
-    peak = (soft == torch.nn.functional.max_pool2d(soft, 7, 1, 3)) & (soft > 0.4)
+    peak = (soft == torch.nn.functional.max_pool2d(soft, 9, 1, 4)) & (soft > 0.4)
     beads = peak.sum(dim=(2, 3))
     share = (beads == count[:, None]).float().mean(dim=1)
     area = mask.sum(dim=(2, 3)).median(dim=1).values / count

@@ -15,7 +15,7 @@ from torch import Tensor
 
 COLOURS = ("red", "yellow", "green", "blue", "purple")
 SHAPES = ("ball", "cube", "pyramid", "ring")
-COUNTS = ("one", "two", "three", "four", "five")
+COUNTS = ("one", "two", "three", "four")
 DIRECTIONS = ("left", "right", "up", "down")
 GROUNDS = ("sand", "grass", "water", "stone")
 BEADS = "beads"

@@ -243,6 +243,28 @@ def test_controls_go_on_with_the_videos_that_are_sampled(codec, tmp_path):
     assert not torch.equal(table().full(2), first + 1)
 
 
+def test_every_switch_of_the_controls_has_fewer_steps_of_its_cost_beside_it(codec, monkeypatch):
+    model = videos.Videos(scenes={}, batch_size=1, layers=1).build()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(0.05 * torch.randn(weight.shape))
+    table = controls.Controls(model, codec, count=2)
+    monkeypatch.setattr(table, "pixels", lambda z: torch.zeros(len(z), 3, 5, 64, 64))
+    table.usual()
+    cost = {row.name: row.gflops for row in table.rows}
+    assert cost["50 steps"] == pytest.approx(50 * cost["25 steps"] / 25)
+    for switch, fewer in (("10 + 30", 16), ("5 + 35", 12)):
+        priced = {name: cost[name] for name in cost if name.startswith(switch)}
+        assert len(priced) == len(controls.VARIANTS)
+        assert len(set(priced.values())) == 1
+        steps = cost[f"{fewer} steps"]
+        assert steps <= priced[f"{switch}, ours"] < steps * (fewer + 1) / fewer
+    assert cost["grey"] == 0
+    assert set(controls.SHOWN) <= table.latents.keys()
+    every = [latents for name, latents in table.latents.items() if name.startswith("10 + 30")]
+    assert not any(torch.equal(a, b) for i, a in enumerate(every) for b in every[:i])
+
+
 @pytest.mark.parametrize("stage", stages.TRAINED)
 def test_a_stage_trains_and_exports(stage, codec, tmp_path, monkeypatch):
     if stage != "vae":

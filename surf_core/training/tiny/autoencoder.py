@@ -23,7 +23,7 @@ from .world import draw
 
 FRAMES = 13
 """Frames of a clip."""
-SIZES, SHARES = (64, 128, 256), (0.4, 0.4, 0.2)
+SIZES, SHARES = (64, 128, 256), (0.55, 0.35, 0.1)
 """Pixels along a side of whole scenes, and the share of parts that are cut from each."""
 NOISE = 0.1
 """Standard deviation of the noise on latents."""

@@ -9,22 +9,24 @@ Dims: B prompts, C latent channels, T frames, t latent frames, h, w latent cells
 import json
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ...cost import TINY, Evaluations, plan_flops
 from ...flow import euler
 from ...header import write
 from ...refiner import SurfRefinerDiT
 from ...resample import resize
 from ...reshift import inherit_noise, preview
-from ...schedule import flow_sigmas
+from ...schedule import flow_sigmas, reach_sigma
 from ...tiny import vae
 from ...tiny.adherence import read
-from ...tiny.caption import Thing, vectors
+from ...tiny.caption import PHRASES, Thing, vectors
 from .bank import hash_of
 from .paint import paint
 from .world import Scenes, draw
@@ -37,6 +39,11 @@ CELLS, FRAMES = 16, 4
 HALF = (CELLS // 2, CELLS // 2)
 """Height and width of a latent at half resolution."""
 
+SHAPE = replace(TINY, text_tokens=PHRASES, cell_pixels=vae.CELL, cell_frames=vae.PERIOD)
+"""The model, for the count of operations."""
+PAPER, OURS = ("same", "fresh"), ("snr_equal", "inherited")
+"""Policies of sigma and noise of the low-resolution leg, see `surf_core.reshift`."""
+
 Velocity = Callable[[Tensor, float], Tensor]
 """Maps a latent [B, C, t, h, w] and sigma to the velocity there."""
 
@@ -46,6 +53,8 @@ class ControlRow:
     """One way to make the videos, with its right answers; standard errors are over prompts."""
 
     name: str
+    gflops: float
+    """Billions of operations of the model for one video, guidance included."""
     right: float
     """Share of all answers that are right, percent."""
     error: float
@@ -87,12 +96,16 @@ class AnswerTable:
                 parts.append(self.codec.decode(part).float())
         return torch.cat(parts).add(1).div(2).clamp(0, 1)
 
-    def add(self, name: str, latents: Tensor) -> ControlRow:
-        """Decode latents and add a row; the first one is the baseline."""
-        self.latents[name] = latents
-        return self.check(name, self.pixels(latents))
+    def add(self, name: str, latents: Tensor, *legs: tuple[int, int]) -> ControlRow:
+        """Decode latents and add a row; the first one is the baseline.
 
-    def check(self, name: str, video: Tensor) -> ControlRow:
+        Args:
+            legs: steps and latent cells along a side of each leg that made them.
+        """
+        self.latents[name] = latents
+        return self.check(name, self.pixels(latents), flops_of(*legs) / 1e9)
+
+    def check(self, name: str, video: Tensor, gflops: float = 0.0) -> ControlRow:
         """Check pixels [B, 3, T, H, W] in 0..1 and add a row."""
         answers = [a for part, named in _parts(video, self.things) for a in read(part, named)]
         right = torch.tensor([float(a) for row in answers for a in row])
@@ -103,7 +116,7 @@ class AnswerTable:
         share, error = ratio_of_sums(right, torch.ones_like(right), prompt)
         common, common_error = ratio_of_sums(right * self.baseline, self.baseline, prompt)
         row = ControlRow(
-            name=name, right=share, error=error,
+            name=name, gflops=gflops, right=share, error=error,
             baseline_share=common, baseline_share_error=common_error,
             large=100 * right[large].mean().item(), beads=100 * right[~large].mean().item(),
         )  # fmt: skip
@@ -163,16 +176,17 @@ class Controls(AnswerTable):
         shape = (len(self.things), vae.LATENT, FRAMES, cells, cells)
         return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(self.device)
 
-    def velocity(self, part: slice) -> Velocity:
-        """Return the guided velocity for some of the prompts."""
+    def velocity(self, part: slice, cfg: float | None = None) -> Velocity:
+        """Return the guided velocity for some of the prompts; None takes the table's guidance."""
         context = self.context[part]
         both = torch.cat([context, torch.zeros_like(context)])
+        scale = self.cfg if cfg is None else cfg
 
         def guided(z: Tensor, sigma: float) -> Tensor:
             level = torch.full((2 * len(z),), 1000 * float(sigma), device=self.device)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
                 cond, uncond = self.model(torch.cat([z, z]), level, both).float().chunk(2)
-            return uncond + self.cfg * (cond - uncond)
+            return uncond + scale * (cond - uncond)
 
         return guided
 
@@ -217,16 +231,33 @@ class Controls(AnswerTable):
             lambda velocity, part: euler(velocity, inherit_noise(self.noise[part], HALF), sigmas),
         )
 
-    def switched(self, steps: int, k: int, sigma: str, noise: str) -> Tensor:
-        """Sample as SURF: k steps at full resolution, the others at half of it."""
+    def switched(
+        self, steps: int, k: int, policies: tuple[str, str], lock: float = 0.0,
+        reach: float | None = None, cfg_low: float | None = None,
+    ) -> Tensor:  # fmt: skip
+        """Sample as SURF: k steps at full resolution, the others at half of it.
+
+        Args:
+            steps: of both legs together.
+            k: steps at full resolution.
+            policies: of sigma and noise.
+            lock: share of the low steps that hold the low band, see `surf_core.reshift.preview`.
+            reach: sigma that the first k steps go down to; None for the schedule's.
+            cfg_low: guidance at half resolution; None for the table's.
+        """
         sigmas = flow_sigmas(steps, self.shift)
-        return self.sampled(
-            f"switched-{k}-of-{steps}-{sigma}-{noise}",
-            lambda velocity, part: preview(
+        if reach is not None:
+            sigmas = reach_sigma(sigmas, k, reach)
+
+        def sample(velocity: Velocity, part: slice) -> Tensor:
+            return preview(
                 velocity, self.noise[part], sigmas, k, HALF, noise=self.fresh[part],
-                sigma_policy=sigma, noise_policy=noise,
-            ),
-        )  # fmt: skip
+                velocity_low=self.velocity(part, cfg_low), sigma_policy=policies[0],
+                noise_policy=policies[1], low_band_lock=lock,
+            )  # fmt: skip
+
+        words = "-".join(map(str, ("switched", k, "of", steps, *policies, lock, reach, cfg_low)))
+        return self.sampled(words, sample)
 
     def estimate(self, steps: int, k: int) -> Tensor:
         """Average the clean estimate after k steps down: no low leg at all."""
@@ -244,16 +275,20 @@ class Controls(AnswerTable):
 
     def usual(self) -> None:
         """Add all rows, the most telling first."""
-        self.add("50 steps", self.full(50))
-        self.add("15 steps", self.full(15))
-        self.add("half resolution, 50 steps", self.direct(50))
-        self.add("25 steps", self.full(25))
-        self.add("8 steps", self.full(8))
-        self.add("10 + 30, the paper's", self.switched(40, 10, "same", "fresh"))
-        self.add("10 + 30, ours", self.switched(40, 10, "snr_equal", "inherited"))
-        self.add("5 + 35, the paper's", self.switched(40, 5, "same", "fresh"))
-        self.add("5 + 35, ours", self.switched(40, 5, "snr_equal", "inherited"))
-        self.add("estimate after 10 of 40", self.estimate(40, 10))
+        low = CELLS // 2
+        self.add("50 steps", self.full(50), (50, CELLS))
+        self.add("15 steps", self.full(15), (15, CELLS))
+        self.add("half resolution, 50 steps", self.direct(50), (50, low))
+        for k in (10, 5):
+            legs, name = ((k, CELLS), (40 - k, low)), f"{k} + {40 - k}"
+            fewer = flops_of(*legs) // flops_of((1, CELLS))
+            self.add(f"{fewer} steps", self.full(fewer), (fewer, CELLS))
+            for words, more in VARIANTS.items():
+                self.add(f"{name}, {words}", self.switched(40, k, **more), *legs)
+            small = self.estimate(40, k)
+            self.add(f"clean estimate after {k} of 40, made smaller", small, (k, CELLS))
+        for steps in (25, 8):
+            self.add(f"{steps} steps", self.full(steps), (steps, CELLS))
         small = resize(self.latents["50 steps"], HALF, "area")
         self.add("50 steps, latent made smaller", small)
         video = self.pixels(self.latents["50 steps"])
@@ -261,6 +296,43 @@ class Controls(AnswerTable):
         self.check("50 steps of the next prompt", video.roll(1, 0))
         self.check("grey", torch.full_like(video, 0.5))
         self.codec_rows()
+
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "the paper's": {"policies": PAPER},
+    "ours": {"policies": OURS},
+    "ours, low band held for a third": {"policies": OURS, "lock": 1 / 3},
+    "ours, low band held": {"policies": OURS, "lock": 1.0},
+    "the paper's, low band held for a third": {"policies": PAPER, "lock": 1 / 3},
+    "ours, down to sigma 0.75": {"policies": OURS, "reach": 0.75},
+    "ours, down to sigma 0.75, low band held for a third": {
+        "policies": OURS, "lock": 1 / 3, "reach": 0.75,
+    },
+    "ours, guidance 5 below": {"policies": OURS, "cfg_low": 5.0},
+}  # fmt: skip
+"""Words for a switch -> arguments of `Controls.switched`."""
+
+
+SHOWN = (
+    "50 steps",
+    "15 steps",
+    "half resolution, 50 steps",
+    "10 + 30, the paper's",
+    "10 + 30, ours",
+)
+"""Rows whose latents are kept with the table."""
+
+
+def flops_of(*legs: tuple[int, int]) -> int:
+    """Count the operations of one video, from steps and cells along a side of each leg."""
+    frames = 1 + vae.PERIOD * (FRAMES - 1)
+    return plan_flops(
+        Evaluations(
+            shape=SHAPE, steps=steps, frames=frames, height=cells * vae.CELL,
+            width=cells * vae.CELL,
+        )
+        for steps, cells in legs
+    )  # fmt: skip
 
 
 def _parts(video: Tensor, things: list[list[Thing]]) -> Iterator[tuple[Tensor, list[list[Thing]]]]:
@@ -286,13 +358,18 @@ def ratio_of_sums(top: Tensor, bottom: Tensor, prompt: Tensor) -> tuple[float, f
 
 def line(row: ControlRow) -> str:
     """Lay out one line of the table."""
-    return (
-        f"| {row.name} | {row.right:.1f} +- {row.error:.1f} | {row.large:.1f} | {row.beads:.1f} | "
-        f"{row.baseline_share:.1f} +- {row.baseline_share_error:.1f} |"
-    )
+    words = (
+        row.name, f"{row.gflops:.1f}", f"{row.right:.1f} +- {row.error:.1f}", f"{row.large:.1f}",
+        f"{row.beads:.1f}", f"{row.baseline_share:.1f} +- {row.baseline_share_error:.1f}",
+    )  # fmt: skip
+    return f"| {' | '.join(words)} |"
 
 
-HEAD = "| videos | right, % | large | beads | of the first row's right, % |\n" + "| --- " * 5 + "|"
+HEAD = (
+    "| videos | GFLOPs | right, % | large | beads | of the first row's right, % |\n"
+    + "| --- " * 6
+    + "|"
+)
 
 
 def report(table: AnswerTable, out: Path, settings: dict, shown: tuple[str, ...] = ()) -> str:

@@ -146,7 +146,7 @@ def distance(shape: Tensor, dx: Tensor, dy: Tensor) -> Tensor:
     corner = ((ax - 0.70).clamp(min=0) ** 2 + (ay - 0.70).clamp(min=0) ** 2).sqrt() - 0.18
     cube = torch.where((ax > 0.70) & (ay > 0.70), corner, square)
     pyramid = torch.maximum(0.866 * ax - 0.5 * (dy + 0.12) - 0.56, dy + 0.12 - 0.74)
-    ring = (r - 0.72).abs() - 0.27
+    ring = (r - 0.76).abs() - 0.22
     return _by_shape((r - 1, cube, pyramid, ring), shape)
 
 
@@ -162,7 +162,7 @@ def _slope(shape: Tensor, dx: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
     )
     base = dy + 0.12 - 0.74 > 0.866 * ax - 0.5 * (dy + 0.12) - 0.56
     pyramid = (torch.where(base, 0 * dx, 0.62 * dx.sign()), torch.where(base, 0.72, -0.36 + 0 * dy))
-    around = ((r - 0.72) / 0.29).clamp(-0.97, 0.97)
+    around = ((r - 0.76) / 0.24).clamp(-0.97, 0.97)
     ball = r.clamp(max=0.98)
     x = _by_shape((dx / r * ball, cube[0], pyramid[0], dx / r * around), shape)
     y = _by_shape((dy / r * ball, cube[1], pyramid[1], dy / r * around), shape)

@@ -309,8 +309,7 @@ def run_controls(settings: StageSettings) -> None:
     try:
         table.usual()
     finally:
-        ways = ("50 steps", "15 steps", "10 + 30, ours")
-        shown = tuple(name for name in ways if name in table.latents)
+        shown = tuple(name for name in controls.SHOWN if name in table.latents)
         out = settings.out / f"controls-cfg{cfg:g}-shift{shift:g}"
         print(controls.report(table, out, {"cfg": cfg, "shift": shift}, shown))
 
@@ -320,8 +319,8 @@ def run_scan(settings: StageSettings) -> None:
     for cfg, shift in ((7.5, 1.0), (7.5, 5.0), (7.5, 8.0), (5.0, 3.0), (10.0, 3.0), (3.0, 3.0)):
         table = _controls(settings, cfg, shift)
         for steps in (50, 15, 8):
-            table.add(f"{steps} steps", table.full(steps))
-        table.add("half resolution, 50 steps", table.direct(50))
+            table.add(f"{steps} steps", table.full(steps), (steps, controls.CELLS))
+        table.add("half resolution, 50 steps", table.direct(50), (50, controls.CELLS // 2))
         print(f"cfg {cfg:g}, shift {shift:g}")
         out = settings.out / f"scan-cfg{cfg:g}-shift{shift:g}"
         print(controls.report(table, out, {"cfg": cfg, "shift": shift}), flush=True)

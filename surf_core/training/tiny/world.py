@@ -28,14 +28,16 @@ STEPS = ((-1.0, 0.0), (1.0, 0.0), (0.0, -1.0), (0.0, 1.0))
 """Unit step (x, y) of each of DIRECTIONS; y points down."""
 LARGE, SWARMS, MEMBERS = 2, 2, len(COUNTS)
 """Most large things of a scene, most swarms, and most beads of a swarm."""
-RADII = (0.13, 0.165)
+RADII = (0.155, 0.19)
 """Least and greatest radius of large things."""
-BEAD = 0.038
+BEAD = 0.052
 """Radius of a bead."""
-TRAVEL = (0.24, 0.34)
+TRAVEL = (0.15, 0.21)
 """Least and greatest distance that a thing moves in a clip."""
-_TRIES = 16
+_TRIES = 24
 """K: places that are tried for a thing."""
+_WITHIN, _ACROSS = 0.19, 0.12
+"""Least distance between the centres of two beads of a swarm, and of two swarms."""
 _EDGE = 0.02
 """Distance that large things keep from the frame's edge."""
 _CLOCK = (-0.5, -0.25, 0.0, 0.25, 0.5)
@@ -141,14 +143,16 @@ def draw(seed: int, index: Tensor) -> Scenes:
     slots = LARGE + SWARMS
     colour = chance.order(len(COLOURS))[:, :slots]
     direction = chance.pick(len(DIRECTIONS), slots)
-    share = torch.tensor([1.0, 0.4, 1.0, 0.6], device=index.device)
+    share = torch.tensor([1.0, 0.25, 1.0, 0.5], device=index.device)
     present = chance.uniform(0, 1, slots) < share
     radius = chance.uniform(*RADII, LARGE)
     steps = torch.tensor(STEPS, device=index.device)[direction]
     travel = steps * chance.uniform(*TRAVEL, slots, 1)
     count = 1 + chance.pick(len(COUNTS), SWARMS)
     middle = _apart(chance, radius, travel[:, :LARGE])
-    beads = _scattered(chance, travel[:, LARGE:])
+    # Where a large thing is absent, beads may be.
+    kept = radius.masked_fill(~present[:, :LARGE], -1.0)
+    beads = _scattered(chance, travel, middle, kept)
     member = torch.arange(MEMBERS, device=index.device)
     absent = member >= count[..., None]
     beads = beads.masked_fill(absent[..., None], 9.0)
@@ -188,35 +192,51 @@ def _apart(chance: Chance, radius: Tensor, travel: Tensor) -> Tensor:
     between = between + clock * (travel[:, 0] - travel[:, 1])[:, None, None]
     gap = between.norm(dim=-1).amin(dim=2)
     # The first that is far enough, else the farthest: always the farthest would mean corners.
-    score = gap.clamp(max=0.0) + torch.where(gap > 0.38, 2.0, gap)
+    score = gap.clamp(max=0.0) + torch.where(gap > 0.40, 2.0, gap)
     best = score.argmax(dim=1)
     return places[torch.arange(len(places), device=best.device), best]
 
 
-def _scattered(chance: Chance, travel: Tensor) -> Tensor:
-    """Choose places of beads, none touching another of its swarm: [B, SWARMS, M, 2].
-
-    Beads of different swarms cross one another seldom.
+def _gap(places: Tensor, travel: Tensor, other: Tensor, its_travel: Tensor) -> Tensor:
+    """Measure how near candidate places [B, K, 2] come to another thing [B, 2] in a clip: [B, K].
 
     Args:
-        travel: [B, SWARMS, 2].
+        travel, its_travel: [B, 2] the distance that each moves in a clip.
+    """
+    clock = torch.tensor(_CLOCK, device=travel.device).view(1, -1, 1, 1)
+    between = (places - other[:, None])[:, None]
+    return (between + clock * (travel - its_travel)[:, None, None]).norm(dim=-1).amin(dim=1)
+
+
+def _scattered(chance: Chance, travel: Tensor, middle: Tensor, radius: Tensor) -> Tensor:
+    """Choose places of beads, none touching another of its swarm: [B, SWARMS, M, 2].
+
+    Beads seldom cross those of the other swarm, or a large thing.
+
+    Args:
+        travel: [B, LARGE + SWARMS, 2] of all things.
+        middle: [B, LARGE, 2] of the large things.
+        radius: [B, LARGE] of the large things; negative of those that beads need not avoid.
     """
     chosen: list[list[Tensor]] = []
-    clock = torch.tensor(_CLOCK, device=travel.device).view(1, -1, 1, 1)
     rows = torch.arange(len(travel), device=travel.device)
     for swarm in range(SWARMS):
+        mine = travel[:, LARGE + swarm]
         unit = chance.uniform(0, 1, MEMBERS, _TRIES, 2)
-        places = _inside(unit, 2 * BEAD, travel[:, swarm, None, None])
+        places = _inside(unit, 2 * BEAD, mine[:, None, None])
         swarm_places: list[Tensor] = []
         for member in range(MEMBERS):
             tries = places[:, member]
             gap = torch.full(tries.shape[:2], 1.0, device=tries.device)
             for other in swarm_places:
-                gap = torch.minimum(gap, (tries - other[:, None]).norm(dim=-1) / 0.17)
+                gap = torch.minimum(gap, (tries - other[:, None]).norm(dim=-1) / _WITHIN)
             for other in chosen[0] if swarm else ():
-                between = (tries - other[:, None])[:, None]
-                between = between + clock * (travel[:, 1] - travel[:, 0])[:, None, None]
-                gap = torch.minimum(gap, between.norm(dim=-1).amin(dim=1) / 0.1)
+                near = _gap(tries, mine, other, travel[:, LARGE])
+                gap = torch.minimum(gap, near / _ACROSS)
+            for slot in range(LARGE):
+                near = _gap(tries, mine, middle[:, slot], travel[:, slot])
+                room = (radius[:, slot] + BEAD).clamp(min=1e-3)
+                gap = torch.minimum(gap, near / room[:, None])
             best = torch.where(gap >= 1, 2.0, gap).argmax(dim=1)
             swarm_places.append(tries[rows, best])
         chosen.append(swarm_places)
