@@ -5,6 +5,7 @@ from comfy_api.latest import ComfyExtension, io
 from .colour import SurfColourMatch
 from .compile import SurfCompile
 from .decode import SurfVAEDecode
+from .drafts import SurfDrafts, SurfFinishDraft, SurfStartDrafts
 from .guiders import SurfReshiftAnyGuider, SurfReshiftLadder
 from .image_to_video import SurfImageToVideo
 from .loader import SurfRefinerLoader
@@ -37,4 +38,7 @@ class SurfExtension(ComfyExtension):
             SurfCompile,
             SurfVAEDecode,
             SurfImageToVideo,
+            SurfStartDrafts,
+            SurfDrafts,
+            SurfFinishDraft,
         ]

@@ -222,6 +222,20 @@ INPUTS = {
         "clip_vision_output": socket("CLIP_VISION_OUTPUT", optional=True),
         "clip_vision_end": socket("CLIP_VISION_OUTPUT", optional=True),
     },
+    "SurfStartDrafts": {
+        "latent": socket("LATENT"),
+        "count": widget("INT", 4, min=1, max=64),
+        "how": widget("COMBO", "one by one", options=["one by one", "as a batch"]),
+    },
+    "SurfDrafts": {
+        "drafts": socket("LATENT"),
+        "index": widget("INT", 1, min=1, max=4096),
+        "fps": widget("FLOAT", 16.0, min=1.0, max=120.0, step=1.0),
+        "vae": socket("VAE", optional=True),
+        "model": socket("MODEL", optional=True),
+        "seed": socket("INT", min=0, max=2**64 - 1, optional=True, force_input=True),
+    },
+    "SurfFinishDraft": {"draft": socket("LATENT"), "start": socket("LATENT")},
 }
 """Node id -> input id -> what is neither None nor False; a default of False counts."""
 OUTPUTS = {
@@ -260,11 +274,14 @@ OUTPUTS = {
         "negative_target": "CONDITIONING",
         "latent": "LATENT",
     },
+    "SurfStartDrafts": {"latent": "LATENT"},
+    "SurfDrafts": {"draft": "LATENT"},
+    "SurfFinishDraft": {"latent": "LATENT", "seed": "INT"},
 }
 """Node id -> output -> type."""
 FIELDS = (
     "default", "min", "max", "step", "round", "options", "optional", "advanced",
-    "control_after_generate",
+    "control_after_generate", "force_input",
 )  # fmt: skip
 
 

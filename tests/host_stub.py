@@ -357,8 +357,10 @@ def contents():
         "latent_preview": {"prepare_callback": prepare_callback},
     }  # fmt: skip
     models = load_beside("host_stub_models.py", "host_stub_models")
-    for name, members in models.contents(FORMATS).items():
-        made[name] = made.get(name, {}) | members
+    files = load_beside("host_stub_files.py", "host_stub_files")
+    for part in (models.contents(FORMATS), files.contents(FORMATS)):
+        for name, members in part.items():
+            made[name] = made.get(name, {}) | members
     return made
 
 

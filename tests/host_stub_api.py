@@ -13,7 +13,7 @@ class Input:
     def __init__(
         self, id, display_name=None, optional=False, tooltip=None, extra_dict=None, advanced=None,
         default=None, options=None, min=None, max=None, step=None, round=None,
-        control_after_generate=None,
+        control_after_generate=None, force_input=None,
     ):  # fmt: skip
         self.__dict__.update({k: v for k, v in locals().items() if k != "self"})
 
@@ -26,6 +26,7 @@ class Output:
 
     def __init__(self, id=None, display_name=None, tooltip=None, is_output_list=False):
         self.id, self.display_name, self.tooltip = id, display_name or id, tooltip
+        self.is_output_list = is_output_list
 
     def get_io_type(self):
         return self.io_type
@@ -45,6 +46,7 @@ class Schema:
     outputs: list = field(default_factory=list)
     description: str = ""
     is_experimental: bool = False
+    is_input_list: bool = False
 
 
 class NodeOutput:

@@ -59,6 +59,7 @@ class Wan21:
 
     latent_channels, latent_dimensions = 16, 3
     spacial_downscale_ratio, temporal_downscale_ratio = 8, 4
+    latent_rgb_factors = latent_rgb_factors_bias = latent_rgb_factors_reshape = None
 
     def process_in(self, latent):
         return (latent - 0.25) * 2

@@ -49,7 +49,7 @@ RANK = {
 }
 # The rooms of nodes/host, lower ones first; "" is for the files in none of them.
 ROOMS = {
-    "node": 0, "": 1, "attention": 2, "conditioning": 2, "vae": 2, "refiner": 3,
+    "node": 0, "": 1, "attention": 2, "conditioning": 2, "vae": 2, "drafts": 3, "refiner": 3,
     "image_to_video": 3, "skip": 4, "preview": 5, "refine": 5,
 }  # fmt: skip
 

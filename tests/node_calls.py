@@ -101,6 +101,8 @@ def socket(draw, kind, family, world, *, odd):
         made = world.guider(family.model)
         made.set_conds(*(good_conditioning(draw, family) for _ in range(2)))
         return draw.choice([*NOTHING, family.model]) if odd else made
+    if kind == "CLIP_VISION_OUTPUT":
+        return None
     if kind == "VAE":
         return draw.choice([others.vae, others.vae, *NOTHING, others.model]) if odd else family.vae
     return draw.choice([*world.masks, *NOTHING[odd < 1 :]]) if odd else draw.choice(world.masks)

@@ -206,7 +206,7 @@ def within(draw, name, said):
     fitting = [x for x in SMALL.get(name, ()) if said["min"] <= x <= said["max"]]
     if fitting:
         return draw.choice(fitting)
-    edge = draw.choice([said["min"], said["max"], said["default"], None])
+    edge = draw.choice([said["min"], said["max"], said.get("default"), None])
     if edge is not None:
         return edge
     return draw.randint(0, said["max"]) if kind == "INT" else draw.uniform(0, said["max"])

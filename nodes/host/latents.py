@@ -4,6 +4,8 @@ Dims: B batch, C channels, T latent frames, H, W latent cells.
 """
 
 import inspect
+from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 import comfy.model_management
@@ -14,6 +16,8 @@ from torch.nn import functional as F
 
 from ...surf_core.checks import FLOATS, check_choice, check_latent
 from ...surf_core.resample import METHODS, cell_pixels, resize, target_size
+from .draft_record import KEY as RECORD_KEY
+from .draft_record import check_made_of
 from .leftover_noise import warn_of_noise
 from .nested import (
     Parts,
@@ -78,6 +82,7 @@ def open_parts(model: Any, latent: dict, name: str) -> Parts:
         ValueError: as `open_latent`, audio for a model without, or none for one that needs it.
     """
     video = split(latent.get("samples"), name).video
+    check_made_of(model, latent, name)
     check_frames(model, video, name)
     check_companions(latent, video, name)
     accepted = inspect.signature(comfy.sample.fix_empty_latent_channels).parameters
@@ -90,12 +95,19 @@ def open_parts(model: Any, latent: dict, name: str) -> Parts:
 def check_companions(latent: dict, samples: Tensor, name: str) -> None:
     """Refuse a batch_index or a noise mask that cannot belong to the samples."""
     index = latent.get("batch_index")
-    if index is not None and (len(index) != len(samples) or any(i < 0 for i in index)):
+    if index is not None and not _numbers(index, len(samples)):
         raise ValueError(
             f"{name}: batch_index must number each of the {len(samples)} items from 0, got "
-            f"{list(index)}; take items out of a batch with Latent From Batch."
+            f"{str(index)[:200]}; take items out of a batch with Latent From Batch."
         )
     check_noise_mask(latent.get("noise_mask"), name)
+
+
+def _numbers(index: Any, count: int) -> bool:
+    """Say whether these are so many whole numbers from 0."""
+    values = index.tolist() if hasattr(index, "tolist") else index
+    listed = isinstance(values, Sequence) and not isinstance(values, str) and len(values) == count
+    return listed and all(isinstance(value, Integral) and value >= 0 for value in values)
 
 
 def check_noise_mask(mask: Any, name: str) -> None:
@@ -167,10 +179,12 @@ def resize_mask(mask: Tensor, size: tuple[int, int]) -> Tensor:
 def close_latent(latent: dict, samples: Any) -> dict:
     """Put new samples into a copy of a LATENT: batch_index stays, the noise mask fits the size.
 
+    What made the old samples did not make the new ones, so their record goes.
+
     Args:
         samples: plain, or of video and audio; of the latter, the video's size counts.
     """
-    out = {key: value for key, value in latent.items() if key not in RATIO_KEYS}
+    out = {key: x for key, x in latent.items() if key not in (*RATIO_KEYS, RECORD_KEY)}
     out["samples"] = samples
     if out.get("noise_mask") is not None:
         old, new = (tuple(tensors_of(x)[0].shape[-2:]) for x in (latent["samples"], samples))

@@ -42,6 +42,7 @@ SCRIPTS = {
     "fuzz_cases.py": ("fuzz_cases.py",),
     "av_refine_cases.py": ("av_refine_cases.py",),
     "av_anchor_cases.py": ("av_anchor_cases.py",),
+    "draft_cases.py": ("draft_cases.py",),
 }
 """Script -> the files that hold its cases."""
 CASES = [

@@ -45,7 +45,8 @@ def _is_entry(entry: Any) -> bool:
 def check_value(item: Any, value: Any) -> None:
     """Refuse a value of another kind than an input of a schema declares, or out of its range."""
     kind = item.get_io_type()
-    if item.optional and kind not in NUMBERS and value is None:
+    # A number that only a link brings has no default that would take its place.
+    if value is None and item.optional and (kind not in NUMBERS or item.default is None):
         return
     if kind in LINKS and not LINKS[kind](value):
         shape = f" of {tuple(value.shape)}" if isinstance(value, Tensor) else ""
@@ -63,9 +64,10 @@ def check_value(item: Any, value: Any) -> None:
 
 
 def _check_number(item: Any, value: Any, kind: type, words: str) -> None:
+    usual = item.min if item.default is None else item.default
     if isinstance(value, bool) or not isinstance(value, kind):
-        raise ValueError(f"{item.id} must be {words}, got {value!r:.99}; use {item.default}.")
-    check_range(value, item.id, item.min, item.max, f"use {item.default}")
+        raise ValueError(f"{item.id} must be {words}, got {value!r:.99}; use {usual}.")
+    check_range(value, item.id, item.min, item.max, f"use {usual}")
 
 
 def checks_inputs(execute: Callable[..., Any]) -> Callable[..., Any]:
@@ -79,13 +81,21 @@ def checks_inputs(execute: Callable[..., Any]) -> Callable[..., Any]:
             if parameter.kind is inspect.Parameter.VAR_KEYWORD:
                 given |= given.pop(name, {})
         # Widgets first: they are the user's own words.
-        inputs = sorted(cls.define_schema().inputs, key=lambda item: item.get_io_type() in LINKS)
+        schema = cls.define_schema()
+        inputs = sorted(schema.inputs, key=lambda item: item.get_io_type() in LINKS)
         for item in inputs:
             if item.id in given:
-                check_value(item, given[item.id])
+                for value in _values(schema, given[item.id]):
+                    check_value(item, value)
         return execute(cls, *args, **kwargs)
 
     return run
+
+
+def _values(schema: Any, value: Any) -> list[Any]:
+    """Return the values of an input; a node that takes lists gets several, or one of a program."""
+    listed = getattr(schema, "is_input_list", False) and isinstance(value, list)
+    return value if listed else [value]
 
 
 def refusal(node: Any, given: dict[str, Any], *checks: Callable[..., None]) -> str | bool:

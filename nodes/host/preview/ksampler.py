@@ -3,6 +3,7 @@
 Dims: B batch, C channels, T latent frames, H, W latent cells.
 """
 
+from dataclasses import asdict
 from typing import Any
 
 import comfy.sample
@@ -14,6 +15,7 @@ from torch import Tensor
 from ....surf_core.checks import check_choice
 from .. import models
 from ..conditioning import Conditioning, with_made_for
+from ..draft_record import FORMAT, SEED, format_name, with_record
 from ..latents import close_latent, open_latent, to_intermediate
 from .guider import ReshiftGuider, cfg_guider
 from .leg import OWN_GRID, check_sampler
@@ -76,7 +78,7 @@ def sample_preview(
 
     Returns:
         (preview, switch_x0): LATENTs at the low and at the high resolution; both carry the high
-        one, for which the conditioning was made.
+        one, for which the conditioning was made, and a record of seed and settings.
 
     Raises:
         ValueError: anything that cannot work, before the first evaluation.
@@ -98,7 +100,14 @@ def sample_preview(
     )
     sigmas = schedule(high.models[0], steps, sampler_name, scheduler, denoise)
     guider = cfg_guider(high.models[0], positive, negative, sides.cfg)
-    return sample_latent(guider, course, latent, samples, sampler, sigmas, seed)
+    made = sample_latent(guider, course, latent, samples, sampler, sigmas, seed)
+    numbers = {"cfg": sides.cfg, "cfg_low": sides.cfg_low, "shift": shift, "shift_low": shift_low}
+    numbers |= {"expert_boundary": sides.expert_boundary, "cfg_low_noise": sides.cfg_low_noise}
+    names = {"sampler_name": sampler_name, "scheduler": scheduler, FORMAT: format_name(model)}
+    names |= {"sampler_low": after, "scheduler_low": spaced}
+    record = {SEED: seed, "steps": steps, "denoise": denoise, **asdict(plan), **numbers, **names}
+    preview, switch_x0 = (with_record(latent, **record) for latent in made)
+    return preview, switch_x0
 
 
 def _sampler(name: str, which: str) -> Any:

@@ -1,0 +1,121 @@
+"""Drafts on a real host: what runs again for another one, and what the node shows."""
+
+import os
+
+import av
+import pytest
+from surf.tests.host.graphs import node
+from surf.tests.host.server import Server, install_pack
+
+pytestmark = [
+    pytest.mark.host,
+    pytest.mark.skipif("COMFYUI_PATH" not in os.environ, reason="COMFYUI_PATH is not set"),
+]
+
+PROMPTS = {"positive": ["prompt", 0], "negative": ["prompt", 0]}
+LOW = {"low_resolution": "by scale", "low_scale": 0.5, "low_width": 32, "low_height": 32}
+SWITCH = LOW | {"switch_step": 1, "cfg": 1.0, "cfg_low": 1.0, "sigma_policy": "same"}
+SWITCH |= {"noise_policy": "fresh", "handover": "reuse"}
+FRAMES, SIDE = 4, 32
+
+
+def graph(index, how="one by one", count=4):
+    """Four drafts of the embedded model: one refined, the same one made again in full."""
+    return {
+        "models": node("SurfTinyModels"),
+        "prompt": node("SurfTinyPrompt", text="red circle"),
+        "started": node("SurfStartDrafts", latent=["models", 3], count=count, how=how),
+        "sampled": node(
+            "SurfReshiftKSampler", model=["models", 0], **PROMPTS, latent_image=["started", 0],
+            seed=7, steps=2, shift=3.0, shift_low=3.0, sampler_name="euler", scheduler="simple",
+            denoise=1.0, **SWITCH,
+        ),
+        "drafts": node(
+            "SurfDrafts", drafts=["sampled", 0], index=index, fps=8.0, vae=["models", 2],
+        ),
+        "again": node("SurfFinishDraft", draft=["drafts", 0], start=["models", 3]),
+        "refined": node(
+            "SurfRefiner", model=["models", 1], **PROMPTS, latent=["drafts", 0], seed=1,
+            resolution="by scale", scale=2.0, width=64, height=64, upsample="latent",
+            sigma_start=0.05, steps=1, cfg=1.0, window=0, low_band_lock=0.0, colour_match=False,
+        ),
+        "full": node(
+            "KSampler", model=["models", 0], **PROMPTS, latent_image=["again", 0],
+            seed=["again", 1], steps=2, cfg=1.0, sampler_name="euler", scheduler="simple",
+            denoise=1.0,
+        ),
+        "kept": node("SaveLatent", samples=["refined", 0], filename_prefix=f"refined_{index}"),
+        "kept full": node("SaveLatent", samples=["full", 0], filename_prefix=f"full_{index}"),
+    }  # fmt: skip
+
+
+AFTER = {"drafts", "again", "refined", "full", "kept", "kept full"}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    base = tmp_path_factory.mktemp("drafts")
+    install_pack(base)
+    with Server(base) as running:
+        yield running
+
+
+def ran(entry, prompt):
+    """The nodes that ran: those that the host did not take from its cache."""
+    cached = [set(said["nodes"]) for name, said in entry["status"]["messages"]
+              if name == "execution_cached"]  # fmt: skip
+    return set(prompt) - set().union(*cached)
+
+
+def shown(server, entry):
+    """The picture in the node: (frames, height, width)."""
+    output = entry["outputs"]["drafts"]
+    [image] = output["images"]
+    assert output["animated"] == [True]
+    with av.open(str(server.base / "temp" / image["filename"]), format="webp_pipe") as file:
+        [stream] = file.streams.video
+        return image["filename"], (stream.height, stream.width)
+
+
+def test_another_index_runs_nothing_before_the_drafts_and_decodes_nothing(server):
+    first = server.run(graph(1))
+    assert ran(first, graph(1)) == set(graph(1))
+    pictures = [first["outputs"]["drafts"]]
+    for index in (3, 4):
+        entry = server.run(graph(index))
+        assert ran(entry, graph(index)) == AFTER
+        pictures.append(entry["outputs"]["drafts"])
+    assert pictures[0] == pictures[1] == pictures[2]
+    assert len(list((server.base / "temp").glob("surf_drafts*"))) == 1
+
+
+def test_the_same_index_runs_nothing(server):
+    server.run(graph(2))
+    assert ran(server.run(graph(2)), graph(2)) == set()
+
+
+def test_the_node_alone_is_a_whole_graph(server):
+    looked = {name: n for name, n in graph(1).items() if name not in AFTER - {"drafts"}}
+    entry = server.run(looked)
+    assert entry["outputs"]["drafts"]["images"]
+
+
+def test_one_draft_and_a_batch_are_shown(server):
+    for prompt in (graph(1, count=1), graph(2, "as a batch")):
+        assert server.run(prompt)["outputs"]["drafts"]["images"]
+
+
+def test_an_index_beyond_the_drafts_is_refused(server):
+    with pytest.raises(RuntimeError, match="Surf Drafts: index must be at most the number"):
+        server.run(graph(5))
+
+
+def test_a_draft_of_a_sampler_of_the_host_says_its_seed_where_that_is_connected(server):
+    prompt = graph(1)
+    plain = {key: prompt["sampled"]["inputs"][key] for key in prompt["full"]["inputs"]}
+    prompt["seed"] = node("PrimitiveInt", value=7)
+    prompt["sampled"] = node("KSampler", **plain | {"cfg": 1.0, "seed": ["seed", 0]})
+    with pytest.raises(RuntimeError, match="Surf Finish Draft: expected a draft that says"):
+        server.run(prompt)
+    prompt["drafts"]["inputs"]["seed"] = ["seed", 0]
+    server.run(prompt)
