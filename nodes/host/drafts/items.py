@@ -159,8 +159,8 @@ def made_again(draft: dict, start: dict) -> tuple[dict, int]:
     seed, number = record_of(draft).get(SEED), items[0].get(INDEX)
     if seed is None:
         raise ValueError(
-            "expected a draft that says its seed, got none, which Surf Reshift KSampler alone writes; "
-            "connect to seed of Surf Drafts what the seed of the sampler comes from."
+            "expected a draft that says its seed, got one without, of another sampler than Surf "
+            "Reshift KSampler; connect to seed of Surf Drafts what the sampler's seed comes from."
         )
     starts = drafts_of(start, "start")
     if len(starts) == 1:
