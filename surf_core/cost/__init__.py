@@ -18,6 +18,8 @@ from .shapes import (
     HUNYUAN_VIDEO_15,
     LTX_2,
     MINIMAX_H3,
+    SEEDVR2_3B,
+    SEEDVR2_7B,
     SHAPES,
     SURF_1B,
     TINY,
@@ -29,8 +31,8 @@ from .shapes import (
 )
 
 __all__ = [
-    "FFN_ROWS", "HUNYUAN_VIDEO", "HUNYUAN_VIDEO_15", "LTX_2", "MINIMAX_H3", "NORM_ROWS", "SHAPES",
-    "SURF_1B", "TINY", "WAN_14B", "WAN_1_3B", "WAN_5B", "AudioShape", "Evaluations", "ModelShape",
-    "activation_bytes", "audio_tokens", "forward_flops", "latent_frames", "plan_flops", "tokens",
-    "weight_bytes",
+    "FFN_ROWS", "HUNYUAN_VIDEO", "HUNYUAN_VIDEO_15", "LTX_2", "MINIMAX_H3", "NORM_ROWS",
+    "SEEDVR2_3B", "SEEDVR2_7B", "SHAPES", "SURF_1B", "TINY", "WAN_14B", "WAN_1_3B", "WAN_5B",
+    "AudioShape", "Evaluations", "ModelShape", "activation_bytes", "audio_tokens", "forward_flops",
+    "latent_frames", "plan_flops", "tokens", "weight_bytes",
 ]  # fmt: skip

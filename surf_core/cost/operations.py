@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from math import ceil
 
 from ..window import segments, token_bounds
+from .boxes import box_pairs
 from .shapes import ModelShape
 
 
@@ -25,14 +26,19 @@ def latent_frames(shape: ModelShape, frames: int) -> int:
 
 def token_grid(shape: ModelShape, frames: int, height: int, width: int) -> tuple[int, int]:
     """Count tokens along time, and tokens of one token frame; partial ones count, models pad."""
+    rows, columns = token_sides(shape, height, width)
+    return ceil(latent_frames(shape, frames) / shape.patch[0]), rows * columns
+
+
+def token_sides(shape: ModelShape, height: int, width: int) -> tuple[int, int]:
+    """Count the tokens along the rows and columns of a frame, partial ones included."""
     if height < 1 or width < 1:
         raise ValueError(f"expected a size in pixels, got {height=}, {width=}; use 720 and 1280.")
-    depth = ceil(latent_frames(shape, frames) / shape.patch[0])
     rows, columns = (
         ceil(side / (shape.cell_pixels * patch))
         for side, patch in zip((height, width), shape.patch[1:], strict=True)
     )
-    return depth, rows * columns
+    return rows, columns
 
 
 def tokens(shape: ModelShape, frames: int, height: int, width: int) -> int:
@@ -68,7 +74,8 @@ def forward_flops(
     linear maps of self-attention and feed-forward (3 D ffn with a gate), 2 N^2 D_a for
     self-attention (windows: the sum over them, every second layer shifted); with cross-attention
     2 D^2 more a token, 2 L D^2 and 2 N L D. Tokens of text or sound that join the sequence attend
-    to all tokens, and every window attends to them.
+    to all tokens, and every window attends to them. Models with windows of their own, in space too,
+    are priced with these: `cost.boxes`.
 
     Args:
         frames: pixel frames.
@@ -81,7 +88,8 @@ def forward_flops(
         Floating point operations.
 
     Raises:
-        ValueError: a size below 1, a window of 1, or kept tokens of another clip.
+        ValueError: a size below 1, a window of 1 or of a model that has its own, or kept tokens
+            of another clip.
 
     Source: ours; agrees within 1 % with the plain run of SURF Tab. 1 (658.46 PFLOPs), not with
     its flow (34.3, where the guided steps of Tab. R6 are 55.1 here), and within 1 % with torch's
@@ -89,6 +97,10 @@ def forward_flops(
     """
     depth, per_frame = token_grid(shape, frames, height, width)
     counts = count_kept(kept, depth, per_frame)
+    if window and shape.boxes is not None:
+        raise ValueError(
+            f"{shape.name} has windows of its own, got {window=}; price it without, window=0."
+        )
     video, text, sound = sum(counts), shape.text_tokens, audio_tokens(shape, frames)
     streams = shape.audio is not None and shape.audio.dim > 0
     joined = text * shape.joint_text + sound * (not streams)
@@ -97,9 +109,13 @@ def forward_flops(
         layer += _audio_products(shape, video, sound)
     total = shape.layers * layer
     for shifted in (False, True):
-        bounds = token_bounds(counts, segments(depth, window, shifted))
-        pairs = sum((stop - start) * (stop - start + joined) for start, stop in bounds)
-        pairs += joined * (video + joined)
+        if shape.boxes is None:
+            bounds = token_bounds(counts, segments(depth, window, shifted))
+            pairs = sum((stop - start) * (stop - start + joined) for start, stop in bounds)
+            pairs += joined * (video + joined)
+        else:
+            grid = depth, *token_sides(shape, height, width)
+            pairs = round(box_pairs(shape.boxes, grid, counts, joined, shifted))
         total += (shape.layers + (not shifted)) // 2 * 2 * pairs * _heads_dim(shape)
     return 2 * total
 

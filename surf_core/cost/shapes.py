@@ -54,6 +54,9 @@ class ModelShape:
     """True: the feed-forward network has a gate (SwiGLU), a third matrix of its size."""
     frame_cycle: int = 0
     """Latent frames after which another one holds a single pixel frame; 0: only the first does."""
+    boxes: tuple[int, int, int] | None = None
+    """Parts of a 720p clip along time, rows and columns: self-attention runs in boxes of that size,
+    see `cost.boxes`; None: over the whole clip, or in windows along time."""
     audio: AudioShape | None = None
     """Sound that is drawn in the same forward; None: none."""
     latent_channels: int = 16
@@ -109,6 +112,16 @@ LTX_2 = ModelShape(
     audio=AudioShape(latents_per_second=25, frames_per_second=25, dim=2048, ffn_dim=8192),
 )  # fmt: skip
 """Also LTX-2.5, whose layers have the same sizes."""
+SEEDVR2_3B = ModelShape(
+    name="SeedVR2 3B", dim=2560, layers=32, heads=20, ffn_dim=6912, text_tokens=58,
+    joint_text=True, gated_ffn=True, boxes=(4, 3, 3), text_dim=5120,
+)  # fmt: skip
+"""Restores a video in one evaluation; its text is a constant of the file."""
+SEEDVR2_7B = ModelShape(
+    name="SeedVR2 7B", dim=3072, layers=36, heads=24, ffn_dim=12288, text_tokens=58,
+    joint_text=True, boxes=(4, 3, 3), text_dim=5120,
+)  # fmt: skip
+"""The file with a gated feed-forward network, 8192 wide, costs the same."""
 SURF_1B = ModelShape(
     name="SURF refiner 1B", dim=1152, layers=40, heads=16, ffn_dim=4608, text_tokens=512,
     block="scale",
@@ -120,5 +133,6 @@ TINY = ModelShape(
 )  # fmt: skip
 """The embedded model of `surf_core.tiny`."""
 SHAPES = (
-    WAN_14B, WAN_1_3B, WAN_5B, HUNYUAN_VIDEO, HUNYUAN_VIDEO_15, MINIMAX_H3, LTX_2, SURF_1B, TINY,
+    WAN_14B, WAN_1_3B, WAN_5B, HUNYUAN_VIDEO, HUNYUAN_VIDEO_15, MINIMAX_H3, LTX_2, SEEDVR2_3B,
+    SEEDVR2_7B, SURF_1B, TINY,
 )  # fmt: skip

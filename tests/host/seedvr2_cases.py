@@ -6,6 +6,7 @@ Every function `case_*` asserts. On a host without SeedVR2 there is nothing to s
 """
 
 from functools import partial
+from itertools import product
 from unittest.mock import patch
 
 import torch
@@ -28,6 +29,8 @@ from seedvr2_reference import (
     seedvr,
     skip,
 )
+from surf.surf_core.cost import ModelShape, forward_flops
+from surf.surf_core.cost.boxes import box_sides, cuts
 from surf.surf_core.skip import Mask
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -135,14 +138,46 @@ def flops(network, keep):
     texts = len(network.positive_conditioning)
     kept, inner = int(keep.sum()), SIZES["heads"] * SIZES["head_dim"]
     width, total = SIZES["vid_dim"], 0
-    for block, cuts in zip(network.blocks, phases(network, keep), strict=True):
+    for block, found in zip(network.blocks, phases(network, keep), strict=True):
         swiglu = hasattr(next(iter(block.mlp.children())), "proj_in_gate")
         one = 3 * 256 if swiglu else 2 * 4 * width
         total += 2 * (kept + texts) * 4 * width * inner
         total += 2 * (kept + texts * (not block.mlp.vid_only)) * one * width
-        total += sum(4 * inner * (int(keep[cut].sum()) + texts) ** 2 for cut in cuts)
-    outside = keep.numel() * (33 + 16) * 4 * width + texts * 5120 * width
-    return total + 2 * (outside + (256 + width + 6 * width) * width)
+        total += sum(4 * inner * (int(keep[cut].sum()) + texts) ** 2 for cut in found)
+    return total + outside(network, keep.numel())
+
+
+def outside(network, count):
+    """By hand: what is before and behind the blocks, for all `count` tokens."""
+    width, texts = SIZES["vid_dim"], len(network.positive_conditioning)
+    ends = count * (33 + 16) * 4 * width + texts * 5120 * width
+    return 2 * (ends + (256 + width + 6 * width) * width)
+
+
+def case_the_priced_windows_are_those_of_the_host():
+    for grid in (GRID, (21, 45, 80), (21, 68, 120), (31, 68, 120), (1, 45, 80), (40, 20, 31)):
+        sides = box_sides((4, 3, 3), grid)
+        for name, shifted in (("720pwin", False), ("720pswin", True)):
+            found = seedvr.get_window_op(f"{name}_by_size_bysize")(grid, (4, 3, 3))
+            axes = [cuts(n, side, shifted) for n, side in zip(grid, sides, strict=True)]
+            host = sorted(tuple((part.start, part.stop) for part in cut) for cut in found)
+            assert host == sorted(product(*axes)), (grid, shifted)
+
+
+def case_a_forward_costs_what_is_priced():
+    for kind in KINDS:
+        plain = model(kind)
+        swiglu = KINDS[kind]["mlp_type"] == "swiglu"
+        shape = ModelShape(
+            name=kind, dim=SIZES["vid_dim"], layers=SIZES["num_layers"], heads=SIZES["heads"],
+            ffn_dim=256 if swiglu else 4 * SIZES["vid_dim"], text_tokens=58, joint_text=True,
+            attention_dim=SIZES["heads"] * SIZES["head_dim"], gated_ffn=swiglu, boxes=(4, 3, 3),
+        )  # fmt: skip
+        with FlopCounterMode(display=False) as counter:
+            call(plain, noise(1, 16, 5, 40, 60))
+        blocks = counter.get_total_flops() - outside(plain.model.diffusion_model, ALL.numel())
+        priced = forward_flops(shape, 17, 320, 480)
+        assert abs(priced / blocks - 1) < 0.02, (kind, priced, blocks)
 
 
 def case_another_nodes_block_is_called_inside():
