@@ -122,8 +122,9 @@ def _inputs() -> list:
         ),
         declare(
             io.Image.Input, "image", optional=True,
-            tooltip="The decoded preview, enlarged to the target size by another upscaler: tokens "
-            "that are skipped show it, and Surf Refiner starts from it. Empty: resized frames.",
+            tooltip="All frames of the preview at the target size, from another upscaler: detail "
+            "scores them, tokens that are skipped show them, and Surf Refiner starts from them. "
+            "Empty: the preview as upsample makes it.",
         ),
     ]  # fmt: skip
 

@@ -38,9 +38,6 @@ IMAGE_TOKENS = 729
 """Tokens that the vision encoder adds to the text of HunyuanVideo 1.5."""
 UNKNOWN_SIZES = {"hunyuanvideo15_latent_upsampler_1080p.safetensors"}
 """Files whose size neither ComfyUI's templates nor its Manager list."""
-SUMS = {"minimax_h3": 44.5, "ltx-2.3": 47.2, "ltx-2.5": 56.9}
-"""Beginning of a file's name -> what ComfyUI's index of templates adds up to, in GB, for models
-whose files have no size of their own there."""
 UNITS = {"PFLOPs": 1e15, "GFLOPs": 1e9}
 
 
@@ -218,10 +215,6 @@ def test_note_lists_the_files_of_the_graph_and_their_sum(path):
     if not listed:
         return
     total = float(re.search(r"^\*\*To download, ([\d.]+) GB in all", note, re.MULTILINE)[1])
-    for name, known in SUMS.items():
-        if listed[0][0].startswith(name):
-            assert total == known
-            return
     assert {name for name, _, size in listed if not size} <= UNKNOWN_SIZES
     assert total == pytest.approx(sum(float(size) for *_, size in listed if size), abs=0.06)
 
@@ -241,6 +234,24 @@ def test_note_says_where_the_picture_is_chosen(path):
     graph = read(path)
     title = graph.find("LoadImage")["title"].removesuffix(" (bypassed)")
     assert f"*{title}*" in graph.note()
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_the_group_that_the_note_mutes_leaves_a_graph_that_saves_the_preview(path):
+    graph, raw = read(path), json.loads(path.read_text())
+    number = re.search(r"mute group (\d) \(right-click its title", graph.note())[1]
+    [group] = [each for each in raw["groups"] if each["title"].startswith(f"{number} ")]
+    x, y, width, height = group["bounding"]
+    muted = {
+        node["id"] for node in raw["nodes"]
+        if x <= node["pos"][0] < x + width and y <= node["pos"][1] < y + height
+    }  # fmt: skip
+    kinds = [graph.nodes[each]["type"] for each in muted]
+    assert {"SurfRefiner", "HunyuanVideo15LatentUpscaleWithModel"} & set(kinds)
+    left = [link for link in raw["links"] if link[3] not in muted]
+    assert not [link for link in left if link[1] in muted]
+    saved = [node for node in graph.all("SaveVideo") if node["id"] not in muted]
+    assert [node["widgets_values"][0] for node in saved] == ["video/surf_preview"]
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)

@@ -45,8 +45,17 @@ def check_finite(x: Tensor, what: str, advice: str) -> None:
 
 
 def check_conditioning(conds: dict[str, list]) -> None:
-    """Refuse NaN and infinity in conditioning: {"positive": CONDITIONING, ...}."""
+    """Refuse conditioning without a prompt, NaN and infinity in it.
+
+    Args:
+        conds: {"positive": CONDITIONING, ...}; of an empty one the host would estimate zeros.
+    """
     for name, cond in conds.items():
+        if not cond:
+            raise ValueError(
+                f"expected a prompt in the {name} conditioning, got an empty list; connect what a "
+                "text encoder makes of a prompt, which may be an empty text."
+            )
         for entry in cond:
             for key, x in [("text", entry[0]), *entry[1].items()]:
                 for tensor in _tensors(x):

@@ -79,6 +79,7 @@ def case_every_guider_of_the_host_keeps_its_run_through_the_same_size():
         for name in names:
             given = inputs(name)
             assert max(gap(through_estimate(make(name), given), plain(make(name), given))) < 3e-6
+    refused(lambda: switched(dual_model(LTX), model_low=model(LTX)), "one model", "would stay")
 
 
 def case_sound_goes_on_exactly_through_a_switch_to_half_size():
@@ -188,6 +189,42 @@ def case_odd_sizes_run_and_several_switches_do():
         video, audio = plain(ladder, inputs(name, (8, 12))).unbind()
         assert video.shape[-2:] == (4, 6)
         assert torch.isfinite(audio).all()
+
+
+def case_latents_of_any_length_run_where_the_sound_fits():
+    """A still, clips that were cut in time, and lengths that the host's nodes round down."""
+    import comfy.sample
+    from comfy.nested_tensor import NestedTensor
+    from surf.nodes.host.audio_length import pixel_frames
+
+    cases = [(H3, frames, round(pixel_frames(frames) * 40 / 24)) for frames in (1, 3, 6, 11)]
+    for name, frames, sounds in [*cases, (LTX, 1, 1), (LTX, 3, 20), (LTX, 3, 24)]:
+        _, latent, sampler, sigmas = inputs(name)
+        video, audio = latent.unbind()
+        shapes = (*video.shape[:2], frames, *HIGH), list(audio.shape)
+        shapes[1][-1 if name == H3 else 2] = sounds
+        empty = NestedTensor([torch.zeros(shape) for shape in shapes])
+        given = comfy.sample.prepare_noise(empty, SEED), empty, sampler, sigmas
+        far = gap(through_estimate(basic(name), given), plain(basic(name), given))
+        assert max(far) < EXACT, (name, frames, far)
+        half = plain(switched(basic(name)), given).unbind()
+        small = (4, 6) if name == H3 else (3, 5)
+        assert [tuple(part.shape) for part in half] == [(*shapes[0][:3], *small), tuple(shapes[1])]
+
+
+def case_a_still_of_minimax_h3_needs_no_sound_in_its_latent():
+    """The host adds it to an empty latent of an image, as its template for stills does."""
+    import comfy.sample
+    from comfy_extras.nodes_custom_sampler import SamplerCustomAdvanced
+
+    _, _, sampler, sigmas = inputs(H3)
+    drawn = SimpleNamespace(
+        seed=SEED, generate_noise=lambda given: comfy.sample.prepare_noise(given["samples"], SEED)
+    )
+    image = {"samples": torch.zeros(1, 4, 24, 40), "downscale_ratio_spacial": 8}
+    out = SamplerCustomAdvanced.execute(drawn, switched(basic(H3)), sampler, sigmas, image).args[0]
+    video, audio = out["samples"].unbind()
+    assert (video.shape, audio.shape) == ((1, 24, 1, 6, 10), (1, 32, 2, 2))
 
 
 def case_an_interrupt_ends_the_run_in_either_part_and_leaves_the_guider():

@@ -106,6 +106,22 @@ def test_several_sizes_come_one_after_the_other():
         assert torch.equal(sample(twice), sample(twice))
 
 
+class Paired(comfy.samplers.CFGGuider):
+    """Like the host's guider of two models, the second for the negative prompt."""
+
+    second = None
+
+    @property
+    def uncond_model_patcher(self):
+        return self.second
+
+
+def paired(second):
+    guider = cfg_guider(Paired, cfg=2.0)
+    guider.second = second
+    return guider
+
+
 class Bare:
     """Looks like a guider to a socket, and is none of the host's kind."""
 
@@ -141,6 +157,13 @@ BAD = [
      "SamplerCustomAdvanced"),
     (lambda: wrap(cfg_guider(), model_low=host_stub.Patcher(channels=48)), "Wan21", "Wan22",
      "same family"),
+    (lambda: wrap(paired(host_stub.Patcher()), model_low=host_stub.Patcher()), "one model",
+     "Paired", "would stay", "disconnect model_low"),
+    (lambda: wrap(paired(mean_flow())), "can be switched", "mean flow", "SamplerCustomAdvanced"),
+    (lambda: wrap(paired(host_stub.Patcher(channels=48))), "second model of the guider", "Wan22",
+     "same family"),
+    (lambda: sample(wrap(cfg_guider(), positive_low=[])), "prompt in the positive_low",
+     "empty list", "connect"),
     (lambda: sample(wrap(cfg_guider(), switch_step=9)), "0 to 8", "step=9", "use"),
     (lambda: sample(wrap(cfg_guider(Hidden))), "the host's wrappers", "Hidden", "fresh"),
 ]  # fmt: skip

@@ -85,6 +85,17 @@ def test_bad_conditioning_is_refused_before_the_first_evaluation(key, name):
     assert not model.seen
 
 
+@pytest.mark.parametrize("name", ["positive", "negative", "positive_low"])
+def test_conditioning_without_a_prompt_is_refused_before_the_first_evaluation(name):
+    """The host would estimate zeros for it, without a word."""
+    model, given = host_stub.Patcher(), conds() | {name: []}
+    if name.endswith("_low"):
+        given["negative_low"] = given["negative"]
+    with pytest.raises(ValueError, match=f"a prompt in the {name} conditioning, got an empty"):
+        SurfReshiftKSampler.execute(model=model, latent_image=blank(), **given, **SETTINGS)
+    assert not model.seen
+
+
 def test_what_is_no_float_or_no_tensor_passes():
     finite.check_conditioning({"positive": [[None, {"hooks": object(), "count": 3}]]})
     finite.check_finite(torch.ones(2, dtype=torch.int64), "ids", "look")

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from surf.nodes.host.vae import check_picture
 from surf.nodes.image_to_video import SurfImageToVideo
 from surf.tests.frozen_nodes import INPUTS
 from surf.tests.nodes.test_refine import AveragingVae
@@ -108,6 +109,10 @@ REJECTED = {
     "several pictures": ({"start_image": picture(5)}, "one picture as start_image, got 5"),
     "several at the end": ({"end_image": picture(2)}, "one picture as end_image, got 2"),
     "NaN": ({"start_image": picture() * float("nan")}, "start_image must be finite"),
+    "0 to 255": ({"start_image": 255 * picture()}, "0 to 1 as start_image, got .* to 2.*divide"),
+    "below 0": ({"end_image": 2 * picture() - 1}, "0 to 1 as end_image, got -.* to .*map"),
+    "no prompt": ({"positive": []}, "a prompt in the positive conditioning, got an empty list"),
+    "no negative": ({"negative": []}, "a prompt in the negative conditioning.*may be an empty"),
     "length": ({"length": 10}, r"4n \+ 1 frames, got length=10; use 9"),
     "width": ({"width": 200}, "multiples of 16 .*got 200 x 128; use 192 x 128"),
     "5B width": ({"vae": AveragingVae(48, 16), "width": 208}, "multiples of 32 .*208 x 128"),
@@ -131,6 +136,12 @@ def test_what_does_not_fit_is_refused_before_the_vae_works(case):
     with pytest.raises(ValueError, match=f"^Surf Image To Video: .*{words}"):
         run(**({"vae": vae} | changes))
     assert not vae.calls
+
+
+def test_values_a_little_outside_are_taken_as_sharp_upscalers_make_them():
+    check_picture(1.4 * picture() - 0.2, "start_image")
+    with pytest.raises(ValueError, match="got -.* to .*high dynamic range"):
+        check_picture(4 * picture() - 2, "start_image")
 
 
 def test_a_length_is_refused_when_the_graph_is_queued():

@@ -100,6 +100,12 @@ BAD = {
     "an image with alpha": (
         {"upsample": "pixel", "vae": CellVae(), "image": image(9, 64, 96, 4)},
         "without their alpha"),
+    "an image of NaN": (
+        {"upsample": "pixel", "vae": CellVae(), "image": image(9, 64, 96, 3) * float("nan")},
+        "image must be finite"),
+    "an image of 0 to 255": (
+        {"upsample": "pixel", "vae": CellVae(), "image": image(9, 64, 96, 3) + 254},
+        "values of 0 to 1 as image, got 25"),
 }  # fmt: skip
 
 

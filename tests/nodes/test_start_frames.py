@@ -137,6 +137,7 @@ MASKED = {"noise_mask": kept()}
 REJECTED = {
     "RGBA": (MASKED, {"start_image": picture(channels=4)}, "RGB.*got .*4.*Split Image"),
     "grey": (MASKED, {"start_image": picture(channels=1)}, "RGB.*got"),
+    "0 to 255": (MASKED, {"start_image": 255 * picture()}, "0 to 1 as start_image, got"),
     "NaN": (MASKED, {"start_image": picture() * float("nan")}, "start_image must be finite"),
     "no VAE": (MASKED, {"vae": None}, "needs a VAE, got none"),
     "another VAE": (MASKED, {"vae": AveragingVae(4)}, "16 latent channels"),

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..conditioning import Conditioning, Grid, SizeChange, carry, with_made_for
+from ..finite import check_conditioning
 from ..vae import check_one_picture, encode_pictures, fit_picture, latent_frames
 from .sizes import HUNYUAN, WAN_5B, Size, Sizes, VideoFamily, check_length, family_of
 
@@ -59,6 +60,7 @@ def image_to_video(
             check_one_picture(image, name)
     _check_inputs(family, end_image, vision, vision_end)
     change = {"positive": pair[0], "negative": pair[1]}
+    check_conditioning(change)
     fitted = [
         carry(change, SizeChange(source=cells[0], target=size, grid=Grid(cell=family.cell)))
         for size in cells

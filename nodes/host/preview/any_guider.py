@@ -101,6 +101,7 @@ def reshift_any(
     for model in (own, other):
         check_can_switch(model)
     models.check_pair(own, other)
+    _check_second_model(guider, model_low)
     conds = {name.removesuffix("_low"): cond for name, cond in low.items() if cond is not None}
     for name in conds:
         if name not in guider.original_conds:
@@ -138,6 +139,23 @@ def _check_guider(guider: Any) -> None:
             f"expected a guider as the host makes them, got {type(guider).__name__} without "
             f"{', '.join(missing)}; connect Basic Guider or CFG Guider, for instance."
         )
+
+
+def _check_second_model(guider: Any, model_low: Any) -> None:
+    """Refuse a model after the switch beside one of the negative prompt, which would stay.
+
+    Of Dual Model Guider, whose second model is checked as the first.
+    """
+    second = getattr(guider, "uncond_model_patcher", None)
+    if second is None:
+        return
+    if model_low is not None:
+        raise ValueError(
+            f"model_low stands in for the one model of a guider, got a {type(guider).__name__} "
+            "with a second one for the negative prompt, which would stay; disconnect model_low."
+        )
+    check_can_switch(second)
+    models.check_pair(guider.model_patcher, second, "the second model of the guider")
 
 
 def _check_one_cfg(guider: Any) -> None:

@@ -20,7 +20,14 @@ from ..latents import open_latent
 from ..leftover_noise import warn_of_noise
 from ..models import cell_side, patch_side, target_cells
 from ..refiner import TinyFormat, named_file
-from ..vae import UPSAMPLE_METHODS, check_vae, decode_frames, encode_frames, upsample_latent
+from ..vae import (
+    UPSAMPLE_METHODS,
+    check_vae,
+    check_values,
+    decode_frames,
+    encode_frames,
+    upsample_latent,
+)
 from .skip_mask import CHOICES, SkipMask
 
 BUILT_IN = ("detail", "tiny")
@@ -183,14 +190,15 @@ def check_image(
     """Refuse frames that cannot take the place of the upsampled preview.
 
     Raises:
-        ValueError: not encoded but "latent", no RGB frames, or of another number or size.
+        ValueError: not encoded but "latent", no RGB frames of 0..1, or of another number or size.
     """
     check_encoded(upsample, True)
-    if image.ndim != 4 or image.shape[-1] != 3 or not torch.isfinite(image).all():
+    if image.ndim != 4 or image.shape[-1] != 3 or not image.numel():
         raise ValueError(
-            f"expected an image [frames, height, width, 3] without NaN, got "
-            f"{tuple(image.shape)}; pass the frames of an upscaler, without their alpha."
+            f"expected an image [frames, height, width, 3], got {tuple(image.shape)}; pass the "
+            "frames of an upscaler, without their alpha."
         )
+    check_values(image, "image")
     ratio = vae.temporal_compression_decode() or 1
     count = len(samples) * (1 + (samples.shape[2] - 1) * ratio)
     if len(image) != count:

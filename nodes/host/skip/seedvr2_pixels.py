@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ....surf_core.checks import FLOATS, check_latent
 from ....surf_core.skip import pixel_detail
+from ..vae import check_values
 
 FRAMES, SIDE = 4, 8
 """Pixel frames and pixels a side of a latent cell; the first latent frame holds one frame."""
@@ -65,16 +66,12 @@ def score_pixels(
 
 def _check_image(image: Tensor) -> None:
     """Refuse what is not the frames of a video in colour."""
-    if (
-        image.dtype not in FLOATS
-        or not image.numel()
-        or image.shape[-1] not in (3, 4)
-        or not torch.isfinite(image).all()
-    ):
+    if image.dtype not in FLOATS or not image.numel() or image.shape[-1] not in (3, 4):
         raise ValueError(
-            f"expected an image [frames, height, width, 3] of finite numbers, got "
-            f"{tuple(image.shape)} of {image.dtype}; connect the images of Get Video Components."
+            f"expected an image [frames, height, width, 3], got {tuple(image.shape)} of "
+            f"{image.dtype}; connect the images of Get Video Components."
         )
+    check_values(image, "image")
 
 
 def _open_whole(latent: dict) -> Tensor:

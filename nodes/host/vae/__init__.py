@@ -6,6 +6,7 @@ from .out_of_memory import MEMORY_ERRORS, is_out_of_memory
 from .pictures import (
     check_one_picture,
     check_picture,
+    check_values,
     encode_pictures,
     fit_picture,
     latent_frames,
@@ -27,6 +28,7 @@ __all__ = [
     "check_picture",
     "check_piece",
     "check_vae",
+    "check_values",
     "decode_frames",
     "decode_latent",
     "encode_frames",

@@ -6,19 +6,37 @@ Dims: F pixel frames, C latent channels, T latent frames, H, W latent cells.
 from typing import Any
 
 import comfy.utils
+import torch
 from torch import Tensor
 
 from ..finite import VAE_CAUSES, check_finite
 
+SLACK = 0.5
+"""How far values may lie outside of 0..1: sharp upscalers overshoot at edges."""
+
 
 def check_picture(image: Tensor, name: str) -> None:
-    """Refuse what is no picture of three colours, [F, height, width, 3], or not finite."""
+    """Refuse what is no picture of three colours, [F, height, width, 3], not finite, or no 0..1."""
     if image.ndim != 4 or image.shape[-1] != 3 or not image.numel():
         raise ValueError(
             f"expected RGB, [F, height, width, 3], as {name}, got {tuple(image.shape)}; connect an "
             "image of three colours: Split Image with Alpha takes the fourth channel off."
         )
+    check_values(image, name)
+
+
+def check_values(image: Tensor, name: str) -> None:
+    """Refuse pictures with NaN, infinity, or values of another range than 0..1.
+
+    A VAE would encode them without a word.
+    """
     check_finite(image, name, "look at the node that made it")
+    lowest, highest = (end.item() for end in torch.aminmax(image))
+    if lowest < -SLACK or highest > 1 + SLACK:
+        raise ValueError(
+            f"expected values of 0 to 1 as {name}, got {lowest:.3g} to {highest:.3g}; divide those "
+            "of 0 to 255 by 255, or map those of a high dynamic range to 0 to 1."
+        )
 
 
 def check_one_picture(image: Tensor, name: str) -> None:
