@@ -5,7 +5,7 @@ from comfy_api.latest import io
 from .host.attention import check_window
 from .host.latents import check_sides
 from .host.node import ABSENT, checks_inputs, declare, names_errors, refusal
-from .host.refine import RefineSettings, check_tile, refine
+from .host.refine import RefineSettings, check_image_vae, check_preview, check_tile, refine
 from .host.vae import check_has_vae
 from .refine_inputs import made_for_inputs, target_inputs
 from .types import SurfMask
@@ -78,30 +78,37 @@ class SurfRefiner(io.ComfyNode):
     @classmethod
     def validate_inputs(
         cls, resolution=ABSENT, width=ABSENT, height=ABSENT, upsample=ABSENT, window=ABSENT,
-        vae=ABSENT, tile=ABSENT, mask=ABSENT,
+        vae=ABSENT, tile=ABSENT, mask=ABSENT, latent=ABSENT, image=ABSENT,
     ):  # fmt: skip
         given = {"resolution": resolution, "width": width, "height": height}
+        given |= {"upsample": upsample, "window": window, "tile": tile}
+        given |= {"has_latent": latent is not ABSENT, "has_image": image is not ABSENT}
+        frames = refusal(
+            cls, given | {"has_vae": vae is not ABSENT}, check_preview, check_image_vae
+        )
+        if frames is not True:
+            return frames
         # A mask may bring the upsampled preview along.
-        has_vae = vae is not ABSENT or mask is not ABSENT
-        given |= {"upsample": upsample, "has_vae": has_vae, "window": window, "tile": tile}
+        given["has_vae"] = vae is not ABSENT or mask is not ABSENT
         return refusal(cls, given, check_sides, check_has_vae, check_window, check_tile)
 
     @classmethod
     @names_errors
     @checks_inputs
     def execute(
-        cls, model, positive, negative, latent, seed, resolution, scale, width, height, upsample,
-        sigma_start, steps, cfg, window, low_band_lock, colour_match, vae=None, tile=0, mask=None,
-        seam=0, made_width=0, made_height=0, start_image=None, refine_audio=False,
+        cls, model, positive, negative, latent=None, *, seed, resolution, scale, width, height,
+        upsample, sigma_start, steps, cfg, window, low_band_lock, colour_match, vae=None, tile=0,
+        mask=None, seam=0, made_width=0, made_height=0, start_image=None, refine_audio=False,
+        image=None,
     ) -> io.NodeOutput:  # fmt: skip
         settings = RefineSettings(
             seed=seed, sigma_start=sigma_start, steps=steps, cfg=cfg, window=window, tile=tile,
             low_band_lock=low_band_lock, colour_match=colour_match, refine_audio=refine_audio,
         )  # fmt: skip
-        target = {"resolution": resolution, "scale": scale, "width": width, "height": height}
         out, (height, width), conds = refine(
             model, positive, negative, latent, settings, upsample=upsample, vae=vae, mask=mask,
-            seam=seam, made_for=(made_height, made_width), start_image=start_image, **target,
+            seam=seam, made_for=(made_height, made_width), start_image=start_image, image=image,
+            resolution=resolution, scale=scale, width=width, height=height,
         )  # fmt: skip
         return io.NodeOutput(out, width, height, conds["positive"], conds["negative"])
 
@@ -124,8 +131,9 @@ def _inputs() -> list:
             tooltip="What to avoid; has no effect at cfg 1.",
         ),
         declare(
-            io.Latent.Input, "latent",
-            tooltip="The finished low-resolution preview. A noise mask confines the work.",
+            io.Latent.Input, "latent", optional=True,
+            tooltip="The finished low-resolution preview. A noise mask confines the work. May be "
+            "left out where image is the preview.",
         ),
         declare(
             io.Int.Input, "seed", default=0, min=0, max=2**64 - 1, control_after_generate=True,
@@ -188,5 +196,11 @@ def _inputs() -> list:
             io.Boolean.Input, "refine_audio", optional=True, default=False, advanced=True,
             tooltip="For a latent with audio, of MiniMax H3 or LTX-2: noise and sample it as well. "
             "Off: the audio comes out as it went in. On, the picture must fit in one piece.",
+        ),
+        declare(
+            io.Image.Input, "image", optional=True,
+            tooltip="Frames of a video of your own, in place of latent: enlarged to the target, or "
+            "taken as they are where they have its size. Beside latent: what an upscale model made "
+            "of its frames. Encoded by vae.",
         ),
     ]  # fmt: skip

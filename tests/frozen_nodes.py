@@ -124,7 +124,7 @@ INPUTS = {
         "model": socket("MODEL"),
         "positive": socket("CONDITIONING"),
         "negative": socket("CONDITIONING"),
-        "latent": socket("LATENT"),
+        "latent": socket("LATENT", optional=True),
         "seed": widget("INT", 0, min=0, max=2**64 - 1, control_after_generate=True),
         "resolution": widget("COMBO", "1080p", options=LARGER),
         "scale": widget("FLOAT", 2.0, min=1.0, max=8.0, step=0.05),
@@ -145,6 +145,7 @@ INPUTS = {
         "made_height": widget("INT", 0, min=0, max=16384, step=8, optional=True, advanced=True),
         "start_image": socket("IMAGE", optional=True),
         "refine_audio": widget("BOOLEAN", False, optional=True, advanced=True),
+        "image": socket("IMAGE", optional=True),
     },
     "SurfRefinerLoader": {
         "refiner_name": widget("COMBO", options=[HOST]),

@@ -214,15 +214,24 @@ def takes_odd(model: Any) -> bool:
 def target_cells(
     model: Any, samples: Tensor, **target: Any
 ) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Find the size that a preview is refined to.
+    """Find the size that a preview [..., H, W] is refined to, as `target_of` for its pixels."""
+    cell = cell_side(model)
+    rows, columns = samples.shape[-2:]
+    return target_of(model, (rows * cell, columns * cell), **target)
+
+
+def target_of(
+    model: Any, source: tuple[int, int], **target: Any
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Find the size that a video is refined to.
 
     A bucket in its own shapes is met exactly, in the latent where the model takes odd ones, else
-    by a crop of the decoded video. Other sizes are whole patches, unless given by number: then
-    whole cells where the model takes them.
+    by a crop of the decoded video; so is a scale of 1. Other sizes are whole patches, unless given
+    by number: then whole cells where the model takes them.
 
     Args:
         model: the MODEL that refines.
-        samples: the preview, [..., H, W].
+        source: height and width of the video in pixels.
         target: resolution (one of TARGETS), scale, width and height, as in `target_size`.
 
     Returns:
@@ -230,38 +239,38 @@ def target_cells(
         what the latent decodes to.
 
     Raises:
-        ValueError: an unknown or unfitting size, or one below the preview's.
+        ValueError: an unknown or unfitting size, or one below the source.
     """
     cell, multiple = cell_side(model), side_multiple(model)
     unit = cell if takes_odd(model) else multiple
-    return target_grid(tuple(samples.shape[-2:]), cell, unit, multiple, **target)
+    return target_grid(source, cell, unit, multiple, **target)
 
 
 def target_grid(
-    preview: tuple[int, int], cell: int, unit: int, patch: int, **target: Any
+    source: tuple[int, int], cell: int, unit: int, patch: int, **target: Any
 ) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Find the size that a preview is refined to, for a model of these cells.
+    """Find the size that a video is refined to, for a model of these cells.
 
     Args:
-        preview: rows and columns, latent cells.
+        source: height and width in pixels.
         cell: pixels per latent cell side.
         unit: pixels that a side must be a multiple of.
         patch: pixels along the side of a patch, which sides are rounded to.
-        target: as in `target_cells`, which says what comes back.
+        target: as in `target_of`, which says what comes back.
     """
-    rows, columns = preview
     check_choice(target["resolution"], "resolution", TARGETS)
     multiple = unit if target["resolution"] == "by size" else patch
-    pixels = target_size((rows * cell, columns * cell), multiple=multiple, exact=True, **target)
+    same = target["resolution"] == "by scale" and target["scale"] == 1
+    pixels = source if same else target_size(source, multiple=multiple, exact=True, **target)
     height, width = (int(-(-side // unit) * unit) for side in pixels)
-    if height < rows * cell or width < columns * cell:
+    if height < source[0] or width < source[1]:
         raise ValueError(
-            f"the target must not be below the preview's {columns * cell} x {rows * cell} "
+            f"the target must not be below the preview's {source[1]} x {source[0]} "
             f"pixels, got {width} x {height}; choose a larger one, or connect the low-resolution "
             "preview."
         )
     crop = "" if pixels == (height, width) else f", to be cropped to {pixels[1]} x {pixels[0]}"
-    log.info("%d x %d to %d x %d pixels%s", columns * cell, rows * cell, width, height, crop)
+    log.info("%d x %d to %d x %d pixels%s", source[1], source[0], width, height, crop)
     return (height // cell, width // cell), pixels
 
 

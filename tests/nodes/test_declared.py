@@ -89,7 +89,7 @@ def test_a_value_of_another_type_is_refused_by_its_name(node_id, name):
 SIZE = {"resolution": "by size", "width": 1920, "height": 1088}
 LOW = {"low_resolution": "by size", "low_width": 416, "low_height": 240}
 PAIR = {"expert_boundary": 0.9, "cfg_low_noise": 1.0}
-REFINER = SIZE | {"upsample": "pixel", "window": 4, "vae": None, "tile": 0}
+REFINER = SIZE | {"upsample": "pixel", "window": 4, "vae": None, "tile": 0, "latent": None}
 GOOD = {
     "SurfReshiftKSampler": LOW | PAIR | {"steps": 8, "switch_step": 8},
     "SurfReshiftGuider": LOW | PAIR,
@@ -125,6 +125,8 @@ BAD = [
     ("SurfLatentDownscale", {"width": 100}, (), "use 96 or 104"),
     ("SurfLatentDownscale", {"resolution": "huge"}, (), "must be one of"),
     ("SurfRefiner", {}, ("vae",), "needs a VAE"),
+    ("SurfRefiner", {}, ("latent",), "got neither a latent nor an image"),
+    ("SurfRefiner", {"upsample": "latent", "image": None}, ("vae",), "needs a VAE"),
     ("SurfRefiner", {"width": 1270}, (), "use 1264 or 1272"),
     ("SurfRefiner", {"window": 1}, (), "at least 2 latent frames"),
     ("SurfRefiner", {"window": 1025}, (), "window must lie within 0 to 1024"),
@@ -146,7 +148,7 @@ def test_constants_that_can_work_are_queued(node_id):
     assert NODES[node_id].validate_inputs(**GOOD[node_id]) is True
     # Linked, all of them; and a graph that lacks them, which the host reports by itself.
     assert NODES[node_id].validate_inputs(**dict.fromkeys(GOOD[node_id])) is True
-    kept = {"vae": None} if "vae" in GOOD[node_id] else {}
+    kept = {key: None for key in ("vae", "latent") if key in GOOD[node_id]}
     assert NODES[node_id].validate_inputs(**kept) is True
 
 
@@ -163,6 +165,14 @@ def test_a_vae_is_not_asked_for_where_nothing_is_encoded():
     assert validate(**(refiner | {"upsample": "latent"})) is True
     assert validate(**(refiner | {"upsample": None})) is True
     assert validate(**(refiner | {"mask": None})) is True
+
+
+def test_frames_take_the_place_of_a_latent():
+    refiner = {key: value for key, value in REFINER.items() if key != "latent"}
+    validate = NODES["SurfRefiner"].validate_inputs
+    assert validate(**(refiner | {"image": None})) is True
+    assert validate(**(refiner | {"image": None, "upsample": "latent"})) is True
+    assert validate(**(REFINER | {"image": None})) is True
 
 
 def test_widths_count_for_by_size_alone():
@@ -182,7 +192,7 @@ def test_what_is_named_is_an_input():
         assert set(names) <= set(INPUTS[node_id])
         assert set(named.__func__.__defaults__) == {ABSENT}
         # An error stands beside each input that is named.
-        assert len(names) <= 8
+        assert len(names) <= 10
     assert set(GOOD) == {name for name, node in NODES.items() if hasattr(node, "validate_inputs")}
 
 

@@ -87,9 +87,9 @@ def test_frames_of_the_target_exist_piece_by_piece(memory, monkeypatch):
     assert 0.2 * 8 * GB < in_memory(piece) <= 0.8 * 8 * GB
     made = upsample._enlarge
 
-    def enlarge(frames, size, box):
+    def enlarge(frames, size, box, count):
         biggest.append([part.stop - part.start for part in box])
-        return made(frames, size, box)
+        return made(frames, size, box, count)
 
     monkeypatch.setattr(upsample, "_enlarge", enlarge)
     memory["device"] = 150e6

@@ -5,9 +5,7 @@ Dims: T latent frames.
 
 from typing import Any
 
-import comfy.model_base
-
-from ..models import uncompiled
+from ..input_channels import joins_picture
 from .grid import Conditioning, tensors
 
 PICTURE, MASK = "concat_latent_image", "concat_mask"
@@ -36,14 +34,3 @@ def check_frames_beside(
                         f"latent frames, got {count}; set the same length in the node that makes "
                         "it as in the one that makes the latent."
                     )
-
-
-def joins_picture(model: Any) -> bool:
-    """Say whether a MODEL puts the picture's channels beside the latent's, as Wan does for I2V."""
-    joined = getattr(type(model.model), "concat_cond", None)
-    if joined is None or joined is not getattr(comfy.model_base.WAN21, "concat_cond", None):
-        return False
-    embedding = getattr(uncompiled(model.model.diffusion_model), "patch_embedding", None)
-    weight = getattr(embedding, "weight", None)
-    channels = model.get_model_object("latent_format").latent_channels
-    return weight is not None and weight.shape[1] > channels

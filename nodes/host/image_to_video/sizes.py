@@ -90,8 +90,9 @@ class Sizes:
             resolution=self.low_resolution, scale=self.low_scale, width=self.low_width,
             height=self.low_height,
         )  # fmt: skip
+        pixels = low[0] * family.cell, low[1] * family.cell
         target, _ = target_grid(
-            low, family.cell, family.unit, step, resolution=self.target_resolution,
+            pixels, family.cell, family.unit, step, resolution=self.target_resolution,
             scale=self.target_scale, width=self.target_width, height=self.target_height,
         )  # fmt: skip
         return high, low, target

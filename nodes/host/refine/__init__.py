@@ -1,7 +1,8 @@
 """Refine a preview to its target size, whole or in tiles."""
 
+from .frames import check_image_vae, check_preview
 from .run import refine
 from .tile_plan import check_tile
 from .traits import RefineSettings
 
-__all__ = ["RefineSettings", "check_tile", "refine"]
+__all__ = ["RefineSettings", "check_image_vae", "check_preview", "check_tile", "refine"]

@@ -13,6 +13,21 @@ from ..nested import Parts, unpack
 from .traits import RefineSettings
 
 
+def check_lock(settings: RefineSettings, samples: Tensor, size: tuple[int, int]) -> None:
+    """Refuse a lock on a preview of the target's size: it would keep all of it, as it is.
+
+    Args:
+        samples: [..., h, w], the preview.
+        size: rows and columns of the target.
+    """
+    if settings.low_band_lock and tuple(samples.shape[-2:]) == size:
+        raise ValueError(
+            "low_band_lock keeps what a smaller preview shows, got "
+            f"low_band_lock={settings.low_band_lock} with a preview of the target's size; set it "
+            "to 0, or connect the latent of the smaller preview as well."
+        )
+
+
 def with_low_band_lock(model: Any, samples: Tensor, clean: Parts, settings: RefineSettings) -> Any:
     """Return a clone whose first clean estimates keep the low band of the upsampled preview.
 

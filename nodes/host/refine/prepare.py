@@ -23,15 +23,18 @@ from ..conditioning import (
     source_cells,
 )
 from ..finite import check_conditioning
+from ..input_channels import takes_control
 from ..latents import open_parts
 from ..leftover_noise import warn_of_noise
-from ..models import cell_side, check_flow, target_cells
+from ..models import cell_side, check_flow, target_cells, target_of
 from ..nested import Parts, has_audio, join_mask, split_mask
 from ..refiner import TRAITS_KEY, RefinerTraits
 from ..skip import CellWeights, SkipMask, cell_weights, with_mask
 from ..vae import UPSAMPLE_METHODS, check_vae
+from .control import check_control, with_control
+from .frames import FramesIn, check_preview
 from .joint import check_joint, guide_frames, masks_of, upsample_clips, why_whole
-from .low_band import with_low_band_lock
+from .low_band import check_lock, with_low_band_lock
 from .start_frames import check_start, held_frames, with_kept, with_start, without_kept
 from .tiling import with_tiles
 from .traits import RefineSettings, apply_traits, check_prompts, with_sigma_start
@@ -59,6 +62,8 @@ class RefineRun:
     """Which cells of the video, and of its audio, may change; None: all."""
     pixels: tuple[int, int]
     """Height and width that the user chose."""
+    frames: FramesIn | None = None
+    """The user's frames that the preview was made of."""
 
     @property
     def keeps_audio(self) -> bool:
@@ -70,7 +75,7 @@ class RefineRun:
 def prepare(
     model: Any,
     conds: dict[str, Conditioning],
-    latent: dict,
+    latent: dict | None,
     settings: RefineSettings,
     *,
     upsample: str,
@@ -79,6 +84,7 @@ def prepare(
     seam: int,
     made_for: Pixels,
     start_image: Tensor | None,
+    image: Tensor | None = None,
     **target: Any,
 ) -> RefineRun:
     """Check the inputs, upsample the preview and clone the model; arguments as in `refine`.
@@ -87,18 +93,24 @@ def prepare(
     """
     check_flow(model)
     check_conditioning(conds)
-    parts = open_parts(model, latent, "latent")
+    frames, parts = _open(model, latent, image, vae)
     samples = parts.video
-    warn_of_noise(samples, "latent")
     check_joint(parts, conds)
     traits: RefinerTraits | None = model.get_attachment(TRAITS_KEY)
     settings = apply_traits(traits, settings)
     check_prompts(traits, conds, settings.cfg)
-    size, pixels = _target(model, samples, **target)
+    own_size = frames.size if frames and latent is None else None
+    size, pixels = _target(model, samples, own_size, **target)
+    if frames and latent is not None:
+        frames.check_beside(samples, cell_side(model), size, pixels)
+    check_lock(settings, samples, size)
+    controlled = takes_control(model)
+    if controlled:
+        check_control(samples, frames is not None)
     check_choice(upsample, "upsample", UPSAMPLE_METHODS)
     shape = torch.empty((*samples.shape[:-2], *size), device="meta")
     weights = _weights(mask, model, shape, seam, conds)
-    source = source_cells(model, conds, latent, samples, made_for)
+    source = source_cells(model, conds, latent or {}, samples, made_for)
     check_bound(model, shape.shape, {source, tuple(samples.shape[-2:])})
     check_areas(conds, (*samples.shape[2:-2], *source))
     check_frames_beside(conds, model, tuple(samples.shape[2:-2]))
@@ -108,15 +120,15 @@ def prepare(
     change = SizeChange.of(model, source, size)
     conds = carry(conds, change, MADE_AT_TARGET)
     check_areas(conds, (*samples.shape[2:-2], *size), change.grid)
-    upsampled = _given(model, mask, samples, shape, upsample)
-    noise_mask, audio_mask = masks_of(latent, parts, settings.refine_audio)
+    upsampled = None if frames else _given(mask, samples, shape, upsample)
+    noise_mask, audio_mask = masks_of(latent or {}, parts, settings.refine_audio)
     if start_image is not None:
         kept = held_frames(noise_mask, shape.shape)
         check_start(start_image, vae, samples, kept)
         noise_mask = with_kept(noise_mask, shape.shape, kept)
     elif upsampled is not samples:
         noise_mask = without_kept(noise_mask, shape.shape)
-    if upsampled is None and upsample == "pixel":
+    if upsampled is None and upsample == "pixel" and not frames:
         check_vae(vae, samples)
     clone = (
         with_sigma_start(traits, model, settings)
@@ -126,17 +138,21 @@ def prepare(
     audio = None if parts.audio is None else parts.audio.shape
     whole = why_whole(parts, settings, guides)
     clone = with_tiles(clone, shape, settings.tile, audio, whole, conds)
-    if upsampled is None:
+    if frames:
+        upsampled = frames.encode(samples, size, pixels)
+    elif upsampled is None:
         upsampled = upsample_clips(samples, size, upsample, vae, guides)
     if start_image is not None:
         upsampled = with_start(upsampled, vae, start_image, source)
     clean = parts.with_video(upsampled)
+    if controlled:
+        conds = with_control(conds, upsampled)
     clone = with_low_band_lock(clone, samples, clean, settings)
     if weights is not None:
         clone = with_mask(clone, upsampled, weights)
     return RefineRun(
         model=clone, conds=conds, clean=clean, settings=settings, weights=weights, pixels=pixels,
-        noise_mask=join_mask(noise_mask, audio_mask, clean),
+        noise_mask=join_mask(noise_mask, audio_mask, clean), frames=frames,
     )  # fmt: skip
 
 
@@ -159,8 +175,29 @@ def _weights(
     return weights
 
 
-def _target(model: Any, samples: Tensor, **target: Any) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Find the size as `target_cells`; at scale 1, video that audio belongs to keeps odd sizes."""
+def _open(
+    model: Any, latent: dict | None, image: Tensor | None, vae: Any
+) -> tuple[FramesIn | None, Parts]:
+    """Take the preview out of a LATENT; zeros of its shape where frames alone stand for it."""
+    check_preview(latent is not None, image is not None)
+    frames = None if image is None else FramesIn(image, vae)
+    if latent is None:
+        return frames, frames.stand_in(model)
+    parts = open_parts(model, latent, "latent")
+    warn_of_noise(parts.video, "latent")
+    return frames, parts
+
+
+def _target(
+    model: Any, samples: Tensor, own_size: Pixels | None, **target: Any
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Find the size as `target_cells`; at scale 1, video that audio belongs to keeps odd sizes.
+
+    Args:
+        own_size: height and width of frames in place of a latent.
+    """
+    if own_size is not None:
+        return target_of(model, own_size, **target)
     if has_audio(model) and target["resolution"] == "by scale" and target["scale"] == 1:
         rows, columns = samples.shape[-2:]
         cell = cell_side(model)
@@ -168,17 +205,16 @@ def _target(model: Any, samples: Tensor, **target: Any) -> tuple[tuple[int, int]
     return target_cells(model, samples, **target)
 
 
-def _given(
-    model: Any, mask: SkipMask | None, samples: Tensor, shape: Tensor, upsample: str
-) -> Tensor | None:
+def _given(mask: SkipMask | None, samples: Tensor, shape: Tensor, upsample: str) -> Tensor | None:
     """Return the upsampled preview where it is at hand: from a mask, or enlarged before.
 
-    Models of video and audio have upsamplers of their own for latents; what has the target's size
-    is taken as it is, `samples` itself.
+    Some models have upsamplers of their own for latents; what has the target's size is taken as it
+    is, `samples` itself.
     """
-    if has_audio(model) and samples.shape == shape.shape:
+    reusable = _reusable(mask, samples, shape, upsample)
+    if reusable is None and samples.shape == shape.shape:
         return samples
-    return _reusable(mask, samples, shape, upsample)
+    return reusable
 
 
 def _reusable(

@@ -32,7 +32,7 @@ def refine(
     model: Any,
     positive: Conditioning,
     negative: Conditioning,
-    latent: dict,
+    latent: dict | None,
     settings: RefineSettings,
     *,
     upsample: str,
@@ -41,6 +41,7 @@ def refine(
     seam: int = 0,
     made_for: Pixels = (0, 0),
     start_image: Tensor | None = None,
+    image: Tensor | None = None,
     **target: Any,
 ) -> tuple[dict, tuple[int, int], dict[str, Conditioning]]:
     """Turn a preview LATENT into one of the target size.
@@ -49,6 +50,7 @@ def refine(
         model: any flow video MODEL; not changed.
         positive, negative: CONDITIONING of the preview; what is bound to its size is resized.
         latent: the preview, in the latent space of `model`, video alone or with audio; not changed.
+            None where `image` is the preview.
         settings: how to sample; a trained refiner's own sigma_start and window come first.
         upsample: "pixel" (through `vae`) or "latent".
         mask: what to refine; the rest comes out as the upsampled preview, bit for bit. None, or one
@@ -58,6 +60,8 @@ def refine(
             latent or a video in the conditioning has it.
         start_image: [F, height, width, 3], the pictures of the first frames that the noise mask
             keeps; None refines these with the rest.
+        image: [F, height, width, 3] in 0..1, frames that take the place of the upsampled preview:
+            encoded by `vae`, and enlarged before, unless they have the target's size.
         target: resolution, scale, width and height, as in `target_cells`.
 
     Returns:
@@ -71,10 +75,12 @@ def refine(
     conds = {"positive": positive, "negative": negative}
     run = prepare(
         model, conds, latent, settings, upsample=upsample, vae=vae, mask=mask, seam=seam,
-        made_for=made_for, start_image=start_image, **target,
+        made_for=made_for, start_image=start_image, image=image, **target,
     )  # fmt: skip
+    latent = latent or {}
     out = _compose(run, _sample(run, latent)).joined()
     out = close_latent(latent, to_intermediate(out))
+    out = run.frames.counted(out, run.clean.video) if run.frames else out
     return (with_made_for(out, made_for) if all(made_for) else out), run.pixels, run.conds
 
 

@@ -2,6 +2,7 @@
 
 from .colour_match import match_images
 from .decode import check_piece, decode_latent
+from .frame_count import frames_of, latent_frames_for, with_frame_count
 from .out_of_memory import MEMORY_ERRORS, is_out_of_memory
 from .pictures import (
     check_one_picture,
@@ -34,8 +35,11 @@ __all__ = [
     "encode_frames",
     "encode_pictures",
     "fit_picture",
+    "frames_of",
     "is_out_of_memory",
     "latent_frames",
+    "latent_frames_for",
     "match_images",
     "upsample_latent",
+    "with_frame_count",
 ]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..nested import is_joint, split
 from .decoding import Decoding
+from .frame_count import cut_frames
 from .memory import PIECE_OVERLAP, PIXEL_BYTES, check_main_memory
 
 ADVICE = "decode fewer frames at a time"
@@ -26,7 +27,7 @@ def decode_latent(vae: Any, latent: dict, width: int, height: int, side: int) ->
         side: pixels along a side of a piece; 0 chooses.
 
     Returns:
-        IMAGE [B * F, height, width, channels], a view of all that was decoded.
+        IMAGE [B * F, height, width, channels], without the frames that a video was filled up with.
 
     Raises:
         ValueError: no latent of this VAE, a crop above its size, a piece that is too small, too
@@ -50,6 +51,7 @@ def decode_latent(vae: Any, latent: dict, width: int, height: int, side: int) ->
             "or more, or 0 to take the cheapest that fits."
         )
     frames = decode(vae, samples, "the frames", ADVICE, side)
+    frames = cut_frames(latent, samples, vae, frames)
     return frames[:, : crop[0], : crop[1]]
 
 

@@ -11,12 +11,12 @@ from math import ceil
 from typing import Any
 
 import comfy.model_management
-import comfy.utils
 from torch import Tensor
 
 from ....surf_core.tiles import Box, Span, blend, boxes, crossfade, spans
 from ..finite import VAE_CAUSES, check_finite
 from ..node import NodeLog, show_status
+from .frame_count import frames_of
 from .memory import (
     PIECE_OVERLAP,
     USABLE_MEMORY,
@@ -27,6 +27,7 @@ from .memory import (
     retry_smaller,
 )
 from .out_of_memory import without_fallback
+from .watched import WatchedCalls
 
 log = NodeLog(__name__)
 
@@ -54,11 +55,7 @@ class Decoding:
 
     def frames(self, latent_frames: int = 0) -> int:
         """Count the frames that latent frames make, by default all of them."""
-        count = latent_frames or self.latent_frames
-        ratio = getattr(self.vae, "upscale_ratio", None)
-        if isinstance(ratio, tuple) and callable(ratio[0]):
-            return ratio[0](count)
-        return 1 + (count - 1) * self.rate
+        return frames_of(self.vae, latent_frames or self.latent_frames)
 
     def needed(self, piece: Size, latent_frames: int = 0) -> float:
         """Estimate the bytes on the device for a piece, by default of all latent frames."""
@@ -162,27 +159,29 @@ class Decoding:
     def _own_tiles(self, piece: Size) -> Tensor:
         """Let the VAE cut the picture, and time, by itself."""
         rows, columns = (side // self.cell for side in piece)
-        decoded = self.vae.decode_tiled(
-            self.samples, tile_x=columns, tile_y=rows, overlap=ceil(PIECE_OVERLAP / self.cell)
+        overlap = ceil(PIECE_OVERLAP / self.cell)
+        decoded = WatchedCalls(self.vae, 1).run(
+            lambda: self.vae.decode_tiled(
+                self.samples, tile_x=columns, tile_y=rows, overlap=overlap
+            ),
+            "decoder",
+            self.latent_frames,
         )
         check_finite(decoded, "the frames that the VAE decodes", VAE_CAUSES)
         return decoded.reshape(-1, *decoded.shape[-3:])
 
 
 class _Calls:
-    """Calls of a VAE: interruptible, counted by a progress bar, finite, and without a fallback."""
+    """Calls of a VAE: watched, finite, and without a fallback."""
 
     def __init__(self, vae: Any, count: int):
-        self.vae, self.done, self.count = without_fallback(vae), 0, count
-        self.bar = comfy.utils.ProgressBar(count)
+        self.vae, self.watched = without_fallback(vae), WatchedCalls(vae, count)
 
     def __call__(self, samples: Tensor) -> Tensor:
-        comfy.model_management.throw_exception_if_processing_interrupted()
-        decoded = self.vae.decode(samples)
+        frames = samples.shape[2] if samples.ndim == 5 else 1
+        decoded = self.watched.run(lambda: self.vae.decode(samples), "decoder", frames)
         check_finite(decoded, "the frames that the VAE decodes", VAE_CAUSES)
-        self.done += 1
-        self.bar.update_absolute(self.done)
-        show_status(f"decoding: {self.done} of {self.count} pieces done")
+        show_status(f"decoding: {self.watched.done} of {self.watched.count} pieces done")
         return decoded
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..finite import VAE_CAUSES, check_finite
+from .watched import WatchedCalls
 
 SLACK = 0.5
 """How far values may lie outside of 0..1: sharp upscalers overshoot at edges."""
@@ -20,7 +21,8 @@ def check_picture(image: Tensor, name: str) -> None:
     if image.ndim != 4 or image.shape[-1] != 3 or not image.numel():
         raise ValueError(
             f"expected RGB, [F, height, width, 3], as {name}, got {tuple(image.shape)}; connect an "
-            "image of three colours: Split Image with Alpha takes the fourth channel off."
+            "image of three colours: Split Image with Alpha takes the fourth channel off, Convert "
+            "Mask to Image makes three of one."
         )
     check_values(image, name)
 
@@ -82,6 +84,6 @@ def fit_picture(image: Tensor, shape: tuple[int, int], pixels: tuple[int, int]) 
 
 def encode_pictures(vae: Any, frames: Tensor, what: str) -> Tensor:
     """Encode frames [F, height, width, 3] as one latent, [1, C, T, H, W]."""
-    latent = vae.encode(frames)
+    latent = WatchedCalls(vae, 1).run(lambda: vae.encode(frames), "encoder", len(frames))
     check_finite(latent, what, VAE_CAUSES)
     return latent
