@@ -5,6 +5,7 @@ from comfy_api.latest import ComfyExtension, io
 from .colour import SurfColourMatch
 from .compile import SurfCompile
 from .decode import SurfVAEDecode
+from .draft_files import SurfLoadDraft, SurfSaveDraft
 from .drafts import SurfDrafts, SurfFinishDraft, SurfStartDrafts
 from .guiders import SurfReshiftAnyGuider, SurfReshiftLadder
 from .image_to_video import SurfImageToVideo
@@ -41,4 +42,6 @@ class SurfExtension(ComfyExtension):
             SurfStartDrafts,
             SurfDrafts,
             SurfFinishDraft,
+            SurfSaveDraft,
+            SurfLoadDraft,
         ]

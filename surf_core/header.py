@@ -87,14 +87,18 @@ class Header:
             if name in expected and kind not in FLOATS
         ]
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Read all tensors."""
+        with _opened(self.path) as file:
+            return {name: file.get_tensor(name) for name in self.shapes}
+
     def weights(self) -> dict[str, Tensor]:
         """Read all tensors.
 
         Raises:
             ValueError: one of them has NaN or infinity.
         """
-        with _opened(self.path) as file:
-            tensors = {name: file.get_tensor(name) for name in self.shapes}
+        tensors = self.tensors()
         check_finite(tensors, self.path)
         return tensors
 

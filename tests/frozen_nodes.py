@@ -237,6 +237,11 @@ INPUTS = {
         "seed": socket("INT", min=0, max=2**64 - 1, optional=True, force_input=True),
     },
     "SurfFinishDraft": {"draft": socket("LATENT"), "start": socket("LATENT")},
+    "SurfSaveDraft": {
+        "draft": socket("LATENT"),
+        "filename_prefix": widget("STRING", "drafts/ComfyUI"),
+    },
+    "SurfLoadDraft": {"file": widget("COMBO", options=[HOST])},
 }
 """Node id -> input id -> what is neither None nor False; a default of False counts."""
 OUTPUTS = {
@@ -278,6 +283,8 @@ OUTPUTS = {
     "SurfStartDrafts": {"latent": "LATENT"},
     "SurfDrafts": {"draft": "LATENT"},
     "SurfFinishDraft": {"latent": "LATENT", "seed": "INT"},
+    "SurfSaveDraft": {"draft": "LATENT"},
+    "SurfLoadDraft": {"draft": "LATENT", "plan": "STRING"},
 }
 """Node id -> output -> type."""
 FIELDS = (

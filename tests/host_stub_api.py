@@ -64,7 +64,8 @@ def types():
 
 io = SimpleNamespace(
     Schema=Schema, NodeOutput=NodeOutput, ComfyNode=object, Input=Input, Output=Output,
-    Custom=socket, FolderType=SimpleNamespace(temp="temp"), **types(),
+    Custom=socket, Hidden=SimpleNamespace(prompt="PROMPT", extra_pnginfo="EXTRA_PNGINFO"),
+    FolderType=SimpleNamespace(temp="temp"), **types(),
 )  # fmt: skip
 
 SAVED = []

@@ -3,6 +3,7 @@
 import os
 import re
 import tempfile
+from types import SimpleNamespace
 
 import torch
 
@@ -73,6 +74,7 @@ def contents(formats):
     names = ("get_input_directory", "get_output_directory", "get_temp_directory",
              "annotated_filepath", "get_save_image_path")  # fmt: skip
     return {
+        "comfy.cli_args": {"args": SimpleNamespace(disable_metadata=False)},
         "comfy.latent_formats": {"LatentFormat": base},
         "folder_paths": {name: globals()[name] for name in names},
         "latent_preview": {

@@ -36,6 +36,7 @@ RANK = {
     "colour": 2,
     "cost": 2,
     "degrade": 2,
+    "draft": 1,
     "flow": 2,
     "lowband": 2,
     "reshift": 2,

@@ -26,7 +26,8 @@ SMALL = {
     "low_height": (16, 32), "tile": (0, 0, 0, 256), "piece": (0, 0, 128),
     "window": (0, 0, 2, 4), "made_width": (0, 64, 128), "made_height": (0, 64, 128),
     "steps_low": (0, 0, 2), "sizes": ("1: 0.5", "1: 0.75, 2: 0.5", "10: 0.75, 20: 0.5"),
-    "attention": ("host", "sdpa"), "dilate": (0, 1), "upsample": ("latent", "pixel"),
+    "filename_prefix": ("drafts/a", "b"), "attention": ("host", "sdpa"),
+    "dilate": (0, 1), "upsample": ("latent", "pixel"),
 }  # fmt: skip
 """What is quick; the declared ranges reach to hours of work."""
 

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import save as to_bytes
 from surf.nodes.host.refiner import loading
 from surf.surf_core import checkpoint
+from surf.surf_core.draft import Draft, load_draft, save_draft
 from surf.surf_core.refiner import RefinerConfig, SurfRefinerDiT
 from surf.surf_core.skip import MaskPredictor, PredictorConfig, predictor
 
@@ -52,7 +53,13 @@ def whole_files(folder):
     model.initialise(torch.Generator().manual_seed(0))
     predictor.save(folder / "mask", model.state_dict(), config, 0.5, {"steps": 1})
     ours = (run_refiner, checkpoint.report, checkpoint.read_config, run_host)
-    return {"wan": ours, "paper": ours, "mask": (run_mask,)}
+    tensors = {"video": torch.ones(2, 16, 3, 8, 8), "audio": torch.ones(2, 8, 5, 16)}
+    tensors["video_mask"] = torch.ones(1, 1, 3, 8, 8)
+    whole = Draft(
+        tensors=tensors, batch_index=(0, 5), made_for=(64, 64), record={"seed": 7, "steps": 4}
+    )
+    save_draft(folder / "draft", whole, {"prompt": "{}"})
+    return {"wan": ours, "paper": ours, "mask": (run_mask,), "draft": (load_draft,)}
 
 
 def run_refiner(path):
@@ -242,7 +249,7 @@ def test_damaged_files_are_refused_with_advice_or_run(tmp_path, request):
     refused = 0
     for seed in range(count):
         draw = random.Random(seed)
-        damage, name = DAMAGE[seed % len(DAMAGE)], list(readers)[seed // len(DAMAGE) % 3]
+        damage, name = DAMAGE[seed % len(DAMAGE)], list(readers)[seed // len(DAMAGE) % 4]
         path = tmp_path / "damaged.safetensors"
         path.write_bytes(damage(draw, whole[name]))
         what = f"seed {seed}: {damage.__name__} of {name}"

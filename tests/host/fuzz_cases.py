@@ -84,6 +84,7 @@ def world():
     host = Host()
     folder_paths.add_model_folder_path("diffusion_models", str(FOLDER))
     folder_paths.set_temp_directory(str(FOLDER / "temp"))
+    folder_paths.set_output_directory(str(FOLDER / "output"))
     options = {"sampler_name": ["euler", "euler_ancestral", "uni_pc", "dpmpp_2m_sde", "deis"],
                "scheduler": ["simple", "beta", "normal", "kl_optimal"]}  # fmt: skip
     whole = families(host)

@@ -4,6 +4,9 @@ import os
 
 import av
 import pytest
+import torch
+from safetensors.torch import load_file
+from surf.surf_core.draft import ENDING
 from surf.tests.host.graphs import node
 from surf.tests.host.server import Server, install_pack
 
@@ -119,3 +122,41 @@ def test_a_draft_of_a_sampler_of_the_host_says_its_seed_where_that_is_connected(
         server.run(prompt)
     prompt["drafts"]["inputs"]["seed"] = ["seed", 0]
     server.run(prompt)
+
+
+def loaded(index):
+    """A graph that takes the saved draft up, without any sampler before it."""
+    prompt = {name: n for name, n in graph(index).items() if name not in {"started", "sampled"}}
+    prompt["drafts"] = node("SurfLoadDraft", file=f"drafts/d{index}_00001_{ENDING} [output]")
+    return prompt
+
+
+def test_a_saved_draft_is_taken_up_bit_identical_after_a_restart(tmp_path):
+    install_pack(tmp_path)
+    with Server(tmp_path) as server:
+        for index in (1, 3):
+            prompt = graph(index)
+            prompt["saved"] = node(
+                "SurfSaveDraft", draft=["drafts", 0], filename_prefix=f"drafts/d{index}"
+            )
+            server.run(prompt)
+    with Server(tmp_path) as server:
+        for index in (1, 3):
+            server.run(loaded(index))
+    for kind in ("refined", "full"):
+        before, after = {}, {}
+        for index in (1, 3):
+            files = [tmp_path / "output" / f"{kind}_{index}_0000{n}_.latent" for n in (1, 2)]
+            before[index], after[index] = (load_file(file)["latent_tensor"] for file in files)
+            assert torch.equal(before[index], after[index]), (kind, index)
+        assert not torch.equal(before[1], before[3])
+
+
+def test_a_file_that_is_not_there_is_refused_when_the_graph_is_queued(server):
+    for file in (f"gone{ENDING}", f"../../server.log{ENDING}", "../server.log"):
+        prompt = {
+            "a": node("SurfLoadDraft", file=file),
+            "b": node("SaveLatent", samples=["a", 0], filename_prefix="x"),
+        }
+        with pytest.raises(RuntimeError, match="which is not there|which leaves it"):
+            server.post(prompt)

@@ -102,6 +102,7 @@ GOOD = {
     "SurfVAEDecode": {"piece": 128},
     "SurfWindowedAttention": {"window": 2},
     "SurfTinyPrompt": {"text": "red circle"},
+    "SurfLoadDraft": {"file": None},
 }
 # (node, constants instead, what is absent, words of the refusal)
 BAD = [

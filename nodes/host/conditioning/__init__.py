@@ -5,11 +5,13 @@ from .grid import Conditioning, Grid, SizeChange, maps
 from .guides import KEYFRAMES, check_keyframes, pad_cells
 from .length import check_frames_beside
 from .low import low_conds
+from .made_for import KEY as MADE_FOR
 from .made_for import Pixels, check_made_for, source_cells, with_made_for
 from .resize import carry
 
 __all__ = [
     "KEYFRAMES",
+    "MADE_FOR",
     "Conditioning",
     "Grid",
     "Pixels",
