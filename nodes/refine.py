@@ -99,12 +99,12 @@ class SurfRefiner(io.ComfyNode):
         cls, model, positive, negative, latent=None, *, seed, resolution, scale, width, height,
         upsample, sigma_start, steps, cfg, window, low_band_lock, colour_match, vae=None, tile=0,
         mask=None, seam=0, made_width=0, made_height=0, start_image=None, refine_audio=False,
-        image=None,
+        image=None, chunk_frames=0,
     ) -> io.NodeOutput:  # fmt: skip
         settings = RefineSettings(
             seed=seed, sigma_start=sigma_start, steps=steps, cfg=cfg, window=window, tile=tile,
             low_band_lock=low_band_lock, colour_match=colour_match, refine_audio=refine_audio,
-        )  # fmt: skip
+            chunk_frames=chunk_frames)  # fmt: skip
         out, (height, width), conds = refine(
             model, positive, negative, latent, settings, upsample=upsample, vae=vae, mask=mask,
             seam=seam, made_for=(made_height, made_width), start_image=start_image, image=image,
@@ -202,5 +202,12 @@ def _inputs() -> list:
             tooltip="Frames of a video of your own, in place of latent: enlarged to the target, or "
             "taken as they are where they have its size. Beside latent: what an upscale model made "
             "of its frames. Encoded by vae.",
+        ),
+        declare(
+            io.Int.Input, "chunk_frames", optional=True, default=0, min=0, max=16384,
+            advanced=True,
+            tooltip="Frames that the model sees at a time; longer videos are refined in chunks "
+            "that overlap and blend, or meet where a scene begins. 0 = as many as the model was "
+            "made for, 81 for Wan, and fewer where the memory asks for it.",
         ),
     ]  # fmt: skip

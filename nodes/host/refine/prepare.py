@@ -137,7 +137,11 @@ def prepare(
     )
     audio = None if parts.audio is None else parts.audio.shape
     whole = why_whole(parts, settings, guides)
-    clone = with_tiles(clone, shape, settings.tile, audio, whole, conds)
+    clone = with_tiles(
+        clone, shape, settings.tile, audio, whole, conds, chunk_frames=settings.chunk_frames,
+        window=traits.window if traits else settings.window,
+        preview=samples if latent else _frames_of(image, samples.shape[2]),
+    )  # fmt: skip
     if frames:
         upsampled = frames.encode(samples, size, pixels)
     elif upsampled is None:
@@ -186,6 +190,16 @@ def _open(
     parts = open_parts(model, latent, "latent")
     warn_of_noise(parts.video, "latent")
     return frames, parts
+
+
+def _frames_of(image: Tensor, count: int) -> Tensor:
+    """Take one frame for each latent frame of a video, small, to look for scenes: [1, 3, T, h, w].
+
+    Args:
+        image: [F, height, width, 3].
+    """
+    places = torch.linspace(0, len(image) - 1, count).round().long()
+    return image[:, ::8, ::8][places].movedim(-1, 0)[None]
 
 
 def _target(

@@ -1,31 +1,28 @@
-"""Run a host model on a picture of any size: in overlapping tiles where it does not fit.
+"""Run a host model on a video of any size and length: in overlapping tiles and chunks of time.
 
-A wrapper round the model call crops the latent, and all that lies on its grid, to one tile after
-the other and blends the results; to the model each tile is a picture, with positions from 0. When
-memory runs out, smaller tiles repeat that evaluation.
+A wrapper round the model call cuts the latent, and all that lies on its grid, to one tile of one
+chunk after the other and blends the results; to the model each is a video, with positions from 0.
+The noise is drawn once, for all of them. When memory runs out, smaller ones repeat that evaluation.
 
 Dims: B batch, C channels, T latent frames, H, W latent cells.
 """
 
 from collections.abc import Callable, Sequence
-from math import ceil
 from typing import Any
 
 import comfy.model_management
 from torch import Tensor
 
+from ....surf_core.chunks import Chunk, in_chunks
 from ....surf_core.tiles import Box, in_tiles
 from ..attention import KEEP_KEY
 from ..conditioning import Conditioning, Grid, maps
-from ..nested import SHAPES_KEY, unpack
+from ..nested import SHAPES_KEY, Parts, unpack
 from ..vae import MEMORY_ERRORS, is_out_of_memory
+from .crops import crop, cut_time
 from .tile_plan import Size, TilePlan
 
 WRAPPER_KEY = "surf_tiles"
-NEVER_CUT = frozenset({"audio_denoise_mask", SHAPES_KEY})
-"""Conditioning of the audio, whatever the size of its axes."""
-OFF_GRID = frozenset({"audio_embed", "face_pixel_values", "ref_latent", "context_latents"})
-"""Conditioning with rows and columns of its own: whole for each tile, unless they fit."""
 
 
 def with_tiles(
@@ -35,8 +32,11 @@ def with_tiles(
     audio: Sequence[int] | None = None,
     whole: str = "",
     conds: dict[str, Conditioning] | None = None,
+    chunk_frames: int = 0,
+    window: int = 0,
+    preview: Tensor | None = None,
 ) -> Any:
-    """Return a clone that computes a picture of the size of `shape` in tiles.
+    """Return a clone that computes a video of the size of `shape` in tiles and chunks.
 
     Args:
         model: host MODEL; its weights are shared, it is not changed. A function wrapper that it
@@ -45,21 +45,30 @@ def with_tiles(
         tile_pixels: pixels along the side of a tile, rounded up to whole patches; 0 takes the
             whole picture when it fits the device beside the weights, else the cheapest tiles that
             do.
-        audio: shape of the audio that is sampled with it, and that every tile hears whole.
+        audio: shape of the audio that is sampled with it: every tile hears its chunk's.
         whole: why the picture must not be cut, a clause; "" where it may.
-        conds: at this size; checked where there are tiles.
+        conds: at this size; checked where there are tiles or chunks.
+        chunk_frames: pixel frames that the model sees at once, rounded up to latent frames; 0 takes
+            those that it was made for, fewer where memory asks for it.
+        window: latent frames of its attention windows.
+        preview: [B, C, T, h, w], clean, whose scenes chunks begin with; None looks for none.
 
     Returns:
-        A clone. One tile is the plain model, bit for bit, until memory runs out.
+        A clone. One tile of one chunk is the plain model, bit for bit, until memory runs out.
 
     Raises:
-        ValueError: a tile that does not hold two overlaps, one of a picture that is not cut, or one
-            that conditioning cannot follow.
+        ValueError: a tile or chunk that does not hold two overlaps, or a window; one of a video
+            that is not cut, or one that conditioning cannot follow.
     """
     import comfy.patcher_extension
 
-    plan = TilePlan(model, [tuple(part) for part in (shape.shape, audio) if part], whole)
-    plan.tile = plan.by_hand(tile_pixels) if tile_pixels else plan.automatic(model)
+    called = _in_context(model, shape, chunk_frames)
+    shapes = [tuple(part) for part in (called.shape, audio) if part]
+    plan = TilePlan(model, shapes, whole, window, preview)
+    if called is not shape:
+        # How long they are is for their node to say.
+        plan.time.made_for = None
+    plan.choose(model, tile_pixels, chunk_frames)
     check_tiled(plan, conds or {}, Grid.of(model))
     clone = model.clone()
     earlier = clone.model_options.get("model_function_wrapper")
@@ -70,11 +79,34 @@ def with_tiles(
     return clone
 
 
+def _in_context(model: Any, shape: Tensor, chunk_frames: int) -> Tensor:
+    """Return the shape that a model is called with: under context windows, that of one.
+
+    Raises:
+        ValueError: chunks by hand beside them.
+    """
+    windows = model.model_options.get("context_handler")
+    length = getattr(windows, "context_length", None)
+    if length is None or getattr(windows, "dim", None) != 2 or shape.ndim != 5:
+        return shape
+    if chunk_frames:
+        raise ValueError(
+            f"expected chunks by this node or by the model's own context windows, got both, "
+            f"{chunk_frames=} and windows of {length}; take Context Windows out, or set "
+            "chunk_frames to 0."
+        )
+    # The host may put the frame before a window in front of it.
+    return shape[:, :, : length + 1]
+
+
 def check_tiled(plan: TilePlan, conds: dict[str, Conditioning], grid: Grid) -> None:
     """Refuse a ControlNet, or a map of half of the cells, that would have to follow tiles."""
+    controls = [entry[1].get("control") for cond in conds.values() for entry in cond]
+    if len(plan.chunks(plan.time.frames)) > 1:
+        for control in controls:
+            cut_time(control, Chunk(0, plan.most), plan.time.frames, "control", plan)
     if len(plan.boxes(plan.size, plan.tile)) == 1:
         return
-    controls = (entry[1].get("control") for cond in conds.values() for entry in cond)
     for control in controls:
         crop(control, (slice(None), slice(None)), plan.size, "control", plan)
     for name, key, size in maps(conds, grid):
@@ -111,10 +143,13 @@ def make_estimate(plan: TilePlan) -> Callable:
         executor: Callable, model: Any, noise_shape: Any, *args: Any, **kwargs: Any
     ) -> Any:
         if len(plan.shapes) > 1:
-            pack = [noise_shape[0], *plan.sampled(plan.tile)[1:]]
+            pack = [noise_shape[0], *plan.sampled(plan.tile, plan.most)[1:]]
             return executor(model, pack, *args, **kwargs)
         size = tuple(noise_shape[-2:])
-        return executor(model, [*noise_shape[:-2], *plan.real(size, plan.tile)], *args, **kwargs)
+        piece = [*noise_shape[:-2], *plan.real(size, plan.tile)]
+        if len(piece) == 5:
+            piece[2] = plan.time.longest(piece[2], plan.most)
+        return executor(model, piece, *args, **kwargs)
 
     return estimate
 
@@ -122,105 +157,95 @@ def make_estimate(plan: TilePlan) -> Callable:
 def evaluate(
     plan: TilePlan, apply_model: Callable, x: Tensor, t: Tensor, conditioning: dict
 ) -> Tensor:
-    """Call the model tile by tile; on running out of memory, again with smaller tiles.
+    """Call the model piece by piece; on running out of memory, again with smaller ones.
 
     Args:
         apply_model: the host's, (x, t, **conditioning) -> clean estimate like x.
         conditioning: what the host would hand the model with x; not changed.
     """
-    size = tuple(unpack(x, conditioning.get(SHAPES_KEY)).video.shape[-2:])
+    parts = unpack(x, conditioning.get(SHAPES_KEY))
+    size, frames = tuple(parts.video.shape[-2:]), _frames(parts.video)
     while True:
-        tile = plan.tile
+        tile, most = plan.tile, plan.most
+        call = _Pieces(plan, plan.boxes(size, tile), plan.chunks(frames, most), tile)
         try:
-            return _evaluate_once(plan, tile, apply_model, x, t, conditioning)
+            return call(apply_model, x, t, conditioning)
         except MEMORY_ERRORS as error:
-            if not is_out_of_memory(error) or not plan.shrink(size, tile):
+            if not is_out_of_memory(error) or not plan.shrink(size, frames, tile, most):
                 raise
         # Outside of the except block, where the tensors of the failed call are free.
         comfy.model_management.soft_empty_cache()
 
 
-def _evaluate_once(
-    plan: TilePlan, tile: Size, apply_model: Callable, x: Tensor, t: Tensor, conditioning: dict
-) -> Tensor:
-    parts = unpack(x, conditioning.get(SHAPES_KEY))
-    size = tuple(parts.video.shape[-2:])
-    if len(plan.boxes(size, tile)) == 1:
-        return apply_model(x, t, **conditioning)
-    plan.caches.log_once()
-    conditioning = plan.caches.without_step_cache(conditioning)
+class _Pieces:
+    """One evaluation in the tiles of each chunk."""
 
-    def call(part: Tensor, box: Box) -> Tensor:
-        crops = {name: crop(value, box, size, name, plan) for name, value in conditioning.items()}
-        options = crops.get("transformer_options", {})
+    def __init__(self, plan: TilePlan, boxes: list[Box], chunks: list[Chunk], tile: Size):
+        self.plan, self.boxes, self.chunks, self.tile = plan, boxes, chunks, tile
+
+    def __call__(self, apply_model: Callable, x: Tensor, t: Tensor, conditioning: dict) -> Tensor:
+        if len(self.boxes) == len(self.chunks) == 1:
+            return apply_model(x, t, **conditioning)
+        plan, parts = self.plan, unpack(x, conditioning.get(SHAPES_KEY))
+        plan.caches.log_once()
+        conditioning = plan.caches.without_step_cache(conditioning)
+        frames = _frames(parts.video)
+        with plan.caches.checked(apply_model) as checked:
+
+            def run(video: Tensor, chunk: Chunk) -> Tensor:
+                here = conditioning
+                if len(self.chunks) > 1:
+                    here = self._cut(conditioning, chunk, frames)
+                heard = Parts(video, self._sound(parts.audio, chunk, frames))
+                return self._in_tiles(checked, heard, t, here)
+
+            if parts.video.ndim == 5:
+                video = in_chunks(run, parts.video, self.chunks)
+            else:
+                video = run(parts.video, self.chunks[0])
+        # Every piece hears the audio, and none may change it.
+        return parts.with_video(video).packed()
+
+    def _cut(self, conditioning: dict, chunk: Chunk, frames: int) -> dict:
+        cut = {
+            name: cut_time(value, chunk, frames, name, self.plan)
+            for name, value in conditioning.items()
+        }
+        options = cut.get("transformer_options", {})
         if KEEP_KEY in options:
-            keep = options[KEEP_KEY][(..., *box)]
-            if not keep.any():
-                # Anything will do: `with_mask` puts the upsampled preview where it skips.
-                return part
-            crops["transformer_options"] = {**options, KEEP_KEY: keep}
-        here = parts.with_video(part)
-        if parts.audio is not None:
-            crops[SHAPES_KEY] = here.shapes
-        return unpack(checked(here.packed(), t, **crops), here.shapes).video
+            keep = options[KEEP_KEY][chunk.start : chunk.stop]
+            cut["transformer_options"] = {**options, KEEP_KEY: keep}
+        return cut
 
-    with plan.caches.checked(apply_model) as checked:
-        video = in_tiles(call, parts.video, tile, plan.overlap, plan.patch)
-    # Every tile hears the audio, and none may change it.
-    return parts.with_video(video).packed()
+    def _sound(self, audio: Tensor | None, chunk: Chunk, frames: int) -> Tensor | None:
+        if audio is None or len(self.chunks) == 1:
+            return audio
+        axis = self.plan.audio_axis
+        sound = self.plan.time.sound(chunk, frames, audio.shape[axis])
+        return audio.narrow(axis, sound.start, sound.stop - sound.start)
 
+    def _in_tiles(self, apply_model: Callable, parts: Parts, t: Tensor, conditioning: dict):
+        """Compute the video of one chunk."""
+        plan, size = self.plan, tuple(parts.video.shape[-2:])
 
-def crop(value: Any, box: Box, size: Size, name: str, plan: TilePlan) -> Any:
-    """Cut conditioning to a tile where it lies on the grid of the latent, in cells or in pixels.
+        def call(part: Tensor, box: Box) -> Tensor:
+            crops = conditioning
+            if len(self.boxes) > 1:
+                crops = {name: crop(value, box, size, name, plan) for name, value in crops.items()}
+            options = crops.get("transformer_options", {})
+            if KEEP_KEY in options:
+                keep = options[KEEP_KEY][(..., *box)]
+                if not keep.any():
+                    # Anything will do: `with_mask` puts the upsampled preview where it skips.
+                    return part
+                crops = {**crops, "transformer_options": {**options, KEEP_KEY: keep}}
+            here = parts.with_video(part)
+            if parts.audio is not None:
+                crops = {**crops, SHAPES_KEY: here.shapes}
+            return unpack(apply_model(here.packed(), t, **crops), here.shapes).video
 
-    Raises:
-        ValueError: a ControlNet, or a map of another size.
-    """
-    if name == "control" and value is not None:
-        raise ValueError(
-            f"a ControlNet sees the whole picture and cannot follow tiles of "
-            f"{plan.pixels(plan.tile)} pixels; take it out, or choose a size that fits in one "
-            "piece."
-        )
-    if name in NEVER_CUT:
-        return value
-    if name == "minimax_payload":
-        return crop_payload(value, box, plan.patch)
-    if isinstance(value, (list, tuple)):
-        return type(value)(crop(each, box, size, name, plan) for each in value)
-    if not isinstance(value, Tensor) or value.ndim < 4:
-        return value
-    for unit in (1, plan.cell):
-        if tuple(value.shape[-2:]) == (size[0] * unit, size[1] * unit):
-            return value[(..., *(slice(part.start * unit, part.stop * unit) for part in box))]
-    if name in OFF_GRID:
-        return value
-    raise ValueError(
-        f"conditioning {name!r} {tuple(value.shape)} does not lie on the grid of the "
-        f"latent, {size[0]} x {size[1]} cells, and cannot follow its tiles; take it out, or choose "
-        "a size that fits in one piece."
-    )
+        return in_tiles(call, parts.video, self.tile, plan.overlap, plan.patch)
 
 
-def crop_payload(payload: dict, box: Box, patch: int) -> dict:
-    """Cut the keyframes of MiniMax H3 to a tile; references keep their own grid.
-
-    Args:
-        payload: what the host hands the network of it; not changed. Its layout of tokens is left
-            out, so that the network makes it for the tile.
-        patch: cells of a token along a side; keyframes are padded to whole ones, the video is not.
-    """
-    cells = tuple(slice(part.start, part.start + ceil((part.stop - part.start) / patch) * patch)
-                  for part in box)  # fmt: skip
-    keyframes = [
-        {**keyframe, "latent": keyframe["latent"][(..., *cells)]}
-        if keyframe.get("latent") is not None else keyframe
-        for keyframe in payload.get("keyframes") or ()
-    ]  # fmt: skip
-    cut = [keyframe["latent"] for keyframe in keyframes if keyframe.get("latent") is not None]
-    out = {key: value for key, value in payload.items() if key != "layout"}
-    if keyframes:
-        out["keyframes"] = keyframes
-        # The host lists the references behind them.
-        out["cond_video_latents"] = cut + payload["cond_video_latents"][len(cut) :]
-    return out
+def _frames(video: Tensor) -> int:
+    return video.shape[2] if video.ndim == 5 else 1

@@ -36,6 +36,8 @@ class RefineSettings:
     """As in `RefinerTraits`."""
     refine_audio: bool = False
     """Whether audio beside the video is noised and sampled with it; else it stays, bit for bit."""
+    chunk_frames: int = 0
+    """Pixel frames that the model sees at once; 0 = those that it was made for, if they fit."""
 
     def __post_init__(self):
         from_zero = self.time == "t"
