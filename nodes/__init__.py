@@ -4,13 +4,12 @@ from comfy_api.latest import ComfyExtension, io
 
 from .colour import SurfColourMatch
 from .compile import SurfCompile
-from .decode import SurfVAEDecode
+from .decode import SurfDecodeVideo, SurfVAEDecode
 from .draft_files import SurfLoadDraft, SurfSaveDraft
 from .drafts import SurfDrafts, SurfFinishDraft, SurfStartDrafts
 from .guiders import SurfReshiftAnyGuider, SurfReshiftLadder
 from .image_to_video import SurfImageToVideo
 from .loader import SurfRefinerLoader
-from .plan import SurfPlan
 from .preview import SurfLatentDownscale, SurfReshiftGuider, SurfReshiftKSampler
 from .refine import SurfRefiner
 from .seedvr2 import SurfSeedVR2Skip
@@ -39,11 +38,11 @@ class SurfExtension(ComfyExtension):
             SurfSeedVR2Skip,
             SurfCompile,
             SurfVAEDecode,
+            SurfDecodeVideo,
             SurfImageToVideo,
             SurfStartDrafts,
             SurfDrafts,
             SurfFinishDraft,
             SurfSaveDraft,
             SurfLoadDraft,
-            SurfPlan,
         ]

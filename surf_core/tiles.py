@@ -3,7 +3,8 @@
 Dims: H, W rows and columns, in latent cells unless the caller says pixels; any axes before them.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import pairwise
 from math import ceil, pi
 
@@ -163,30 +164,70 @@ def crossfade(
     """
     out: Tensor | None = None
     done = 0
-    for start, part in zip(starts, parts, strict=True):
+    for block in crossfading(parts, starts, length, axis, partial(rise, looks_ahead=looks_ahead)):
+        if out is None:
+            shape = list(block.shape)
+            shape[axis] = length
+            out = block.new_empty(shape)
+        out.narrow(axis, done, block.shape[axis]).copy_(block)
+        done += block.shape[axis]
+    assert out is not None
+    return out
+
+
+def crossfading(
+    parts: Iterable[Tensor],
+    starts: list[int],
+    length: int,
+    axis: int,
+    fade: Callable[[int], Tensor],
+) -> Iterator[Tensor]:
+    """Yield the frames of `crossfade` in order, as soon as no later stretch changes them.
+
+    Args:
+        parts, starts, length, axis: as there; a part's last frames are held until the next one.
+        fade: weight of the later stretch in each of so many shared frames, see `rise`.
+
+    Yields:
+        [.., frames, ..], views of the parts where nothing is shared; `length` frames in all.
+
+    Raises:
+        ValueError: as there.
+    """
+    held: Tensor | None = None
+    done = 0
+    for start, following, part in zip(starts, [*starts[1:], length], parts, strict=True):
         shared, stop = done - start, start + part.shape[axis]
         if shared < 0 or not done < stop <= length:
             raise ValueError(
                 f"expected frames that go on from {done} of {length}, got {start} to {stop}; cut "
                 "time only for a decoder that makes as many frames of each latent frame."
             )
-        if out is None:
-            shape = list(part.shape)
-            shape[axis] = length
-            out = part.new_empty(shape)
-        if shared:
-            share = _rise(shared, looks_ahead).to(out)
-            share = share.view(-1, *[1] * (out.ndim - axis - 1))
-            old = out.narrow(axis, start, shared)
-            old.lerp_(part.narrow(axis, 0, shared), share)
-        out.narrow(axis, done, stop - done).copy_(part.narrow(axis, shared, stop - done))
+        rest = part.narrow(axis, shared, stop - done)
+        if held is not None and shared:
+            weights = fade(shared).view(-1, *[1] * (part.ndim - axis - 1))
+            blended = _mixed(held, part.narrow(axis, 0, shared), weights)
+            if following < done:
+                rest, shared = torch.cat([blended, rest], axis), 0
+            else:
+                yield blended
+        ready = min(following, stop) - start - shared
+        if ready:
+            yield rest.narrow(axis, 0, ready)
+        held = rest.narrow(axis, ready, rest.shape[axis] - ready).clone()
         done = stop
-    if out is None or done != length:
+    if done != length:
         raise ValueError(f"expected {length} frames, got {done}; decode all latent frames.")
-    return out
 
 
-def _rise(shared: int, looks_ahead: bool) -> Tensor:
+def _mixed(old: Tensor, new: Tensor, weights: Tensor) -> Tensor:
+    """Blend two parts in their own precision; whole numbers are rounded."""
+    if old.is_floating_point():
+        return old.lerp(new, weights.to(old))
+    return old.float().lerp(new.float(), weights.to(old.device).float()).round().to(old.dtype)
+
+
+def rise(shared: int, looks_ahead: bool) -> Tensor:
     """Return the weight of the later stretch in each shared frame: [shared], float64, 0 to 1."""
     wave = max(1, shared // 3)
     after = wave if looks_ahead else 0

@@ -85,7 +85,6 @@ class Patcher:
         self.model.process_latent_in = Wan21().process_in
         self.model.process_latent_out = Wan21().process_out
         self.model.memory_required = lambda input_shape: 0
-        self.model.get_dtype = lambda: torch.float32
         self.model.model_sampling = type("Sampling", kind, {})()
         self.velocity = velocity or (lambda x, sigma, cond: x + cond)
         self.model_options, self.wrappers, self.object_patches = {}, {}, {}
@@ -295,10 +294,6 @@ def get_free_memory(dev=None, torch_free_too=False):
     return 2**40
 
 
-def loaded_models(only_currently_used=False):
-    return []
-
-
 def soft_empty_cache(force=False):
     pass
 
@@ -337,7 +332,6 @@ def contents():
             "get_torch_device": get_torch_device,
             "get_total_memory": get_total_memory,
             "intermediate_device": intermediate_device,
-            "loaded_models": loaded_models,
             "soft_empty_cache": soft_empty_cache,
             "throw_exception_if_processing_interrupted": throw_exception_if_processing_interrupted,
         },
@@ -359,7 +353,9 @@ def contents():
         },
         "comfy.patcher_extension": {"WrappersMP": WrappersMP},
         "comfy_api": {},
-        "comfy_api.latest": {"io": api.io, "ui": api.ui, "ComfyExtension": object},
+        "comfy_api.latest": {
+            "io": api.io, "ui": api.ui, "InputImpl": api.InputImpl, "ComfyExtension": object,
+        },
         "latent_preview": {"prepare_callback": prepare_callback},
     }  # fmt: skip
     models = load_beside("host_stub_models.py", "host_stub_models")

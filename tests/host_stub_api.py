@@ -56,7 +56,7 @@ class NodeOutput:
 
 def types():
     """Name -> the host's class of a type of sockets."""
-    plain = ("Model", "Conditioning", "Latent", "Guider", "Vae", "Image")
+    plain = ("Model", "Conditioning", "Latent", "Guider", "Vae", "Image", "Audio", "Video")
     named = ("Int", "Float", "Combo", "Boolean", "String")
     made = {name: socket(name.upper()) for name in plain + named}
     return made | {"ClipVisionOutput": socket("CLIP_VISION_OUTPUT")}
@@ -87,4 +87,10 @@ class SavedImages:
     is_animated: bool = False
 
 
+class VideoFromFile:
+    def __init__(self, file):
+        self.file = file
+
+
+InputImpl = SimpleNamespace(VideoFromFile=VideoFromFile)
 ui = SimpleNamespace(ImageSaveHelper=ImageSaveHelper, SavedImages=SavedImages)

@@ -21,6 +21,7 @@ SCRIPTS = {
     "window_cases.py": ("window_cases.py",),
     "colour_cases.py": ("colour_cases.py",),
     "decode_cases.py": ("decode_cases.py",),
+    "decode_video_cases.py": ("decode_video_cases.py",),
     "compile_cases.py": ("compile_cases.py",),
     "refiner_cases.py": ("refiner_cases.py",),
     "made_for_cases.py": ("made_for_cases.py",),
@@ -43,7 +44,6 @@ SCRIPTS = {
     "av_refine_cases.py": ("av_refine_cases.py",),
     "av_anchor_cases.py": ("av_anchor_cases.py",),
     "draft_cases.py": ("draft_cases.py",),
-    "plan_cases.py": ("plan_cases.py",),
 }
 """Script -> the files that hold its cases."""
 CASES = [

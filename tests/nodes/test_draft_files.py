@@ -142,7 +142,7 @@ def test_foreign_and_damaged_files_are_refused(folders):
 
 
 def test_the_graph_goes_along_unless_the_host_is_told_to_save_none(folders, monkeypatch):
-    class Hidden:
+    class PromptOfAGraph:
         prompt = {"1": {"class_type": "A"}}
         extra_pnginfo = {"workflow": {"nodes": []}}
 
@@ -150,12 +150,12 @@ def test_the_graph_goes_along_unless_the_host_is_told_to_save_none(folders, monk
         with safe_open(folders / "output" / name, "pt") as file:
             return {key for key in file.metadata() if not key.startswith("surf.")}
 
-    assert texts(save(latent(), "a", graph_of(Hidden))[0]) == {"prompt", "workflow"}
+    assert texts(save(latent(), "a", graph_of(PromptOfAGraph))[0]) == {"prompt", "workflow"}
     assert texts(save(latent(), "a", graph_of(None))[0]) == set()
     large = {"prompt": "x" * 2**22}
     assert texts(save(latent(), "a", large)[0]) == set()
     monkeypatch.setattr(comfy.cli_args.args, "disable_metadata", True)
-    assert texts(save(latent(), "a", graph_of(Hidden))[0]) == set()
+    assert texts(save(latent(), "a", graph_of(PromptOfAGraph))[0]) == set()
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """Decode, upsample and colour-match frames, in pieces that fit the memory."""
 
 from .colour_match import match_images
-from .decode import DecodePlan, check_piece, decode_latent, plan_decode
+from .decode import check_piece, decode_latent
 from .frame_count import frames_of, latent_frames_for, with_frame_count
 from .out_of_memory import MEMORY_ERRORS, is_out_of_memory
 from .pictures import (
@@ -20,9 +20,9 @@ from .upsample import (
     encode_frames,
     upsample_latent,
 )
+from .video_file import decode_to_file
 
 __all__ = [
-    "DecodePlan",
     "MEMORY_ERRORS",
     "UPSAMPLE_METHODS",
     "check_has_vae",
@@ -33,6 +33,7 @@ __all__ = [
     "check_values",
     "decode_frames",
     "decode_latent",
+    "decode_to_file",
     "encode_frames",
     "encode_pictures",
     "fit_picture",
@@ -41,7 +42,6 @@ __all__ = [
     "latent_frames",
     "latent_frames_for",
     "match_images",
-    "plan_decode",
     "upsample_latent",
     "with_frame_count",
 ]

@@ -75,13 +75,13 @@ class Decoding:
         Causal VAEs keep a few frames in memory, however long the clip is; others hold all.
         """
         fewest = min(SHORTEST, self.latent_frames)
-        if not self._divisible() or self._used(piece, fewest) >= self._used(piece):
+        if not self.divisible() or self._used(piece, fewest) >= self._used(piece):
             return self.latent_frames
         room = USABLE_MEMORY * comfy.model_management.get_total_memory(self.vae.device)
         fitting = (n for n in range(self.at_most, fewest, -1) if self.needed(piece, n) <= room)
         return next(fitting, fewest)
 
-    def _divisible(self) -> bool:
+    def divisible(self) -> bool:
         """Say whether part of the latent frames decodes to as many frames as within the clip."""
         counts = range(1, self.latent_frames + 1)
         even = all(self.frames(n) == 1 + (n - 1) * self.rate for n in counts)
@@ -96,16 +96,12 @@ class Decoding:
         Returns:
             [B * F, rows, columns, channels].
         """
-        return retry_smaller(self.run, self.size, self.choose(side), self.cell, "decoding")
-
-    def choose(self, side: int = 0) -> Size:
-        """Choose what pieces may be at most: `side` pixels, or for 0 as large as fits."""
         limit = (side, side) if side else self._choose(self.latent_frames)
         least = min(self.latent_frames, LEAST_STRETCH)
         if self.at_a_time(real_piece(self.size, limit, self.cell)) < least:
             smaller = self._choose(least)
             limit = (min(limit[0], smaller[0]), min(limit[1], smaller[1]))
-        return limit
+        return retry_smaller(self.run, self.size, limit, self.cell, "decoding")
 
     def _choose(self, latent_frames: int) -> Size:
         def on_device(piece: Size) -> float:
@@ -136,7 +132,7 @@ class Decoding:
             else:
                 parts = (call(samples[:, :, slice(*span)]) for span in stretches)
                 starts = [start * self.rate for start, _ in stretches]
-                decoded = crossfade(parts, starts, self.frames(), 1, _looks_ahead(self.vae))
+                decoded = crossfade(parts, starts, self.frames(), 1, looks_ahead(self.vae))
             return decoded.reshape(-1, *decoded.shape[-3:]).movedim(-1, 1)
 
         frames = blend(one, self.size, limit, PIECE_OVERLAP, self.cell).movedim(1, -1)
@@ -194,7 +190,7 @@ def pixels_on_device(vae: Any, frames: int, piece: Size) -> float:
     return frames * piece[0] * piece[1] * 3 * vae.vae_dtype.itemsize
 
 
-def _looks_ahead(vae: Any) -> bool:
+def looks_ahead(vae: Any) -> bool:
     """Say whether frames depend on later ones, as with LTX-V; most VAEs of video are causal."""
     decoder = getattr(getattr(vae, "first_stage_model", None), "decoder", None)
     return getattr(decoder, "causal", True) is False

@@ -46,8 +46,8 @@ def with_frame_count(latent: dict, vae: Any, frames: int) -> dict:
     return {**latent, KEY: frames}
 
 
-def cut_frames(latent: dict, samples: Tensor, vae: Any, decoded: Tensor) -> Tensor:
-    """Cut off the frames that a video was filled up with: [B * F, rows, columns, channels].
+def kept_frames(latent: dict, samples: Tensor, vae: Any) -> int | None:
+    """Return the frames of a video before it was filled up; None where nothing is known of it.
 
     A count that does not belong to the latent, which other nodes have cut, is passed over.
 
@@ -56,8 +56,14 @@ def cut_frames(latent: dict, samples: Tensor, vae: Any, decoded: Tensor) -> Tens
     """
     count = latent.get(KEY)
     if not isinstance(count, int) or count < 1 or samples.ndim != 5:
-        return decoded
-    if latent_frames_for(vae, count) != samples.shape[2]:
+        return None
+    return count if latent_frames_for(vae, count) == samples.shape[2] else None
+
+
+def cut_frames(latent: dict, samples: Tensor, vae: Any, decoded: Tensor) -> Tensor:
+    """Cut off the frames that a video was filled up with: [B * F, rows, columns, channels]."""
+    count = kept_frames(latent, samples, vae)
+    if count is None:
         return decoded
     videos = decoded.unflatten(0, (len(samples), -1))
     if videos.shape[1] <= count:
