@@ -10,6 +10,7 @@ from .drafts import SurfDrafts, SurfFinishDraft, SurfStartDrafts
 from .guiders import SurfReshiftAnyGuider, SurfReshiftLadder
 from .image_to_video import SurfImageToVideo
 from .loader import SurfRefinerLoader
+from .plan import SurfPlan
 from .preview import SurfLatentDownscale, SurfReshiftGuider, SurfReshiftKSampler
 from .refine import SurfRefiner
 from .seedvr2 import SurfSeedVR2Skip
@@ -45,4 +46,5 @@ class SurfExtension(ComfyExtension):
             SurfFinishDraft,
             SurfSaveDraft,
             SurfLoadDraft,
+            SurfPlan,
         ]

@@ -254,6 +254,33 @@ INPUTS = {
         "filename_prefix": widget("STRING", "drafts/ComfyUI"),
     },
     "SurfLoadDraft": {"file": widget("COMBO", options=[HOST])},
+    "SurfPlan": {
+        "model": socket("MODEL"),
+        "latent": socket("LATENT"),
+        "steps": widget("INT", 40, min=1, max=10000),
+        "switch_step": widget("INT", 10, min=0, max=10000),
+        "cfg": widget("FLOAT", 7.5, min=0.0, max=100.0, step=0.1, round=0.01),
+        "cfg_low": widget("FLOAT", 5.0, min=0.0, max=100.0, step=0.1, round=0.01),
+        "low_resolution": widget("COMBO", "by scale", options=SMALLER),
+        "low_scale": widget("FLOAT", 0.5, min=0.1, max=1.0, step=0.05),
+        "low_width": widget("INT", 416, min=16, max=8192, step=16, advanced=True),
+        "low_height": widget("INT", 240, min=16, max=8192, step=16, advanced=True),
+        "refine_steps": widget("INT", 10, min=0, max=1000),
+        "resolution": widget("COMBO", "1080p", options=LARGER),
+        "scale": widget("FLOAT", 2.0, min=1.0, max=8.0, step=0.05),
+        "width": widget("INT", 1920, min=16, max=16384, step=8),
+        "height": widget("INT", 1088, min=16, max=16384, step=8),
+        "refine_cfg": widget("FLOAT", 4.5, min=0.0, max=100.0, step=0.1),
+        "window": widget("INT", 4, min=0, max=1024),
+        "keep": widget("FLOAT", 1.0, min=0.05, max=1.0, step=0.05),
+        "tile": widget("INT", 0, min=0, max=16384, step=16, advanced=True),
+        "chunk_frames": widget("INT", 0, min=0, max=16384, advanced=True),
+        "calibrate": widget("BOOLEAN", False),
+        "refiner": socket("MODEL", optional=True),
+        "vae": socket("VAE", optional=True),
+        "positive": socket("CONDITIONING", optional=True),
+        "negative": socket("CONDITIONING", optional=True),
+    },
 }
 """Node id -> input id -> what is neither None nor False; a default of False counts."""
 OUTPUTS = {
@@ -298,6 +325,7 @@ OUTPUTS = {
     "SurfFinishDraft": {"latent": "LATENT", "seed": "INT"},
     "SurfSaveDraft": {"draft": "LATENT"},
     "SurfLoadDraft": {"draft": "LATENT", "plan": "STRING"},
+    "SurfPlan": {"model": "MODEL", "report": "STRING"},
 }
 """Node id -> output -> type."""
 FIELDS = (

@@ -85,6 +85,7 @@ class Patcher:
         self.model.process_latent_in = Wan21().process_in
         self.model.process_latent_out = Wan21().process_out
         self.model.memory_required = lambda input_shape: 0
+        self.model.get_dtype = lambda: torch.float32
         self.model.model_sampling = type("Sampling", kind, {})()
         self.velocity = velocity or (lambda x, sigma, cond: x + cond)
         self.model_options, self.wrappers, self.object_patches = {}, {}, {}
@@ -294,6 +295,10 @@ def get_free_memory(dev=None, torch_free_too=False):
     return 2**40
 
 
+def loaded_models(only_currently_used=False):
+    return []
+
+
 def soft_empty_cache(force=False):
     pass
 
@@ -332,6 +337,7 @@ def contents():
             "get_torch_device": get_torch_device,
             "get_total_memory": get_total_memory,
             "intermediate_device": intermediate_device,
+            "loaded_models": loaded_models,
             "soft_empty_cache": soft_empty_cache,
             "throw_exception_if_processing_interrupted": throw_exception_if_processing_interrupted,
         },

@@ -60,6 +60,23 @@ def audio_tokens(shape: ModelShape, frames: int) -> int:
     return shape.audio.latent_tokens * round(seconds * shape.audio.latents_per_second)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Work:
+    """Floating point operations, by what runs them: their rates differ."""
+
+    linear: int
+    """Of the linear maps, whose number grows with the tokens, and of cross-attention."""
+    pairs: int
+    """Of self-attention, whose number grows with the square of the tokens of a window."""
+
+    @property
+    def flops(self) -> int:
+        return self.linear + self.pairs
+
+    def __mul__(self, count: int) -> "Work":
+        return Work(linear=count * self.linear, pairs=count * self.pairs)
+
+
 def forward_flops(
     shape: ModelShape,
     frames: int,
@@ -68,7 +85,19 @@ def forward_flops(
     window: int = 0,
     kept: Sequence[int] | None = None,
 ) -> int:
-    """Price one forward of one sample; guidance runs two.
+    """Price one forward of one sample; guidance runs two. See `forward_work`."""
+    return forward_work(shape, frames, height, width, window, kept).flops
+
+
+def forward_work(
+    shape: ModelShape,
+    frames: int,
+    height: int,
+    width: int,
+    window: int = 0,
+    kept: Sequence[int] | None = None,
+) -> Work:
+    """Count the operations of one forward of one sample.
 
     Per layer, with D_a for the width of all heads: 4 D D_a + 2 D ffn multiply-adds a token for the
     linear maps of self-attention and feed-forward (3 D ffn with a gate), 2 N^2 D_a for
@@ -83,9 +112,6 @@ def forward_flops(
         window: latent frames of a self-attention window; 0 is full attention.
         kept: tokens that are computed in each token frame (`skip.Packing.counts`); None for all.
             A window then attends to the kept tokens of its frames.
-
-    Returns:
-        Floating point operations.
 
     Raises:
         ValueError: a size below 1, a window of 1 or of a model that has its own, or kept tokens
@@ -107,7 +133,7 @@ def forward_flops(
     layer = _stream_products(shape, video + joined, text * (not shape.joint_text))
     if streams:
         layer += _audio_products(shape, video, sound)
-    total = shape.layers * layer
+    attended = 0
     for shifted in (False, True):
         if shape.boxes is None:
             bounds = token_bounds(counts, segments(depth, window, shifted))
@@ -116,8 +142,8 @@ def forward_flops(
         else:
             grid = depth, *token_sides(shape, height, width)
             pairs = round(box_pairs(shape.boxes, grid, counts, joined, shifted))
-        total += (shape.layers + (not shifted)) // 2 * 2 * pairs * _heads_dim(shape)
-    return 2 * total
+        attended += (shape.layers + (not shifted)) // 2 * 2 * pairs * _heads_dim(shape)
+    return Work(linear=2 * shape.layers * layer, pairs=2 * attended)
 
 
 def _heads_dim(shape: ModelShape) -> int:

@@ -65,6 +65,8 @@ class ModelShape:
     """Width of a text token before the model."""
     freq_dim: int = 256
     """Width of the timestep's features."""
+    live: float = 0.0
+    """Vectors of `dim` a token that the network of a host holds at once, at most; 0: not known."""
     block: str = "wan"
     """The block, see `surf_core.refiner.RefinerConfig`; the operations do not depend on it."""
 

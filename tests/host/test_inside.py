@@ -44,6 +44,7 @@ SCRIPTS = {
     "av_refine_cases.py": ("av_refine_cases.py",),
     "av_anchor_cases.py": ("av_anchor_cases.py",),
     "draft_cases.py": ("draft_cases.py",),
+    "plan_cases.py": ("plan_cases.py",),
 }
 """Script -> the files that hold its cases."""
 CASES = [

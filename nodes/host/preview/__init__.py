@@ -1,8 +1,8 @@
 """Sample with a switch of resolution: its plan, a guider, a KSampler."""
 
 from .any_guider import LADDER, Ladder, parse_ladder, reshift_any
-from .guider import reshift_guider
-from .ksampler import SAME, sample_preview, samplers, schedulers
+from .guider import cfg_guider, reshift_guider
+from .ksampler import SAME, sample_preview, samplers, schedule, schedulers
 from .pictures import Pictures
 from .plan import Switch, check_low_sides, check_switch_step
 from .sides import Sides, check_expert_numbers, take
@@ -14,6 +14,7 @@ __all__ = [
     "Pictures",
     "Sides",
     "Switch",
+    "cfg_guider",
     "check_expert_numbers",
     "check_low_sides",
     "check_switch_step",
@@ -22,6 +23,7 @@ __all__ = [
     "reshift_guider",
     "sample_preview",
     "samplers",
+    "schedule",
     "schedulers",
     "take",
 ]

@@ -2,7 +2,17 @@
 
 from .frames import check_image_vae, check_preview
 from .run import refine
-from .tile_plan import check_tile
+from .tile_plan import check_tile, reserved
+from .tiling import plan_tiles, with_tiles
 from .traits import RefineSettings
 
-__all__ = ["RefineSettings", "check_image_vae", "check_preview", "check_tile", "refine"]
+__all__ = [
+    "RefineSettings",
+    "check_image_vae",
+    "check_preview",
+    "check_tile",
+    "plan_tiles",
+    "refine",
+    "reserved",
+    "with_tiles",
+]

@@ -145,7 +145,7 @@ class TilePlan:
         Args:
             tiles, lengths: the only ones to choose from; None for any.
         """
-        total = comfy.model_management.get_total_memory(model.load_device) - _reserved()
+        total = comfy.model_management.get_total_memory(model.load_device) - reserved()
         latents = LATENT_COPIES * 4 * sum(map(prod, self.shapes))
         room = max(total - model.model_size(), total / 2) - latents
 
@@ -264,7 +264,7 @@ def _frames(shape: Sequence[int]) -> int:
     return shape[2] if len(shape) == 5 else 1
 
 
-def _reserved() -> float:
+def reserved() -> float:
     """Return the bytes that the host reserves for others; 0 on older hosts."""
     reserved = getattr(comfy.model_management, "extra_reserved_memory", None)
     return reserved() if reserved else 0

@@ -62,13 +62,10 @@ def with_tiles(
     """
     import comfy.patcher_extension
 
-    called = _in_context(model, shape, chunk_frames)
-    shapes = [tuple(part) for part in (called.shape, audio) if part]
-    plan = TilePlan(model, shapes, whole, window, preview)
-    if called is not shape:
-        # How long they are is for their node to say.
-        plan.time.made_for = None
-    plan.choose(model, tile_pixels, chunk_frames)
+    plan = plan_tiles(
+        model, shape, tile_pixels, audio, whole, chunk_frames=chunk_frames, window=window,
+        preview=preview,
+    )  # fmt: skip
     check_tiled(plan, conds or {}, Grid.of(model))
     clone = model.clone()
     earlier = clone.model_options.get("model_function_wrapper")
@@ -77,6 +74,28 @@ def with_tiles(
         comfy.patcher_extension.WrappersMP.PREPARE_SAMPLING, WRAPPER_KEY, make_estimate(plan)
     )
     return clone
+
+
+def plan_tiles(
+    model: Any,
+    shape: Tensor,
+    tile_pixels: int,
+    audio: Sequence[int] | None = None,
+    whole: str = "",
+    *,
+    chunk_frames: int = 0,
+    window: int = 0,
+    preview: Tensor | None = None,
+) -> TilePlan:
+    """Choose the tiles and chunks of a latent; arguments as in `with_tiles`."""
+    called = _in_context(model, shape, chunk_frames)
+    shapes = [tuple(part) for part in (called.shape, audio) if part]
+    plan = TilePlan(model, shapes, whole, window, preview)
+    if called is not shape:
+        # How long they are is for their node to say.
+        plan.time.made_for = None
+    plan.choose(model, tile_pixels, chunk_frames)
+    return plan
 
 
 def _in_context(model: Any, shape: Tensor, chunk_frames: int) -> Tensor:

@@ -2,7 +2,7 @@
 
 from .cell_weights import CellWeights, cell_weights
 from .make_mask import BUILT_IN, Choice, check_encoded, make_mask
-from .report import picture, report
+from .report import flops_text, picture, report, shape_of
 from .seedvr2 import skip_seedvr2
 from .skip_mask import CHOICES, SkipMask
 from .wrapper import with_mask
@@ -15,9 +15,11 @@ __all__ = [
     "SkipMask",
     "cell_weights",
     "check_encoded",
+    "flops_text",
     "make_mask",
     "picture",
     "report",
+    "shape_of",
     "skip_seedvr2",
     "with_mask",
 ]

@@ -90,12 +90,13 @@ def _saving(shape: cost.ModelShape, skip: SkipMask, window: int) -> str:
     less = cost.forward_flops(shape, *clip, window, counts)
     how = f"windows of {window}" if window else "full attention"
     return (
-        f"cost of an evaluation, {how}: {_flops(less)} instead of {_flops(full)}, "
+        f"cost of an evaluation, {how}: {flops_text(less)} instead of {flops_text(full)}, "
         f"{1 - less / full:.1%} saved"
     )
 
 
-def _flops(count: int) -> str:
+def flops_text(count: int) -> str:
+    """Write a number of operations with its unit."""
     size, unit = next((pair for pair in UNITS if count >= pair[0]), UNITS[-1])
     return f"{count / size:.3g} {unit}"
 

@@ -3,16 +3,18 @@
 Dims: B batch, C latent channels, T latent frames, H, W latent cells, F pixel frames.
 """
 
+from dataclasses import dataclass
 from math import ceil
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ....surf_core.tiles import boxes
 from ..nested import is_joint, split
 from .decoding import Decoding
 from .frame_count import cut_frames
-from .memory import PIECE_OVERLAP, PIXEL_BYTES, check_main_memory
+from .memory import PIECE_OVERLAP, PIXEL_BYTES, check_main_memory, real_piece
 
 ADVICE = "decode fewer frames at a time"
 
@@ -94,6 +96,52 @@ def decode(vae: Any, samples: Tensor, what: str, advice: str, side: int = 0) -> 
         # Such a VAE carries state from one part to the next: one video at a time.
         return torch.cat([Decoding(vae, item).decode(side) for item in samples.split(1)])
     return decoding.decode(side)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DecodePlan:
+    """How a latent will be decoded."""
+
+    size: tuple[int, int]
+    """Height and width of the frames in pixels."""
+    piece: tuple[int, int]
+    """Height and width of a piece; `size` where it is whole."""
+    count: int
+    """Pieces of a frame."""
+    latent_frames: int
+    """At a time."""
+    frames: int
+    """Of the whole video, all items."""
+    needed: float
+    """Bytes on the device, as the host estimates."""
+
+    @property
+    def main_memory(self) -> int:
+        """Bytes of main memory that the frames take while they are decoded."""
+        return 2 * self.frames * self.size[0] * self.size[1] * PIXEL_BYTES
+
+
+def plan_decode(vae: Any, samples: Tensor) -> DecodePlan:
+    """Say how a latent of this shape will be decoded, where its side is left to be chosen.
+
+    Args:
+        samples: [B, C, (T,) H, W], on any device, the meta device included.
+
+    Raises:
+        ValueError: a VAE of another kind of latent.
+    """
+    _check_kind(vae, {"samples": samples}, samples)
+    if vae.latent_dim == 2 and samples.ndim == 5:
+        samples = samples[:, :, 0]
+    decoding = Decoding(vae, samples)
+    limit = decoding.choose()
+    piece = real_piece(decoding.size, limit, decoding.cell)
+    stretch = decoding.at_a_time(piece)
+    return DecodePlan(
+        size=decoding.size, piece=piece, latent_frames=stretch,
+        count=len(boxes(decoding.size, limit, PIECE_OVERLAP, decoding.cell)),
+        frames=len(samples) * decoding.frames(), needed=decoding.needed(piece, stretch),
+    )  # fmt: skip
 
 
 def _check_kind(vae: Any, latent: dict, samples: Tensor) -> None:

@@ -96,12 +96,16 @@ class Decoding:
         Returns:
             [B * F, rows, columns, channels].
         """
+        return retry_smaller(self.run, self.size, self.choose(side), self.cell, "decoding")
+
+    def choose(self, side: int = 0) -> Size:
+        """Choose what pieces may be at most: `side` pixels, or for 0 as large as fits."""
         limit = (side, side) if side else self._choose(self.latent_frames)
         least = min(self.latent_frames, LEAST_STRETCH)
         if self.at_a_time(real_piece(self.size, limit, self.cell)) < least:
             smaller = self._choose(least)
             limit = (min(limit[0], smaller[0]), min(limit[1], smaller[1]))
-        return retry_smaller(self.run, self.size, limit, self.cell, "decoding")
+        return limit
 
     def _choose(self, latent_frames: int) -> Size:
         def on_device(piece: Size) -> float:

@@ -1,0 +1,109 @@
+"""Draw a plan: its stages to scale as one bar, beside the bar of the plain run."""
+
+import inspect
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from ..skip import flops_text
+from .report import PricedPlan, size_text, time_text, warnings
+
+WIDTH, MARGIN, BAR, LINE, FONT = 720, 16, 36, 27, 19
+GROUND, TEXT, DIM, PLAIN, WARNING = "#202226", "#eeeeee", "#9aa0a6", "#6b7078", "#ffb454"
+COLOURS = {
+    "before the switch": "#4f9dde", "after the switch": "#58c2a9", "refinement": "#e08f4f",
+}  # fmt: skip
+LONGEST = 3
+"""Warnings in the picture; all are in the text."""
+
+
+def draw(plan: PricedPlan) -> Tensor:
+    """Draw bars and a legend: IMAGE [1, height, 720, 3]."""
+    bars, notes = _bars(plan), _wrapped(plan)
+    lines = len(plan.stages) + 2 + len(notes)
+    height = 2 * MARGIN + 2 * (BAR + LINE) + lines * LINE
+    image = Image.new("RGB", (WIDTH, height), GROUND)
+    canvas, font = ImageDraw.Draw(image), _font()
+    y = MARGIN
+    for title, parts in bars:
+        canvas.text((MARGIN, y), title, fill=TEXT, font=font)
+        _bar(canvas, y + LINE, parts, bars)
+        y += LINE + BAR
+    y += LINE // 2
+    for name, said in _legend(plan):
+        colour = COLOURS.get(name, PLAIN)
+        canvas.rectangle((MARGIN, y + 5, MARGIN + 13, y + 18), fill=colour)
+        canvas.text((MARGIN + 24, y), said, fill=TEXT, font=font)
+        y += LINE
+    for note, colour in notes:
+        canvas.text((MARGIN, y), note, fill=colour, font=font)
+        y += LINE
+    pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
+    return pixels.view(1, height, WIDTH, 3).float() / 255
+
+
+def _font() -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+    """Return Pillow's own font; before 10.1 it has one size."""
+    scales = "size" in inspect.signature(ImageFont.load_default).parameters
+    return ImageFont.load_default(FONT) if scales else ImageFont.load_default()
+
+
+Parts = list[tuple[str, float]]
+
+
+def _bars(plan: PricedPlan) -> list[tuple[str, Parts]]:
+    """Give both bars a title, and lengths in seconds where all are known, else in operations."""
+    timed = plan.seconds is not None and plan.plain_price.seconds is not None
+    names = [each.stage.name for each in plan.stages]
+    if timed:
+        sizes = [price.seconds for price in plan.prices]
+        plain, total = plan.plain_price.seconds, time_text(None, plan.seconds)
+        beside = time_text(plan.plain_price, plain)
+    else:
+        sizes, plain = [each.stage.flops for each in plan.stages], plan.plain_flops
+        total = "" if plan.flops is None else flops_text(plan.flops)
+        beside = "" if plain is None else flops_text(plain)
+        total, beside = (f"{text}, not timed" if text else "not known" for text in (total, beside))
+    known = None not in sizes and plain is not None
+    parts = list(zip(names, sizes, strict=True)) if known else []
+    return [(f"this plan: {total}", parts),
+            (f"plain run at {size_text(plan.plain.pixels)}: {beside}",
+             [("plain run", plain)] if known else [])]  # fmt: skip
+
+
+def _bar(canvas: ImageDraw.ImageDraw, y: int, parts: Parts, bars: list[tuple[str, Parts]]) -> None:
+    """Draw the parts of a bar one after the other, the longest bar from margin to margin."""
+    longest = max((sum(size for _, size in each) for _, each in bars), default=0)
+    x, scale = float(MARGIN), (WIDTH - 2 * MARGIN) / longest if longest else 0
+    for name, size in parts:
+        end = x + size * scale
+        canvas.rectangle((x, y, max(x + 1, end), y + BAR - 10), fill=COLOURS.get(name, PLAIN))
+        x = end
+
+
+def _legend(plan: PricedPlan) -> list[tuple[str, str]]:
+    priced = [*zip(plan.stages, plan.prices, strict=True), (plan.plain, plan.plain_price)]
+    lines = []
+    for each, price in priced:
+        said = [] if each.stage.flops is None else [flops_text(each.stage.flops)]
+        if price.seconds is not None:
+            said.append(time_text(price, price.seconds))
+        said.append(f"{each.memory / 2**30:.2g} GB")
+        what = f"{each.stage.name}, {each.stage.count} x {size_text(each.pixels)}"
+        lines.append((each.stage.name, f"{what}: {', '.join(said)}"))
+    return lines
+
+
+def _wrapped(plan: PricedPlan) -> list[tuple[str, str]]:
+    """Break the warnings into lines of the picture."""
+    lines, wide = [], (WIDTH - 2 * MARGIN) // (FONT // 2 + 1)
+    for said in warnings(plan)[:LONGEST]:
+        line = ""
+        for word in said.split():
+            if len(line) + len(word) >= wide:
+                lines.append((line, WARNING))
+                line = ""
+            line = f"{line} {word}".strip()
+        lines.append((line, WARNING))
+    return lines

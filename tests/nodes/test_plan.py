@@ -1,0 +1,348 @@
+"""Surf Plan on the fake host: counts by hand, seconds by a fake clock, warnings, one picture."""
+
+import comfy.model_management as management
+import host_stub
+import pytest
+import torch
+from surf.nodes.host.plan import measure as measuring
+from surf.nodes.host.plan import picture
+from surf.nodes.plan import SurfPlan
+from surf.surf_core.chunks import chunks
+from surf.surf_core.cost import WAN_1_3B, forward_flops, forward_work
+from surf.tests.node_calls import changes, kept
+from surf.tests.nodes.skip_node import CellVae, Unpriced, WanModel, wan
+
+DEFAULTS = {
+    "steps": 40, "switch_step": 10, "cfg": 7.5, "cfg_low": 1.0, "low_resolution": "by scale",
+    "low_scale": 0.5, "low_width": 416, "low_height": 240, "refine_steps": 8,
+    "resolution": "by scale", "scale": 2.0, "width": 1920, "height": 1088, "refine_cfg": 1.0,
+    "window": 0, "keep": 1.0, "tile": 0,
+}  # fmt: skip
+PIXELS = {"high": (480, 832), "low": (240, 416), "720p": (720, 1280)}
+MODEL = 1e-13, 2e-13
+"""A machine: seconds an operation of linear maps, and of self-attention."""
+
+
+def latent(frames=21, rows=60, columns=104):
+    return {"samples": torch.zeros(1, 16, frames, rows, columns)}
+
+
+def prompt(seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return [[torch.randn(1, 512, 8, generator=generator), {}]]
+
+
+def run(model=None, samples=None, **changed):
+    """Outputs of the node: model, report; and what it shows."""
+    out = SurfPlan.execute(model=model or wan(), latent=samples or latent(), **DEFAULTS | changed)
+    return *out.args, out.ui
+
+
+def pflops(name, frames=81, window=0):
+    return forward_flops(WAN_1_3B, frames, *PIXELS[name], window) / 1e15
+
+
+def rows_of(report):
+    """Stage -> its row of the table, cut where two spaces are."""
+    lines = report.split("\n\n")[0].splitlines()[1:]
+    cut = [[part.strip() for part in line.split("  ") if part.strip()] for line in lines]
+    return {row[0]: row[1:] for row in cut}
+
+
+class Clock:
+    """Time that passes when the model is evaluated, by the operations of its size."""
+
+    def __init__(self, monkeypatch, small=1):
+        self.now, self.small, self.sizes = 0.0, small, []
+        monkeypatch.setattr(measuring, "clock", lambda: self.now)
+
+    def of(self, frames, rows, columns, window=0):
+        work = forward_work(WAN_1_3B, 1 + 4 * (frames - 1), 8 * rows, 8 * columns, window)
+        return MODEL[0] * work.linear + MODEL[1] * work.pairs
+
+    def model(self, **changed):
+        def velocity(x, sigma, cond):
+            self.sizes.append(tuple(x.shape[-2:]))
+            self.now += self.of(*x.shape[-3:])
+            return x
+
+        model = wan()
+        model.velocity = velocity
+        return model
+
+
+def test_operations_are_counted_by_hand():
+    model, report, _ = run(resolution="720p")
+    rows = rows_of(report)
+    assert rows["before the switch"][:3] == ["832 x 480", "10 x 2", "32760"]
+    assert rows["after the switch"][:3] == ["416 x 240", "30", "8190"]
+    assert rows["refinement"][:3] == ["1280 x 720", "8", "75600"]
+    parts = [20 * pflops("high"), 30 * pflops("low"), 8 * pflops("720p")]
+    for name, expected in zip(("before the switch", "after the switch", "refinement"), parts):  # noqa: B905
+        assert rows[name][3] == f"{expected:.3g} PFLOPs"
+    assert rows["in all"][0] == f"{sum(parts):.3g} PFLOPs"
+    assert rows["plain run"][:2] == ["1280 x 720", "40 x 2"]
+    assert rows["plain run"][3] == f"{80 * pflops('720p'):.3g} PFLOPs"
+    assert "counted, not timed" in report
+    assert f"{80 * pflops('720p') / sum(parts):.2g} times fewer operations" in report
+
+
+def test_windows_and_a_mask_save_their_share():
+    _, report, _ = run(resolution="720p", window=4, keep=0.5)
+    tokens = 21 * round(0.5 * 45 * 80)
+    kept_flops = forward_flops(WAN_1_3B, 81, 720, 1280, 4, [1800] * 21)
+    assert rows_of(report)["refinement"][2:4] == [
+        str(tokens),
+        f"{8 * kept_flops / 1e15:.3g} PFLOPs",
+    ]
+
+
+def test_without_a_refinement_the_plain_run_has_the_size_of_the_latent():
+    rows = rows_of(run(refine_steps=0)[1])
+    assert "refinement" not in rows
+    assert rows["plain run"][0] == "832 x 480"
+    assert list(rows_of(run(refine_steps=0, switch_step=0)[1])) == [
+        "after the switch", "in all", "plain run",
+    ]  # fmt: skip
+    assert rows_of(run(switch_step=40)[1])["refinement"][0] == "1664 x 960"
+
+
+def test_seconds_are_those_of_the_clock(monkeypatch):
+    """Three sizes and two rates: what is timed and what is predicted are both exact."""
+    clock = Clock(monkeypatch)
+    small = {"samples": torch.zeros(1, 16, 5, 12, 20)}
+    model = clock.model()
+    report = run(model, small, scale=3.0, calibrate=True, positive=prompt())[1]
+    rows = rows_of(report)
+    expected = {
+        "before the switch": 10 * 2 * clock.of(5, 12, 20),
+        "after the switch": 30 * clock.of(5, 6, 10),
+        "refinement": 8 * clock.of(5, 18, 30),
+    }
+    for name, seconds in expected.items():
+        assert rows[name][-1] == f"{seconds:.3g} s", name
+    assert rows["in all"][-1] == f"{sum(expected.values()):.3g} s"
+    assert rows["plain run"][-1] == f"about {40 * 2 * clock.of(5, 18, 30):.3g} s"
+    assert "counted, not timed" not in report
+
+
+def test_each_size_is_measured_once_for_a_model(monkeypatch):
+    clock = Clock(monkeypatch)
+    small = {"samples": torch.zeros(1, 16, 2, 8, 12)}
+    model, positive = clock.model(), prompt()
+    given = {"calibrate": True, "positive": positive}
+    first = run(model, small, **given)[1]
+    assert clock.sizes == [(8, 12)] * 4 + [(4, 6)] * 2 + [(8, 12)] * 2
+    count = len(clock.sizes)
+    second = run(model, small, **given, steps=20, switch_step=5, refine_steps=16)[1]
+    assert len(clock.sizes) == count
+    assert first != second
+    # Of a new size after the switch and its target, nothing was known; before it, all.
+    run(model, small, **given, low_scale=0.75)
+    assert clock.sizes[count:] == [(6, 10)] * 2 + [(12, 20)] * 2
+    # Another prompt of as many tokens takes as long; another MODEL may not.
+    count = len(clock.sizes)
+    run(model, small, calibrate=True, positive=prompt(1))
+    assert len(clock.sizes) == count
+    run(model.clone(), small, **given)
+    assert len(clock.sizes) > count
+
+
+def test_nothing_of_the_user_changes(monkeypatch):
+    clock = Clock(monkeypatch)
+    model, samples, positive = clock.model(), latent(2, 8, 12), prompt()
+    before, state = kept((model, samples, positive)), torch.random.get_rng_state()
+    out = run(model, samples, calibrate=True, positive=positive, negative=prompt(1))
+    assert out[0] is model
+    assert not changes(before, kept((model, samples, positive)), "inputs")
+    assert torch.equal(state, torch.random.get_rng_state())
+
+
+def test_memory_that_runs_out_is_a_finding_and_is_tried_again(monkeypatch):
+    clock = Clock(monkeypatch)
+    model, given = clock.model(), {"calibrate": True, "positive": prompt(), "scale": 3.0}
+    inner, full = model.velocity, [True]
+
+    def velocity(x, sigma, cond):
+        if full[0] and x.shape[-1] == 18:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return inner(x, sigma, cond)
+
+    model.velocity = velocity
+    report = run(model, latent(2, 8, 12), **given)[1]
+    rows = rows_of(report)
+    assert rows["refinement"][-1] == "out of memory"
+    assert rows["before the switch"][-1].endswith(" s")
+    assert rows["in all"][-1] == "-"
+    assert "will not fit: memory ran out refinement" in report
+    full[0] = False
+    assert rows_of(run(model, latent(2, 8, 12), **given)[1])["refinement"][-1].endswith(" s")
+
+
+def test_an_interrupt_passes_and_other_errors_too(monkeypatch):
+    clock = Clock(monkeypatch)
+    for error in (host_stub.Interrupted(), RuntimeError("another")):
+        model = clock.model()
+
+        def stop(x, sigma, cond, error=error):
+            raise error
+
+        model.velocity = stop
+        with pytest.raises(type(error)):
+            run(model, latent(2, 8, 12), calibrate=True, positive=prompt())
+
+
+def test_a_network_that_nobody_priced_has_sizes_and_with_calibrate_seconds(monkeypatch):
+    clock = Clock(monkeypatch)
+    model = clock.model()
+    model.model.diffusion_model = Unpriced()
+    report = run(model, latent(2, 8, 12))[1]
+    assert rows_of(report)["before the switch"][2:5] == ["-", "-", "host says 0 GB"]
+    assert "known are Wan" in report
+    timed = rows_of(run(model, latent(2, 8, 12), calibrate=True, positive=prompt())[1])
+    seconds = 10 * 2 * clock.of(2, 8, 12)
+    assert timed["before the switch"][-1] == f"{seconds:.3g} s"
+    # The preview is 4 x 6 cells, so that the target has the size of the latent.
+    assert timed["plain run"][-1] == "-"
+
+
+def test_tokens_that_are_not_counted_make_the_operations_unknown():
+    extra = [[torch.zeros(1, 512, 8), {"time_dim_concat": torch.zeros(1, 16, 1, 60, 104)}]]
+    assert rows_of(run(positive=extra)[1])["before the switch"][2:4] == ["-", "-"]
+    reference = WanModel(ref_conv=object())
+    assert rows_of(run(wan(network=reference))[1])["before the switch"][2:4] == ["-", "-"]
+
+
+def test_the_prompt_tells_the_text_tokens():
+    short = [[torch.zeros(1, 16, 8), {}]]
+    counts = [rows_of(run(positive=text)[1])["before the switch"][3] for text in (None, short)]
+    assert counts[0] != counts[1]
+
+
+def test_what_does_not_fit_is_said_with_what_to_turn(monkeypatch):
+    monkeypatch.setattr(management, "get_free_memory", lambda *_: 2**30)
+    report = run(cfg=1.0)[1]
+    assert "will not fit: before the switch needs 2.91 GB beside 0 GB of weights, 1 GB" in report
+    assert "use 7 latent frames instead of 21" in report
+    monkeypatch.setattr(host_stub.Patcher, "model_size", lambda self: 3 * 2**29)
+    monkeypatch.setattr(management, "get_free_memory", lambda *_: 2**32)
+    report = run(cfg=1.0)[1]
+    assert "tight: before the switch needs 2.91 GB beside 1.5 GB of weights" in report
+    assert "fp8" in report
+
+
+def test_weights_that_the_host_can_move_away_count_as_free(monkeypatch):
+    class Loaded:
+        load_device = torch.device("cpu")
+
+        def loaded_size(self):
+            return 2**40
+
+    monkeypatch.setattr(management, "get_free_memory", lambda *_: 0)
+    assert "will not fit" in run()[1]
+    monkeypatch.setattr(management, "loaded_models", lambda: [Loaded()])
+    assert "will not fit" not in run()[1]
+
+
+def test_tiles_and_pieces_are_named_before_they_are_taken(monkeypatch):
+    monkeypatch.setattr(management, "get_total_memory", lambda *_: 40000)
+    model = wan()
+    model.model.memory_required = lambda shape: 10 * shape[-1] * shape[-2]
+    report = run(model, latent(1), vae=CellVae(), scale=4.0)[1]
+    assert "refinement in " in report
+    assert "tiles of" in report
+    assert "VAE decode of 1664 x 960 pixels in " in report
+    assert " pieces of 248 x 248 pixels, 1 latent frames at a time" in report
+    monkeypatch.setattr(management, "get_total_memory", lambda *_: 2**40)
+    by_hand = run(vae=CellVae(), tile=512)[1]
+    assert "VAE decode of 832 x 480 pixels in one piece, 21 latent frames" in by_hand
+    assert "refinement in 2 tiles of" in by_hand
+
+
+def test_chunks_of_time_are_counted_one_by_one():
+    """All that the chunks compute, and the tokens of the longest."""
+    report = run(samples=latent(21, 12, 20), chunk_frames=45)[1]
+    lengths = [each.length for each in chunks(21, 12, 6, lead=1)]
+    assert len(lengths) > 2
+    assert sum(lengths) > 21
+    most = f"{len(lengths)} chunks of {max(lengths)} latent frames at most"
+    assert f"refinement in {most}" in report
+    row = rows_of(report)["refinement"]
+    assert row[2] == str(max(lengths) * 6 * 10)
+    flops = sum(forward_flops(WAN_1_3B, 1 + 4 * (n - 1), 96, 160) for n in lengths)
+    assert row[3] == f"{8 * flops / 1e12:.3g} TFLOPs"
+
+
+def test_the_largest_stage_names_the_widget():
+    assert "turn first: switch_step" in run(refine_steps=1)[1]
+    assert "turn first: refine_steps" in run(refine_steps=100)[1]
+    assert "turn first: low_scale" in run(refine_steps=0, switch_step=1, cfg_low=2.0)[1]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"calibrate": True}, "connect positive"),
+        ({"switch_step": 41}, "switch_step must be at most steps"),
+        ({"resolution": "by size", "width": 100}, "not a multiple"),
+        ({"scale": 1.0, "tile": 100}, "two overlaps"),
+        ({"keep": 0.5, "model": wan(network=Unpriced())}, "a mask needs"),
+        (
+            {"model": host_stub.Patcher(kind=(host_stub.DiscreteFlow, host_stub.Eps))},
+            "a flow model",
+        ),
+        ({"refiner": wan(48)}, "refiner must use the latents"),
+        ({"vae": CellVae(48)}, "the VAE that belongs"),
+    ],
+)
+def test_bad_plans_are_refused_with_advice(given, said):
+    with pytest.raises(ValueError, match=said) as caught:
+        run(**given)
+    assert str(caught.value).startswith("Surf Plan: ")
+
+
+def test_numbers_that_cannot_work_are_refused_when_the_graph_is_queued():
+    assert "switch_step" in SurfPlan.validate_inputs(steps=4, switch_step=5)
+    assert "multiple" in SurfPlan.validate_inputs(resolution="by size", width=100, height=64)
+    assert "overlaps" in SurfPlan.validate_inputs(tile=64)
+    assert SurfPlan.validate_inputs(steps=4, switch_step=4, tile=0) is True
+
+
+def colours(image, row):
+    """Colour -> how many pixels of a row of the picture have it."""
+    line = (image[0, row] * 255).round().int().tolist()
+    found = {}
+    for r, g, b in line:
+        found[f"#{r:02x}{g:02x}{b:02x}"] = found.get(f"#{r:02x}{g:02x}{b:02x}", 0) + 1
+    return found
+
+
+def test_bars_are_to_scale(monkeypatch):
+    clock, drawn = Clock(monkeypatch), []
+    inner = picture.draw
+    monkeypatch.setattr("surf.nodes.plan.draw", lambda plan: drawn.append(inner(plan)) or drawn[-1])
+    given = {"calibrate": True, "positive": prompt(), "scale": 3.0}
+    _, report, shown = run(clock.model(), {"samples": torch.zeros(1, 16, 5, 12, 20)}, **given)
+    [image] = drawn
+    assert image.shape[-1] == 3
+    assert image.shape[2] == picture.WIDTH
+    first = picture.MARGIN + picture.LINE + picture.BAR // 3
+    bar, plain = (colours(image, row) for row in (first, first + picture.LINE + picture.BAR))
+    whole = picture.WIDTH - 2 * picture.MARGIN
+    assert plain[picture.PLAIN] == pytest.approx(whole, abs=2)
+    last = 40 * 2 * clock.of(5, 18, 30)
+    for name, seconds in (
+        ("before the switch", 20 * clock.of(5, 12, 20)),
+        ("after the switch", 30 * clock.of(5, 6, 10)),
+        ("refinement", 8 * clock.of(5, 18, 30)),
+    ):
+        assert bar[picture.COLOURS[name]] == pytest.approx(whole * seconds / last, abs=2)
+    assert shown["text"] == (report,)
+    assert shown["images"][0]["filename"].startswith("surf_plan")
+
+
+def test_a_plan_without_numbers_is_drawn_all_the_same(monkeypatch):
+    monkeypatch.setattr(management, "get_free_memory", lambda *_: 1)
+    model = wan(network=Unpriced())
+    model.model.memory_required = lambda shape: 2**33
+    assert "will not fit" in run(model)[1]
