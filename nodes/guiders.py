@@ -2,6 +2,7 @@
 
 from comfy_api.latest import io
 
+from .after_switch_inputs import after_switch_inputs, lock_input
 from .host.node import ABSENT, checks_inputs, declare, names_errors, refusal
 from .host.preview import (
     LADDER,
@@ -71,6 +72,7 @@ class SurfReshiftAnyGuider(io.ComfyNode):
                     "Guidance after the switch, for guiders with one scale. 0: the guider's own.",
                 ),
                 *picture_inputs(),
+                *after_switch_inputs(),
             ],
             outputs=[guider_output()],
         )
@@ -121,6 +123,7 @@ class SurfReshiftLadder(io.ComfyNode):
                     "next, smaller one.",
                 ),
                 *policy_inputs(),
+                lock_input(),
             ],
             outputs=[guider_output()],
         )

@@ -3,6 +3,7 @@
 from comfy_api.latest import io
 
 from ..surf_core.resample import METHODS
+from .after_switch_inputs import after_switch_inputs
 from .host.conditioning import check_made_for, with_made_for
 from .host.latents import check_sides, downscale_latent
 from .host.node import ABSENT, checks_inputs, declare, names_errors, refusal
@@ -11,6 +12,7 @@ from .host.preview import (
     Switch,
     check_expert_numbers,
     check_low_sides,
+    check_switch_sigma,
     check_switch_step,
     reshift_guider,
     sample_preview,
@@ -119,6 +121,7 @@ class SurfReshiftKSampler(io.ComfyNode):
                 steps_low_input("the rest of `steps`"),
                 *low_sampler_inputs(),
                 *low_cond_inputs("positive", "negative"),
+                *after_switch_inputs(),
             ],
             outputs=[
                 declare(
@@ -137,13 +140,13 @@ class SurfReshiftKSampler(io.ComfyNode):
     @classmethod
     def validate_inputs(
         cls, steps=ABSENT, switch_step=ABSENT, low_resolution=ABSENT, low_width=ABSENT,
-        low_height=ABSENT, expert_boundary=ABSENT, cfg_low_noise=ABSENT,
+        low_height=ABSENT, expert_boundary=ABSENT, cfg_low_noise=ABSENT, switch_sigma=ABSENT,
     ):  # fmt: skip
-        given = {"steps": steps, "switch_step": switch_step}
+        given = {"steps": steps, "switch_step": switch_step, "switch_sigma": switch_sigma}
         given |= {"low_resolution": low_resolution, "low_width": low_width}
         given |= {"low_height": low_height}
         given |= {"expert_boundary": expert_boundary, "cfg_low_noise": cfg_low_noise}
-        checks = check_switch_step, check_low_sides, check_expert_numbers
+        checks = check_switch_step, check_switch_sigma, check_low_sides, check_expert_numbers
         return refusal(cls, given, *checks)
 
     @classmethod
@@ -187,6 +190,7 @@ class SurfReshiftGuider(io.ComfyNode):
                 *expert_inputs(),
                 steps_low_input("the rest of the sigmas"),
                 *low_cond_inputs("positive", "negative"),
+                *after_switch_inputs(),
             ],
             outputs=[guider_output()],
         )

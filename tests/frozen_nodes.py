@@ -57,6 +57,15 @@ INPUTS = {
         "scheduler_low": widget("COMBO", "same", options=["same", HOST], optional=True),
         "positive_low": socket("CONDITIONING", optional=True),
         "negative_low": socket("CONDITIONING", optional=True),
+        "low_band_lock": widget(
+            "FLOAT", 0.0, min=0.0, max=1.0, step=0.05, optional=True, advanced=True
+        ),
+        "switch_sigma": widget(
+            "FLOAT", 0.0, min=0.0, max=1.0, step=0.01, optional=True, advanced=True
+        ),
+        "rope_scale_low": widget(
+            "FLOAT", 1.0, min=1.0, max=4.0, step=0.05, optional=True, advanced=True
+        ),
     },
     "SurfReshiftGuider": {
         "model": socket("MODEL"),
@@ -81,6 +90,15 @@ INPUTS = {
         "steps_low": widget("INT", 0, min=0, max=10000, optional=True),
         "positive_low": socket("CONDITIONING", optional=True),
         "negative_low": socket("CONDITIONING", optional=True),
+        "low_band_lock": widget(
+            "FLOAT", 0.0, min=0.0, max=1.0, step=0.05, optional=True, advanced=True
+        ),
+        "switch_sigma": widget(
+            "FLOAT", 0.0, min=0.0, max=1.0, step=0.01, optional=True, advanced=True
+        ),
+        "rope_scale_low": widget(
+            "FLOAT", 1.0, min=1.0, max=4.0, step=0.05, optional=True, advanced=True
+        ),
     },
     "SurfReshiftAnyGuider": {
         "guider": socket("GUIDER"),
@@ -101,6 +119,15 @@ INPUTS = {
         "first_frame": socket("IMAGE", optional=True),
         "last_frame": socket("IMAGE", optional=True),
         "vae": socket("VAE", optional=True),
+        "low_band_lock": widget(
+            "FLOAT", 0.0, min=0.0, max=1.0, step=0.05, optional=True, advanced=True
+        ),
+        "switch_sigma": widget(
+            "FLOAT", 0.0, min=0.0, max=1.0, step=0.01, optional=True, advanced=True
+        ),
+        "rope_scale_low": widget(
+            "FLOAT", 1.0, min=1.0, max=4.0, step=0.05, optional=True, advanced=True
+        ),
     },
     "SurfReshiftLadder": {
         "guider": socket("GUIDER"),
@@ -108,6 +135,9 @@ INPUTS = {
         "sigma_policy": widget("COMBO", "snr_equal", options=["same", "snr_equal"], advanced=True),
         "noise_policy": widget("COMBO", "inherited", options=["fresh", "inherited"], advanced=True),
         "handover": widget("COMBO", "reuse", options=["reuse", "evaluate"], advanced=True),
+        "low_band_lock": widget(
+            "FLOAT", 0.0, min=0.0, max=1.0, step=0.05, optional=True, advanced=True
+        ),
     },
     "SurfLatentDownscale": {
         "samples": socket("LATENT"),

@@ -273,7 +273,7 @@ def rename_node(graph):
 
 
 def rename_input(graph):
-    find(graph, "SurfRefiner")["inputs"][3]["name"] = "samples"
+    find(graph, "SurfRefiner")["inputs"][0]["name"] = "samples"
 
 
 def drop_widget(graph):
@@ -330,8 +330,8 @@ def change_video_format(graph):
     [
         (rename_node, "no such node"),
         (rename_input, "no input samples"),
-        (rename_input, "input latent is not connected"),
-        (drop_widget, "22 widget values for 23 widgets"),
+        (rename_input, "input model is not connected"),
+        (drop_widget, "25 widget values for 26 widgets"),
         (swap_widgets, "low_resolution has no option 0.5"),
         (leave_range, "sigma_start 1.5 is outside"),
         (cut_link, "not known at both ends"),

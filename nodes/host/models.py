@@ -64,16 +64,19 @@ def check_audio_schedule(model: Any) -> None:
 
 
 def check_guarded(model: Any) -> None:
-    """Reject TorchCompileModel: it drops guards on transformer_options, so a changed mask would be
-    ignored.
-    """
-    options = (model.model_options.get(COMPILED) or {}).get("options")
-    # torch takes the filter out of the options, and leaves none of them.
-    if options is not None and (not options or "guard_filter_fn" in options):
+    """Reject TorchCompileModel, under which a changed mask would be ignored."""
+    if ignores_options(model):
         raise ValueError(
             "expected a model that notices a mask, got one from TorchCompileModel; take "
             "that node out, or leave out the mask."
         )
+
+
+def ignores_options(model: Any) -> bool:
+    """Say whether a MODEL was compiled without guards on transformer_options."""
+    options = (model.model_options.get(COMPILED) or {}).get("options")
+    # torch takes the filter out of the options, and leaves none of them.
+    return options is not None and (not options or "guard_filter_fn" in options)
 
 
 def _bases(sampling: Any) -> str:

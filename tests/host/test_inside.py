@@ -16,6 +16,7 @@ FOLDER = Path(__file__).parent
 SCRIPTS = {
     "sampling_cases.py": ("golden_cases.py", "switch_cases.py", "embedded_cases.py"),
     "leg_cases.py": ("leg_cases.py",),
+    "after_switch_cases.py": ("after_switch_cases.py",),
     "contract_cases.py": ("contract_cases.py",),
     "contract_result_cases.py": ("contract_result_cases.py",),
     "window_cases.py": ("window_cases.py",),

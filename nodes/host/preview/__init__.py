@@ -4,7 +4,7 @@ from .any_guider import LADDER, Ladder, parse_ladder, reshift_any
 from .guider import cfg_guider, reshift_guider
 from .ksampler import SAME, sample_preview, samplers, schedule, schedulers
 from .pictures import Pictures
-from .plan import Switch, check_low_sides, check_switch_step
+from .plan import Switch, check_low_sides, check_switch_sigma, check_switch_step
 from .sides import Sides, check_expert_numbers, take
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "cfg_guider",
     "check_expert_numbers",
     "check_low_sides",
+    "check_switch_sigma",
     "check_switch_step",
     "parse_ladder",
     "reshift_any",

@@ -11,6 +11,7 @@ from ....surf_core.checks import check_range
 from .. import models
 from ..conditioning import Conditioning
 from ..latents import low_size
+from .after_switch import check_stretches
 from .guider import ReshiftGuider
 from .legs import Course
 from .pictures import Pictures
@@ -101,7 +102,7 @@ def reshift_any(
     for model in (own, other):
         check_can_switch(model)
     models.check_pair(own, other)
-    _check_second_model(guider, model_low)
+    _check_second_model(guider, model_low, plan)
     conds = {name.removesuffix("_low"): cond for name, cond in low.items() if cond is not None}
     for name in conds:
         if name not in guider.original_conds:
@@ -141,7 +142,7 @@ def _check_guider(guider: Any) -> None:
         )
 
 
-def _check_second_model(guider: Any, model_low: Any) -> None:
+def _check_second_model(guider: Any, model_low: Any, plan: Policies) -> None:
     """Refuse a model after the switch beside one of the negative prompt, which would stay.
 
     Of Dual Model Guider, whose second model is checked as the first.
@@ -156,6 +157,8 @@ def _check_second_model(guider: Any, model_low: Any) -> None:
         )
     check_can_switch(second)
     models.check_pair(guider.model_patcher, second, "the second model of the guider")
+    if plan.rope_scale_low != 1:
+        check_stretches(second)
 
 
 def _check_one_cfg(guider: Any) -> None:

@@ -20,6 +20,8 @@ ANCHORS = (KEYFRAMES, "minimax_refs")
 """Conditions of MiniMax H3 that its network adds a little noise to."""
 See = Callable[[Tensor, Tensor, Tensor], None]
 """Called with (x, sigma, x0) of each evaluation."""
+Hold = Callable[[Tensor, Tensor], Tensor]
+"""Called with (x0, sigma) of each evaluation: the clean estimate that the sampler gets."""
 
 
 def conds_of(guider: Any) -> dict[str, Conditioning]:
@@ -33,12 +35,13 @@ def conds_of(guider: Any) -> dict[str, Conditioning]:
     }
 
 
-def for_leg(guider: Any, segment: Segment, see: See, seed: int) -> Any:
+def for_leg(guider: Any, segment: Segment, see: See, seed: int, hold: Hold | None = None) -> Any:
     """Copy a guider for one leg; the guider itself stays as it is.
 
     Args:
         see: called after every evaluation, outside of all other wrappers.
         seed: of the run, whatever the sampler of the leg has.
+        hold: changes the estimates before anybody sees them; None leaves them.
     """
     leg = copy.copy(guider)
     if segment.model is not guider.model_patcher:
@@ -57,7 +60,7 @@ def for_leg(guider: Any, segment: Segment, see: See, seed: int) -> Any:
     _seed_anchors(leg, seed)
     if segment.cfg is not None:
         leg.set_cfg(segment.cfg)
-    leg.model_options = _watched(leg.model_options, see)
+    leg.model_options = _watched(leg.model_options, see, segment.after, hold)
     return leg
 
 
@@ -83,11 +86,17 @@ def _set_conds(leg: Any, conds: dict[str, Conditioning]) -> None:
         leg.inner_set_conds(conds)
 
 
-def _watched(options: dict[str, Any], see: See) -> dict[str, Any]:
+def _watched(options: dict[str, Any], see: See, after: Any, hold: Hold | None) -> dict[str, Any]:
     """Return a copy of model options with a wrapper round the prediction, the outermost."""
 
-    def watch(executor: Any, x: Tensor, timestep: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        x0 = executor(x, timestep, *args, **kwargs)
+    def watch(
+        executor: Any, x: Tensor, timestep: Tensor, model_options: Any, *args: Any, **kwargs: Any
+    ) -> Tensor:
+        if after is not None and after.rope_scale != 1:
+            model_options = after.stretched(model_options, float(timestep.max()))
+        x0 = executor(x, timestep, model_options, *args, **kwargs)
+        if hold is not None:
+            x0 = hold(x0, timestep)
         see(x, timestep, x0)
         return x0
 

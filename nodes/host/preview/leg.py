@@ -47,6 +47,8 @@ class Segment:
     without a noise mask, which would paste the noise."""
     switches: bool = False
     """Whether it is the last one before the first switch of resolution."""
+    after: Any = None
+    """An AfterSwitch; None before a switch, and where nothing is changed after it."""
 
     @property
     def evaluations(self) -> int:

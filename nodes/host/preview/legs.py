@@ -30,6 +30,7 @@ from ..latents import check_channels, check_noise_mask, is_blank
 from ..leftover_noise import warn_of_noise
 from ..nested import split_mask
 from . import audio
+from .after_switch import with_changes
 from .guiders import conds_of
 from .leg import Segment, check_sampler, warn_of_mask
 from .masked import can_hook, check_mask_count
@@ -93,7 +94,8 @@ def segments(guider: Any, course: Course, call: Call) -> list[Segment]:
     made = _with_estimate(made, course, call)
     if call.mask is not None:
         warn_of_mask(call.noisy, call.sigmas[-1].item())
-    return [_with_traits(made, index, course.plan) for index in range(len(made))]
+    made = [_with_traits(made, index, course.plan) for index in range(len(made))]
+    return with_changes(made, course.plan)
 
 
 def _check_call(guider: Any, course: Course, call: Call, conds: dict[str, Conditioning]) -> None:
@@ -145,10 +147,11 @@ def _plan(
 ) -> list[Leg]:
     """Cut the schedule."""
     plan, below, made = course.plan, course.sigmas_low, turns(source, sizes)
+    whole = plan.schedule(call.sigmas.cpu())
     if audio.carries(guider, course.low.models[0], plan.sigma_policy):
-        below = audio.lowered(call.sigmas.cpu(), made[0].ratio)
+        below = audio.lowered(whole, made[0].ratio)
     legs = plan_legs(
-        call.sigmas.cpu(),
+        whole,
         made,
         sigma_policy=plan.sigma_policy,
         handover=plan.handover,

@@ -5,10 +5,10 @@ from typing import Any
 
 from torch import Tensor
 
-from ....surf_core.checks import check_choice
+from ....surf_core.checks import check_choice, check_range
 from ....surf_core.legs import Turn
 from ....surf_core.reshift import NOISE_POLICIES
-from ....surf_core.schedule import HANDOVERS, SIGMA_POLICIES
+from ....surf_core.schedule import HANDOVERS, SIGMA_POLICIES, reach_sigma
 from .. import models
 from ..conditioning import Conditioning
 from ..latents import check_sides, low_size
@@ -23,6 +23,15 @@ def check_switch_step(steps: int, switch_step: int) -> None:
         raise ValueError(
             f"switch_step must be at most steps, {steps}, got {switch_step}; use about a quarter "
             "of the steps."
+        )
+
+
+def check_switch_sigma(steps: int, switch_step: int, switch_sigma: float) -> None:
+    """Refuse a noise level of the switch where there are no steps on one side of it."""
+    if switch_sigma and not 0 < switch_step < steps:
+        raise ValueError(
+            f"switch_sigma needs steps before and after the switch, got switch_step={switch_step} "
+            f"of {steps}; set switch_sigma to 0, or switch after 1 to {max(1, steps - 1)} steps."
         )
 
 
@@ -41,8 +50,14 @@ class Policies:
     """One of reshift.NOISE_POLICIES."""
     handover: str
     """One of schedule.HANDOVERS."""
+    low_band_lock: float = 0.0
+    """Share of the steps after a switch that hold the low band of its clean estimate."""
+    rope_scale_low: float = 1.0
+    """Factor of the positions after a switch, falling to 1 at the last step."""
 
     def __post_init__(self) -> None:
+        check_range(self.low_band_lock, "low_band_lock", 0.0, 1.0, "use 0 for none, or 0.33")
+        check_range(self.rope_scale_low, "rope_scale_low", 1.0, 4.0, "use 1 for none, or 2")
         check_choice(self.sigma_policy, "sigma_policy", SIGMA_POLICIES)
         check_choice(self.noise_policy, "noise_policy", NOISE_POLICIES)
         check_choice(self.handover, "handover", HANDOVERS)
@@ -51,6 +66,10 @@ class Policies:
     def inherits(self) -> bool:
         """Whether the noise after a switch is what is left of the noise before it."""
         return self.noise_policy == "inherited"
+
+    def schedule(self, sigmas: Tensor) -> Tensor:
+        """Return the schedule to cut: that of the sampling call."""
+        return sigmas
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,6 +88,15 @@ class Switch(Policies):
     """Pixels for "by size"."""
     steps_low: int = 0
     """Steps after the switch; 0 for the rest of the schedule."""
+    switch_sigma: float = 0.0
+    """Noise level of the switch, to which the steps before it are spread; 0 for the schedule's."""
+
+    def schedule(self, sigmas: Tensor) -> Tensor:
+        """Return the schedule to cut, which is at `switch_sigma` after `switch_step` steps."""
+        if not self.switch_sigma:
+            return sigmas
+        check_switch_sigma(len(sigmas) - 1, self.switch_step, self.switch_sigma)
+        return reach_sigma(sigmas, self.switch_step, self.switch_sigma)
 
     def sizes(self, model: Any, samples: Tensor) -> list[tuple[int, Size]]:
         """List the switches of a latent: (steps before it, size after it)."""

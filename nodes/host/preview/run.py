@@ -16,8 +16,10 @@ from torch import Tensor
 from ....surf_core.legs import ESTIMATE, LEFTOVER
 from ..finite import MODEL_CAUSES, NonFiniteGuard, check_finite
 from ..latents import is_blank, to_intermediate
+from ..nested import Parts
 from ..models import cell_side
 from ..node import reporting_as, show_status
+from .after_switch import Holder
 from .guiders import for_leg
 from .leg import Segment, one_bar, sampler_for
 from .legs import Call
@@ -46,6 +48,10 @@ class Relay:
     """[B, C, (T,) H, W], VAE space, what a noise mask keeps; None without a mask."""
     kept_noise: Tensor | None = None
     """Its noise, in the model's space; None until the first leg has it."""
+    estimate: Parts | None = None
+    """The clean estimate that crossed the last switch, VAE space, at the size after it."""
+    seen: bool = False
+    """Whether an evaluation of this leg has been seen."""
 
 
 class Run:
@@ -114,6 +120,7 @@ class Run:
             if relay.evaluation is not None:
                 noise = noise_of(relay.evaluation, relay.x)
             relay.x = resized(to_intermediate(relay.x), leg.size)
+            relay.estimate = parts_of(relay.x)
             relay.noise = zeros_like(relay.x)
             if not is_blank(noise):
                 relay.noise = noise_after(noise, leg.size, seeds, relay.x)
@@ -149,12 +156,14 @@ class Run:
         rows, columns = (cells * cell_side(leg.model) for cells in leg.size)
         show_status(f"{columns} x {rows}, {leg.stage}: {leg.evaluations} steps")
         guard, records = NonFiniteGuard(leg.stage), self._records(index)
-        relay.evaluation = None
+        relay.evaluation, relay.seen = None, False
+        changes = leg.after is not None and leg.after.changes
 
         def keep(x: Tensor, sigma: Tensor, x0: Tensor) -> None:
             relay.evaluation = (x.clone(), sigma, x0.clone())
 
         def see(x: Tensor, sigma: Tensor, x0: Tensor) -> None:
+            relay.seen = True
             with reporting_as(self.node):
                 guard.see(x0, sigma)
             if records:
@@ -165,13 +174,17 @@ class Run:
         if masked:
             sampler = self._masked(relay, leg, sampler, keep if records else None)
         latent, noise = relay.x, relay.noise
-        relay.x = for_leg(self.guider, leg, see, relay.first_seed).sample(
+        hold = None
+        if changes and leg.after.held_to <= 1:
+            assert relay.estimate is not None
+            hold = Holder(leg, relay.estimate)
+        relay.x = for_leg(self.guider, leg, see, relay.first_seed, hold).sample(
             noise,
             latent,
             sampler,
             leg.sigmas,
             None if leg.estimates else self.call.mask,
-            self._checked(relay, callback) if records else callback,
+            self._checked(relay, callback, changes) if records or changes else callback,
             disable_pbar,
             sampler_seed(relay.seed, leg.model.load_device),
         )
@@ -219,16 +232,23 @@ class Run:
             ),
         )
 
-    def _checked(self, relay: Relay, callback: Callable[..., None] | None) -> Callable[..., None]:
-        """Stop at the first step where no later leg could go on from what is recorded."""
+    def _checked(
+        self, relay: Relay, callback: Callable[..., None] | None, changes: bool
+    ) -> Callable[..., None]:
+        """Stop at the first step where no later leg could go on from what is recorded.
+
+        Args:
+            changes: whether predictions are to be changed, too, which only wrappers can.
+        """
 
         def told(*args: Any) -> None:
             with reporting_as(self.node):
-                if relay.evaluation is None:
+                if not relay.seen if changes else relay.evaluation is None:
                     raise ValueError(
                         "expected a guider that predicts through the host's wrappers, got "
                         f"{type(self.guider).__name__}, whose predictions none of them sees; set "
-                        "noise_policy to fresh, or take the guider of the host."
+                        "noise_policy to fresh and leave low_band_lock and rope_scale_low off, or "
+                        "take the guider of the host."
                     )
             if callback is not None:
                 callback(*args)
