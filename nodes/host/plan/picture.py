@@ -9,7 +9,7 @@ from torch import Tensor
 from ..skip import flops_text
 from .report import PricedPlan, size_text, time_text, warnings
 
-WIDTH, MARGIN, BAR, LINE, FONT = 720, 16, 36, 27, 19
+WIDTH, MARGIN, BAR, LINE, FONT = 440, 12, 36, 26, 20
 GROUND, TEXT, DIM, PLAIN, WARNING = "#202226", "#eeeeee", "#9aa0a6", "#6b7078", "#ffb454"
 COLOURS = {
     "before the switch": "#4f9dde", "after the switch": "#58c2a9", "refinement": "#e08f4f",
@@ -19,9 +19,9 @@ LONGEST = 3
 
 
 def draw(plan: PricedPlan) -> Tensor:
-    """Draw bars and a legend: IMAGE [1, height, 720, 3]."""
+    """Draw bars and a legend, legible in a node of its default width: IMAGE [1, rows, 440, 3]."""
     bars, notes = _bars(plan), _wrapped(plan)
-    lines = len(plan.stages) + 2 + len(notes)
+    lines = 2 * (len(plan.stages) + 1) + 1 + len(notes)
     height = 2 * MARGIN + 2 * (BAR + LINE) + lines * LINE
     image = Image.new("RGB", (WIDTH, height), GROUND)
     canvas, font = ImageDraw.Draw(image), _font()
@@ -31,11 +31,12 @@ def draw(plan: PricedPlan) -> Tensor:
         _bar(canvas, y + LINE, parts, bars)
         y += LINE + BAR
     y += LINE // 2
-    for name, said in _legend(plan):
+    for name, what, takes in _legend(plan):
         colour = COLOURS.get(name, PLAIN)
         canvas.rectangle((MARGIN, y + 5, MARGIN + 13, y + 18), fill=colour)
-        canvas.text((MARGIN + 24, y), said, fill=TEXT, font=font)
-        y += LINE
+        canvas.text((MARGIN + 24, y), what, fill=TEXT, font=font)
+        canvas.text((MARGIN + 24, y + LINE), takes, fill=DIM, font=font)
+        y += 2 * LINE
     for note, colour in notes:
         canvas.text((MARGIN, y), note, fill=colour, font=font)
         y += LINE
@@ -64,12 +65,11 @@ def _bars(plan: PricedPlan) -> list[tuple[str, Parts]]:
         sizes, plain = [each.stage.flops for each in plan.stages], plan.plain_flops
         total = "" if plan.flops is None else flops_text(plan.flops)
         beside = "" if plain is None else flops_text(plain)
-        total, beside = (f"{text}, not timed" if text else "not known" for text in (total, beside))
+        total, beside = (f"{text}, counted" if text else "not known" for text in (total, beside))
     known = None not in sizes and plain is not None
     parts = list(zip(names, sizes, strict=True)) if known else []
     return [(f"this plan: {total}", parts),
-            (f"plain run at {size_text(plan.plain.pixels)}: {beside}",
-             [("plain run", plain)] if known else [])]  # fmt: skip
+            (f"plain run: {beside}", [("plain run", plain)] if known else [])]  # fmt: skip
 
 
 def _bar(canvas: ImageDraw.ImageDraw, y: int, parts: Parts, bars: list[tuple[str, Parts]]) -> None:
@@ -82,7 +82,8 @@ def _bar(canvas: ImageDraw.ImageDraw, y: int, parts: Parts, bars: list[tuple[str
         x = end
 
 
-def _legend(plan: PricedPlan) -> list[tuple[str, str]]:
+def _legend(plan: PricedPlan) -> list[tuple[str, str, str]]:
+    """List stage, what it does, and what it takes."""
     priced = [*zip(plan.stages, plan.prices, strict=True), (plan.plain, plan.plain_price)]
     lines = []
     for each, price in priced:
@@ -90,14 +91,14 @@ def _legend(plan: PricedPlan) -> list[tuple[str, str]]:
         if price.seconds is not None:
             said.append(time_text(price, price.seconds))
         said.append(f"{each.memory / 2**30:.2g} GB")
-        what = f"{each.stage.name}, {each.stage.count} x {size_text(each.pixels)}"
-        lines.append((each.stage.name, f"{what}: {', '.join(said)}"))
+        what = f"{each.stage.name}: {each.stage.count} at {size_text(each.pixels)}"
+        lines.append((each.stage.name, what, ", ".join(said)))
     return lines
 
 
 def _wrapped(plan: PricedPlan) -> list[tuple[str, str]]:
     """Break the warnings into lines of the picture."""
-    lines, wide = [], (WIDTH - 2 * MARGIN) // (FONT // 2 + 1)
+    lines, wide = [], (WIDTH - 2 * MARGIN) // 10
     for said in warnings(plan)[:LONGEST]:
         line = ""
         for word in said.split():
