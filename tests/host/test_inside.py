@@ -29,6 +29,7 @@ SCRIPTS = {
     "i2v_cases.py": ("i2v_cases.py",),
     "family_cases.py": ("family_cases.py",),
     "tile_cases.py": ("tile_cases.py",),
+    "chunk_cases.py": ("chunk_cases.py",),
     "loader_cases.py": ("loader_cases.py",),
     "trained_cases.py": ("trained_cases.py",),
     "tiny_cases.py": ("tiny_cases.py",),
