@@ -88,9 +88,9 @@ def case_batch_index_makes_an_item_again(host):
     same(out[1], x0), same(out[0], low)
 
 
-def guided_by_node(host, latent, seed, sampler="euler", **changes):
+def guided_by_node(host, latent, seed, sampler="euler", model=None, **changes):
     """Sample by Surf Reshift Guider and the host's SamplerCustomAdvanced."""
-    model = host.shifted(host.model(), 3.0)
+    model = host.shifted(model or host.model(), 3.0)
     settings = {key: (SETTINGS | changes)[key] for key in GUIDED}
     conds = dict(zip(("positive", "negative"), prompts(), strict=True))
     guider = host.nodes["SurfReshiftGuider"].execute(model=model, **conds, **settings).args[0]
@@ -106,13 +106,50 @@ def long(batch):
     return {"samples": torch.zeros(batch, 16, 13, 16, 24)}
 
 
-def windowed(host):
-    """A model with the host's context windows of 8 latent frames and FreeNoise."""
+SCHEDULES = ("standard_static", "standard_uniform", "looped_uniform", "batched")
+
+
+def windowed(host, schedule=SCHEDULES[0], freenoise=True, name="tiny_wan_t2v"):
+    """A model with the host's context windows of 8 latent frames."""
     from comfy_extras.nodes_context_windows import ContextWindowsManualNode
 
-    settings = {"context_length": 8, "context_overlap": 2, "context_schedule": "standard_static"}
+    settings = {"context_length": 8, "context_overlap": 2, "context_schedule": schedule}
     settings |= {"context_stride": 1, "closed_loop": False, "fuse_method": "pyramid", "dim": 2}
-    return ContextWindowsManualNode.execute(host.model(), freenoise=True, **settings).args[0]
+    model = host.model(name)
+    return ContextWindowsManualNode.execute(model, freenoise=freenoise, **settings).args[0]
+
+
+def case_long_clips_go_through_context_windows_as_in_the_stock_chain(host):
+    """Both nodes, before and after the switch: every schedule, with FreeNoise and without."""
+    for schedule in SCHEDULES:
+        for freenoise in (False, True):
+            model = windowed(host, schedule, freenoise)
+            frames = []
+
+            def wrapper(executor, *args, frames=frames, **kwargs):
+                frames.append(args[0].shape[2])
+                return executor(*args, **kwargs)
+
+            model.add_wrapper_with_key("diffusion_model", "test", wrapper)
+            x0, low = host.chain(model, long(1), *prompts())
+            stock = len(frames)
+            out = host.ours(model, long(1), *prompts())
+            same(out[1], x0), same(out[0], low)
+            assert len(frames) == 2 * stock
+            # A host may put the frame before a window in front of it.
+            assert max(frames) <= 9
+            guided = guided_by_node(host, long(1), 5, model=model)
+            same(guided, out[0])
+
+
+def case_a_long_clip_from_a_picture_goes_through_context_windows(host):
+    mask = torch.ones(1, 1, 13, 16, 24)
+    mask[:, :, :1] = 0
+    options = {"concat_latent_image": random(1, 16, 13, 16, 24), "concat_mask": mask}
+    model = windowed(host, name="tiny_wan22_i2v")
+    x0, low = host.chain(model, long(1), *prompts(**options))
+    out = host.ours(model, long(1), *prompts(**options))
+    same(out[1], x0), same(out[0], low)
 
 
 def case_inherited_noise_is_not_shuffled_again(host):
