@@ -16,8 +16,8 @@ from torch import Tensor
 from ....surf_core.legs import ESTIMATE, LEFTOVER
 from ..finite import MODEL_CAUSES, NonFiniteGuard, check_finite
 from ..latents import is_blank, to_intermediate
-from ..nested import Parts
 from ..models import cell_side
+from ..nested import Parts
 from ..node import reporting_as, show_status
 from .after_switch import Holder
 from .guiders import for_leg
