@@ -14,6 +14,7 @@ from .plan import SurfPlan
 from .preview import SurfLatentDownscale, SurfReshiftGuider, SurfReshiftKSampler
 from .refine import SurfRefiner
 from .seedvr2 import SurfSeedVR2Skip
+from .signature import SurfSignature
 from .skip import SurfSkipMask
 from .tiny import SurfTinyModels, SurfTinyPrompt
 from .windows import SurfWindowedAttention
@@ -41,6 +42,7 @@ class SurfExtension(ComfyExtension):
             SurfVAEDecode,
             SurfDecodeVideo,
             SurfImageToVideo,
+            SurfSignature,
             SurfStartDrafts,
             SurfDrafts,
             SurfFinishDraft,

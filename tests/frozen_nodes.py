@@ -234,6 +234,12 @@ INPUTS = {
         "height": widget("INT", 0, min=0, max=16384),
         "piece": widget("INT", 0, min=0, max=16384, step=16, advanced=True),
     },
+    "SurfSignature": {
+        "image": socket("IMAGE"),
+        "reference": socket("IMAGE"),
+        "other": socket("IMAGE", optional=True),
+        "rows": widget("INT", 480, min=0, max=16384, advanced=True),
+    },
     "SurfDecodeVideo": {
         "samples": socket("LATENT"),
         "vae": socket("VAE"),
@@ -340,6 +346,7 @@ OUTPUTS = {
     "SurfSeedVR2Skip": {"model": "MODEL", "keep_ratio": "FLOAT", "report": "STRING"},
     "SurfCompile": {"model": "MODEL"},
     "SurfVAEDecode": {"image": "IMAGE"},
+    "SurfSignature": {"picture": "IMAGE", "report": "STRING"},
     "SurfDecodeVideo": {"video": "VIDEO"},
     "SurfImageToVideo": {
         "positive": "CONDITIONING",

@@ -24,6 +24,7 @@ THIRD_PARTY = {
     "nodes/host/": {"torch", "comfy_api"} | HOST,
     "nodes/host/vae/video_file.py": {"torch", "comfy_api", "av"} | HOST,
     "nodes/host/plan/": {"torch", "comfy_api", "PIL"} | HOST,
+    "nodes/host/signature/": {"torch", "comfy_api", "PIL"} | HOST,
 }
 # Leaves first: a module imports its own rank or a lower one. A new subject needs one entry.
 RANK = {
@@ -53,7 +54,7 @@ RANK = {
 # The rooms of nodes/host, lower ones first; "" is for the files in none of them.
 ROOMS = {
     "node": 0, "": 1, "attention": 2, "conditioning": 2, "vae": 2, "drafts": 3, "refiner": 3,
-    "image_to_video": 3, "skip": 4, "preview": 5, "refine": 5, "plan": 6,
+    "image_to_video": 3, "skip": 4, "preview": 5, "refine": 5, "plan": 6, "signature": 2,
 }  # fmt: skip
 
 

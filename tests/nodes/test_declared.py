@@ -101,6 +101,7 @@ GOOD = {
     "SurfSkipMask": SIZE | {"upsample": "pixel", "vae": None},
     "SurfVAEDecode": {"piece": 128},
     "SurfDecodeVideo": {"piece": 128},
+    "SurfPlan": LOW | {"switch_step": 8, "steps": 8},
     "SurfWindowedAttention": {"window": 2},
     "SurfTinyPrompt": {"text": "red circle"},
     "SurfLoadDraft": {"file": None},

@@ -1,0 +1,68 @@
+"""Draw a signature: frames of both videos, and a bar for each part between floor and ceiling."""
+
+import inspect
+
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from ....surf_core.signature import Survival
+
+WIDTH, MARGIN, GAP, LINE, BAR, FONT = 720, 16, 8, 24, 14, 17
+GROUND, TEXT, DIM, TRACK, KEPT = "#202226", "#eeeeee", "#9aa0a6", "#3a3e45", "#58c2a9"
+SHOWN = 3
+"""Frames of each video: first, middle, last."""
+
+
+def draw_signature(found: Survival, video: Tensor, reference: Tensor) -> Tensor:
+    """Draw frames and bars: IMAGE [1, height, 720, 3].
+
+    Args:
+        video, reference: IMAGE [F, H, W, channels], as they were compared.
+    """
+    wide = (WIDTH - 2 * MARGIN - (SHOWN - 1) * GAP) // SHOWN
+    tall = max(1, round(wide * reference.shape[1] / reference.shape[2]))
+    top = MARGIN + 2 * (LINE + tall + GAP)
+    height = top + len(found.parts) * (2 * LINE + GAP) + LINE + MARGIN
+    image = Image.new("RGB", (WIDTH, height), GROUND)
+    canvas, font = ImageDraw.Draw(image), _font()
+    places = {}
+    for row, (title, frames) in enumerate((("video", video), ("reference", reference))):
+        y = MARGIN + row * (LINE + tall + GAP)
+        canvas.text((MARGIN, y), title, fill=DIM, font=font)
+        places[y + LINE] = frames
+    for row, (name, part) in enumerate(found.parts.items()):
+        y = top + row * (2 * LINE + GAP)
+        kept = "not measured" if part.kept is None else f"{part.kept:.0%}"
+        canvas.text((MARGIN, y), f"{name}: {kept}", fill=TEXT, font=font)
+        canvas.text((MARGIN + 190, y), part.says, fill=DIM, font=font)
+        canvas.rectangle((MARGIN, y + LINE, WIDTH - MARGIN, y + LINE + BAR), fill=TRACK)
+        if part.kept:
+            end = MARGIN + part.kept * (WIDTH - 2 * MARGIN)
+            canvas.rectangle((MARGIN, y + LINE, end, y + LINE + BAR), fill=KEPT)
+    note = f"0 % is {found.floor}, 100 % a faithful copy; {found.frames} frames. {found.note}"
+    canvas.text((MARGIN, height - MARGIN - LINE), note[: WIDTH // 8], fill=DIM, font=font)
+    pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
+    pixels = pixels.view(height, WIDTH, 3).float() / 255
+    for y, frames in places.items():
+        for column, frame in enumerate(_shown(frames, (tall, wide), found.frames)):
+            x = MARGIN + column * (wide + GAP)
+            pixels[y : y + tall, x : x + wide] = frame
+    return pixels[None]
+
+
+def _shown(frames: Tensor, size: tuple[int, int], count: int) -> Tensor:
+    """Return the first, middle and last frame at a size: [3, *size, 3]."""
+    chosen = frames[[0, (count - 1) // 2, count - 1]].float()
+    chosen = (
+        chosen[..., :3] if chosen.shape[-1] >= 3 else chosen[..., :1].expand(*chosen.shape[:3], 3)
+    )
+    resized = F.interpolate(chosen.movedim(-1, 1), size=size, mode="area")
+    return resized.movedim(1, -1).clamp(0, 1).cpu()
+
+
+def _font() -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+    """Return Pillow's own font; before 10.1 it has one size."""
+    scales = "size" in inspect.signature(ImageFont.load_default).parameters
+    return ImageFont.load_default(FONT) if scales else ImageFont.load_default()
