@@ -94,6 +94,29 @@ def case_sound_goes_on_exactly_through_a_switch_to_half_size():
                 assert sound_gap(ours, expected) < EXACT, (name, noise)
 
 
+def case_a_lock_holds_the_coarse_video_and_leaves_the_sound():
+    """With other noise after the switch the low band is one; the sound is the plain run's."""
+    from surf.surf_core.lowband import low_band
+
+    for name in (H3, LTX):
+        given, guider = inputs(name), basic(name)
+        with severed(name, guider):
+            expected = plain(guider, given)
+            policies = ("inherited", "fresh")
+            held, other = (
+                plain(switched(guider, noise_policy=each, low_band_lock=1.0), given)
+                for each in policies
+            )
+            loose = [plain(switched(guider, noise_policy=each), given) for each in policies]
+        assert max(sound_gap(out, expected) for out in (held, other)) < EXACT, name
+        scale = held.unbind()[0].abs().max()
+        first, second = (
+            (low_band(a.unbind()[0], 2) - low_band(b.unbind()[0], 2)).abs().max() / scale
+            for a, b in ((held, other), loose)
+        )
+        assert first < 1e-4 < 1e-2 < second, (name, first, second)
+
+
 def case_equal_signal_to_noise_leaves_the_sound_of_minimax_h3_on_its_own_schedule():
     """Of the text, whose noise level is the video's, the sound hears: so it is cut off as well."""
     for name in (H3, PRUNED):
