@@ -27,6 +27,7 @@ CORE = {
     "EmptyHunyuanLatentVideo": ("", "LATENT", "width height length batch_size"),
     "EmptyHunyuanVideo15Latent": ("", "LATENT", "width height length batch_size"),
     "EmptyLTXVLatentVideo": ("", "LATENT", "width height length batch_size"),
+    "GetVideoComponents": ("video", "IMAGE AUDIO FLOAT", ""),
     "HunyuanVideo15LatentUpscaleWithModel": (
         "model samples",
         "LATENT",
@@ -38,9 +39,15 @@ CORE = {
         "noise_augmentation",
     ),
     "ImageScale": ("image", "IMAGE", "upscale_method width height crop"),
+    "KSampler": (
+        "model positive negative latent_image",
+        "LATENT",
+        "seed control_after_generate steps cfg sampler_name scheduler denoise",
+    ),
     "KSamplerSelect": ("", "SAMPLER", "sampler_name"),
     "LatentUpscaleModelLoader": ("", "LATENT_UPSCALE_MODEL", "model_name"),
     "LoadImage": ("", "IMAGE MASK", "image upload"),
+    "LoadVideo": ("", "VIDEO", "file upload"),
     "LoraLoaderModelOnly": ("model", "MODEL", "lora_name strength_model"),
     "LTXAVTextEncoderLoader": ("", "CLIP", "text_encoder ckpt_name device"),
     "LTXVAudioVAEDecode": ("samples audio_vae", "AUDIO", ""),
@@ -68,10 +75,29 @@ CORE = {
         "",
     ),
     "SaveVideo": ("video", "", "filename_prefix format codec"),
+    "SeedVR2Conditioning": ("model vae_conditioning", "CONDITIONING CONDITIONING", ""),
+    "SeedVR2PostProcessing": (
+        "images original_resized_images",
+        "IMAGE",
+        "color_correction_method",
+    ),
+    "SeedVR2Preprocess": ("resized_images", "IMAGE", ""),
+    "SeedVR2TemporalChunk": ("latent", "LATENT INT", "temporal_overlap chunking_mode"),
+    "SeedVR2TemporalMerge": ("latents temporal_overlap", "LATENT", ""),
     "SplitSigmas": ("sigmas", "SIGMAS SIGMAS", "step"),
     "UNETLoader": ("", "MODEL", "unet_name weight_dtype"),
     "VAEDecode": ("samples vae", "IMAGE", ""),
     "VAEDecodeAudio": ("samples vae", "AUDIO", ""),
+    "VAEDecodeTiled": (
+        "samples vae",
+        "IMAGE",
+        "tile_size overlap temporal_size temporal_overlap",
+    ),
+    "VAEEncodeTiled": (
+        "pixels vae",
+        "LATENT",
+        "tile_size overlap temporal_size temporal_overlap",
+    ),
     "VAELoader": ("", "VAE", "vae_name"),
     "Wan22ImageToVideoLatent": ("vae start_image?", "LATENT", "width height length batch_size"),
 }
@@ -100,9 +126,7 @@ def describe(kind):
             if getattr(item, "control_after_generate", None):
                 widgets.append("control_after_generate")
     required = [item.id for item in sockets if not item.optional]
-    # A widget may be fed by a link, too.
-    names = [item.id for item in schema.inputs]
-    return names, required, [type_of(o) for o in schema.outputs], widgets
+    return [item.id for item in sockets], required, [type_of(o) for o in schema.outputs], widgets
 
 
 def node_faults(node):
@@ -113,7 +137,8 @@ def node_faults(node):
         return
     inputs, required, outputs, widgets = describe(kind)
     named = {item["name"]: item for item in node["inputs"]}
-    for name in named.keys() - set(inputs):
+    # A widget may be fed by a link, too.
+    for name in named.keys() - set(inputs) - set(widgets):
         yield f"{where}: no input {name}"
     for name in required:
         if named.get(name, {}).get("link") is None:
@@ -240,10 +265,12 @@ def test_the_workflows_are_there():
         "MiniMax H3 I2V to 1080p",
         "MiniMax H3 I2V to 1080p with 8-step LoRA",
         "MiniMax H3 T2V to 1080p",
+        "Refine my video with SeedVR2",
         "Try SURF without downloads",
         "Wan 2.1 1.3B T2V to 720p",
         "Wan 2.2 5B to 1080p",
         "Wan 2.2 A14B I2V to 1080p",
+        "Wan 2.2 A14B I2V to 1080p with SeedVR2",
         "Wan 2.2 A14B I2V to 720p",
         "Wan 2.2 A14B I2V to 720p with 4-step LoRAs",
         "Wan 2.2 A14B I2V to 720p, base model drafts, LoRA finishes",

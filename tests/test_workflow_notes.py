@@ -13,13 +13,16 @@ from surf.surf_core.cost import (
     HUNYUAN_VIDEO_15,
     LTX_2,
     MINIMAX_H3,
+    SEEDVR2_3B,
     TINY,
     WAN_1_3B,
     WAN_5B,
     WAN_14B,
     Evaluations,
     ModelShape,
+    latent_frames,
     plan_flops,
+    tokens,
 )
 from surf.surf_core.resample import target_size
 from surf.tests.test_workflow_files import WORKFLOWS, describe
@@ -32,8 +35,11 @@ SHAPES = {
     "hunyuanvideo1.5": HUNYUAN_VIDEO_15,
     "minimax_h3": MINIMAX_H3,
     "ltx-2": LTX_2,
+    "seedvr2_3b": SEEDVR2_3B,
 }
 """Beginning of a file's name -> its model."""
+MY_VIDEO = (81, (1080, 1920))
+"""Frames and shape of the video that notes price where the user brings one."""
 IMAGE_TOKENS = 729
 """Tokens that the vision encoder adds to the text of HunyuanVideo 1.5."""
 UNKNOWN_SIZES = {"hunyuanvideo15_latent_upsampler_1080p.safetensors"}
@@ -90,6 +96,12 @@ class PricedClip:
             shape=self.shape, steps=steps, frames=self.frames, height=size[0], width=size[1],
             window=window, guided=cfg != 1,
         )  # fmt: skip
+
+    def restored(self, size, share):
+        """SeedVR2's one step, on a share of the tokens of each latent frame."""
+        kept = round(share * tokens(self.shape, 1, *size))
+        counts = (kept,) * latent_frames(self.shape, self.frames) if share < 1 else None
+        return replace(self.run(1, size, 1.0), kept=counts)
 
     def smaller(self, size, chosen, **more):
         patch = self.shape.cell_pixels * self.shape.patch[1]
@@ -162,6 +174,10 @@ def enlarged(graph, clip, low):
         size = clip.smaller(low, {name: own[name] for name in names}, exact=True)
         legs = [clip.run(own["steps"], size, own["cfg"], own["window"])]
         return f"refiner: {own['steps']} steps at {text_of(size)}", legs, size
+    if node := next(iter(graph.all("SurfSeedVR2Skip")), None):
+        size, share = large_size(graph, low), graph.widgets(node)["keep"]
+        legs = [replace(clip, shape=graph.shape(node)).restored(size, share)]
+        return f"SeedVR2: 1 step at {text_of(size)}, {SHARES[share]}", legs, size
     own = graph.widgets(graph.find("HunyuanVideo15LatentUpscaleWithModel"))
     size = (own["height"] // 16 * 16, own["width"] // 16 * 16)
     steps = graph.widgets(graph.find("BasicScheduler"))["steps"]
@@ -171,12 +187,38 @@ def enlarged(graph, clip, low):
     return f"super-resolution: {steps} steps at {text_of(size)}", legs, size
 
 
+SHARES = {0.5: "half of the tokens", 1: "all tokens"}
+
+
+def large_size(graph, size):
+    """What ImageScale makes of a video's size: the shape stays, the height is its widget."""
+    own = graph.widgets(graph.find("ImageScale"))
+    assert own["width"] == 0
+    sampler = graph.widgets(graph.find("KSampler"))
+    assert (sampler["steps"], sampler["cfg"], sampler["denoise"]) == (1, 1.0, 1.0)
+    return own["height"], round(size[1] * own["height"] / size[0])
+
+
+def my_video(graph):
+    """The costs where the user brings a video: of a share of its tokens, and of all."""
+    frames, size = MY_VIDEO
+    node = graph.find("SurfSeedVR2Skip")
+    clip, size = PricedClip(graph.shape(node), frames), large_size(graph, size)
+    shares = graph.widgets(node)["keep"], 1
+    return {
+        f"{frames} frames to {text_of(size)}, {SHARES[share]}": clip.restored(size, share).flops
+        for share in shares
+    }
+
+
 def rows(graph):
     """The table of costs that the note must have: row -> operations."""
+    if graph.all("LoadVideo"):
+        return my_video(graph)
     first, legs, clip, low, own = preview(graph)
     second, more, target = enlarged(graph, clip, low)
     table = {first: legs, second: more, "both": legs + more}
-    if second.startswith("refiner"):
+    if second.startswith(("refiner", "SeedVR2")):
         plain, name = [clip.run(own["steps"], target, own["cfg"])], text_of(target)
     else:
         plain = [clip.run(own["steps"], (legs[0].height, legs[0].width), own["cfg"]), *more]
@@ -236,7 +278,9 @@ def test_note_says_where_the_picture_is_chosen(path):
     assert f"*{title}*" in graph.note()
 
 
-@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", [path for path in WORKFLOWS if not read(path).all("LoadVideo")], ids=lambda p: p.stem
+)
 def test_the_group_that_the_note_mutes_leaves_a_graph_that_saves_the_preview(path):
     graph, raw = read(path), json.loads(path.read_text())
     number = re.search(r"mute group (\d) \(right-click its title", graph.note())[1]
@@ -247,7 +291,8 @@ def test_the_group_that_the_note_mutes_leaves_a_graph_that_saves_the_preview(pat
         if x <= node["pos"][0] < x + width and y <= node["pos"][1] < y + height
     }  # fmt: skip
     kinds = [graph.nodes[each]["type"] for each in muted]
-    assert {"SurfRefiner", "HunyuanVideo15LatentUpscaleWithModel"} & set(kinds)
+    refiners = {"SurfRefiner", "HunyuanVideo15LatentUpscaleWithModel", "SurfSeedVR2Skip"}
+    assert refiners & set(kinds)
     left = [link for link in raw["links"] if link[3] not in muted]
     assert not [link for link in left if link[1] in muted]
     saved = [node for node in graph.all("SaveVideo") if node["id"] not in muted]
@@ -258,6 +303,9 @@ def test_the_group_that_the_note_mutes_leaves_a_graph_that_saves_the_preview(pat
 def test_videos_are_told_apart_by_their_names(path):
     graph = read(path)
     names = [node["widgets_values"][0] for node in graph.all("SaveVideo")]
+    if graph.all("LoadVideo"):
+        assert names == ["video/surf_refined"]
+        return
     target = re.search(r"\d+p|4K", path.stem)
     refined = f"video/surf_{target[0].lower() if target else '128p'}"
     assert sorted(names) == [refined, "video/surf_preview"]

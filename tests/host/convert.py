@@ -53,7 +53,8 @@ def widget_inputs(declared, values, kind):
         if not values or not (isinstance(type_, list) or is_widget(type_)):
             continue
         inputs[name] = values.pop(0)
-        if options.get("control_after_generate") or options.get("image_upload"):
+        extras = ("control_after_generate", "image_upload", "video_upload")
+        if any(options.get(each) for each in extras):
             values.pop(0)
         if type_ == NESTED:
             chosen = next(o for o in options["options"] if o["key"] == inputs[name])

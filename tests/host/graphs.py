@@ -27,6 +27,8 @@ TINY = {
     "ltx-2.5-video-vae-bf16": "tiny_ltx_video_vae",
     "ltx-2.5-audio-vae-bf16": "tiny_ltx_audio_vae",
     "ltx-2.5-latent-spatial-upscaler-x2-bf16-1.0": "tiny_ltx_upsampler",
+    "seedvr2_3b_int8_convrot": "tiny_seedvr2_3b",
+    "seedvr2_ema_vae_fp16": "tiny_seedvr2_vae",
 }
 """Names of files, without .safetensors."""
 LIGHT_VAES = {"tiny_wan22_vae.safetensors", "tiny_hunyuan15_vae.safetensors"}
@@ -81,6 +83,11 @@ def shrink(prompt):
             kind = "LightVAELoader"
         if inputs.get("vae_name", "").startswith("tiny_minimax"):
             kind = "SmallMiniMaxVAELoader"
+        if "tiny_seedvr2" in str(inputs.get("unet_name")) + str(inputs.get("vae_name")):
+            kind = {"UNETLoader": "SmallSeedVR2Loader", "VAELoader": "SmallSeedVR2VAELoader"}[kind]
+        if kind == "ImageScale" and inputs["width"] == 0:
+            # Keeps the picture's shape: twice the first size, in place of 1080p.
+            inputs["height"] = 2 * HEIGHT
         small[number] = {"class_type": kind, "inputs": inputs | SMALL.get(kind, {})}
         if kind == "SurfRefiner" and "ltx-2" in str(prompt):
             # Their own upsampler has doubled the preview before.

@@ -147,6 +147,31 @@ class SmallMiniMaxVAELoader(nodes.VAELoader):
             return super().load_vae(vae_name)
 
 
+class SmallSeedVR2Loader(nodes.UNETLoader):
+    """Loads a thin SeedVR2 3B, whose file does not say how wide it is."""
+
+    CATEGORY = "testing"
+
+    def load_unet(self, unet_name, weight_dtype):
+        import comfy.ldm.seedvr.model as seedvr
+
+        kind, thin = seedvr.NaDiT, {"vid_dim": 48, "heads": 2, "head_dim": 16, "rope_dim": 12}
+        with mock.patch.object(seedvr, "NaDiT", lambda **sizes: kind(**sizes | thin)):
+            return super().load_unet(unet_name, weight_dtype)
+
+
+class SmallSeedVR2VAELoader(nodes.VAELoader):
+    """Loads a thin VAE of SeedVR2."""
+
+    CATEGORY = "testing"
+
+    def load_vae(self, vae_name):
+        import comfy.ldm.seedvr.vae as vae
+
+        with mock.patch.object(vae, "BYTEDANCE_BLOCK_OUT_CHANNELS", (32, 32, 32, 32)):
+            return super().load_vae(vae_name)
+
+
 NODE_CLASS_MAPPINGS = {
     "LightVAELoader": LightVAELoader,
     "RandomClipVision": RandomClipVision,
@@ -154,4 +179,6 @@ NODE_CLASS_MAPPINGS = {
     "RandomLtxConditioning": RandomLtxConditioning,
     "RandomMiniMaxClip": RandomMiniMaxClip,
     "SmallMiniMaxVAELoader": SmallMiniMaxVAELoader,
+    "SmallSeedVR2Loader": SmallSeedVR2Loader,
+    "SmallSeedVR2VAELoader": SmallSeedVR2VAELoader,
 }

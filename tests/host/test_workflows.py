@@ -26,6 +26,10 @@ ROOT = HERE.parents[1]
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
 WITH_SOUND = ("LTX", "MiniMax H3")
 SOUND_DECODERS = ("VAEDecodeAudio", "LTXVAudioVAEDecode")
+OF_MY_VIDEO = "Refine my video"
+"""Beginning of the workflows that start from a video with sound."""
+VIDEO_RATE, SOUND_RATE = 12, 44100
+"""Frames and samples a second of that video."""
 EMBEDDED = "Try SURF without downloads"
 """The workflow that runs as it is shipped."""
 
@@ -38,7 +42,7 @@ pytestmark = [
 def write_checkpoints(models):
     """Let the host's own classes make the tiny checkpoints, in a process of the host."""
     python = os.environ.get("COMFYUI_PYTHON", sys.executable)
-    for script in ("checkpoints.py", "av_models.py", "ltx_files.py"):
+    for script in ("checkpoints.py", "av_models.py", "ltx_files.py", "seedvr2_files.py"):
         subprocess.run(
             [python, str(HERE / script), str(models)],
             cwd=os.environ["COMFYUI_PATH"],
@@ -54,12 +58,34 @@ def write_picture(path):
     Image.fromarray((shades * 255).byte().numpy()).save(path)
 
 
+def write_video(path):
+    """A clip of FRAMES frames with stereo sound as long: a square wanders over noise."""
+    shades = torch.rand(FRAMES, HEIGHT, WIDTH, 3, generator=torch.Generator().manual_seed(1))
+    frames = (shades * 60 + 90).byte().numpy()
+    seconds = np.arange(FRAMES * SOUND_RATE // VIDEO_RATE) / SOUND_RATE
+    wave = np.stack([np.sin(2 * np.pi * pitch * seconds) for pitch in (440, 660)])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as out:
+        video, sound = out.add_stream("h264", VIDEO_RATE), out.add_stream("aac", SOUND_RATE)
+        video.width, video.height, video.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        sound.layout = "stereo"
+        for i, frame in enumerate(frames):
+            frame[16:32, 4 * i : 4 * i + 16] = (230, 160, 60)
+            out.mux(video.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        heard = av.AudioFrame.from_ndarray(wave.astype(np.float32), "fltp", "stereo")
+        heard.sample_rate = SOUND_RATE
+        out.mux(sound.encode(heard))
+        for stream in (video, sound):
+            out.mux(stream.encode())
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     base = tmp_path_factory.mktemp("host")
     write_checkpoints(base / "models")
     refiner(base / "models" / "diffusion_models" / "tiny_surf_refiner.safetensors", text_dim=4096)
     write_picture(base / "input" / "example.png")
+    write_video(base / "input" / "my_video.mp4")
     install_pack(base)
     (base / "custom_nodes" / "stand_ins").mkdir()
     shutil.copy(HERE / "stand_ins.py", base / "custom_nodes" / "stand_ins" / "__init__.py")
@@ -144,7 +170,9 @@ def makes_both_videos(server, prompt):
 
 
 @pytest.mark.parametrize(
-    "path", [path for path in WORKFLOWS if path.stem != EMBEDDED], ids=lambda path: path.stem
+    "path",
+    [path for path in WORKFLOWS if not path.stem.startswith((EMBEDDED, OF_MY_VIDEO))],
+    ids=lambda path: path.stem,
 )
 def test_shipped_workflow_makes_its_videos(server, path):
     prompt = tiny(server, path)
@@ -176,6 +204,32 @@ def test_both_videos_have_the_same_stereo_sound(server, path):
         assert sounds[-1].std() > 0
     first, second = sounds
     assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in WORKFLOWS if p.stem.startswith(OF_MY_VIDEO)], ids=lambda path: path.stem
+)
+def test_a_video_of_ones_own_is_refined_and_keeps_its_rate_and_sound(server, path):
+    before = set((server.base / "output").rglob("*.mp4"))
+    server.run(tiny(server, path))
+    [saved] = set((server.base / "output").rglob("*.mp4")) - before
+    pictures, waves, rates = [], [], []
+    for source in (server.base / "input" / "my_video.mp4", saved):
+        with av.open(str(source)) as video:
+            pictures.append([x.to_ndarray(format="rgb24") for x in video.decode(video=0)])
+            rates.append(video.streams.video[0].average_rate)
+        with av.open(str(source)) as video:
+            parts = [frame.to_ndarray() for frame in video.decode(audio=0)]
+            waves.append(np.concatenate(parts, axis=-1))
+    assert np.stack(pictures[1]).shape == (FRAMES, 2 * HEIGHT, 2 * WIDTH, 3)
+    assert np.stack(pictures[1]).std() > 1
+    assert rates[0] == rates[1] == VIDEO_RATE
+    length = min(wave.shape[-1] for wave in waves)
+    assert waves[0].shape[0] == waves[1].shape[0] == 2
+    assert abs(length / SOUND_RATE - FRAMES / VIDEO_RATE) < 0.1
+    # Encoded twice, so not the same to the bit, but the same sound.
+    heard = np.corrcoef(waves[0][0, :length], waves[1][0, :length])[0, 1]
+    assert heard > 0.9, heard
 
 
 def test_the_5b_workflow_begins_with_a_picture_where_that_is_not_bypassed(server):

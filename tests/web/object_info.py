@@ -13,6 +13,8 @@ from surf.tests.test_workflow_files import CORE, WORKFLOWS, describe
 FREE_TEXT = {"filename_prefix", "prompt", "sigmas", "text"}
 """Widgets of the core's nodes that hold any text; all other texts are options."""
 OF_THE_FRONT_END = {"MarkdownNote"}
+UPLOADS = {"image": "image_upload", "file": "video_upload"}
+"""Widget that names a file -> what gives it a button to upload one."""
 OF_THE_HOST = {
     "sampler_name": ["euler", "uni_pc"],
     "scheduler": ["simple", "normal"],
@@ -58,14 +60,18 @@ def core_entry(kind, seen):
     inputs = {"required": {}, "optional": {}}
     for name in sockets:
         where = "required" if name in required else "optional"
-        inputs[where][name] = [seen[name][0], {}]
+        # A number that has no widget comes by link alone.
+        options = {"forceInput": True} if seen[name][0] in ("INT", "FLOAT") else {}
+        inputs[where][name] = [seen[name][0], options]
     for name in widgets:
         if name not in ("control_after_generate", "upload"):
             inputs["required"][name] = widget(name, seen[name][1])
     if "control_after_generate" in widgets:
-        inputs["required"]["noise_seed"][1]["control_after_generate"] = True
+        seed = widgets[widgets.index("control_after_generate") - 1]
+        inputs["required"][seed][1]["control_after_generate"] = True
     if "upload" in widgets:
-        inputs["required"]["image"][1]["image_upload"] = True
+        file = widgets[widgets.index("upload") - 1]
+        inputs["required"][file][1][UPLOADS[file]] = True
     return entry(kind, kind, "core", inputs, outputs, outputs, output_node=kind == "SaveVideo")
 
 
