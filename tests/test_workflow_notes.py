@@ -69,6 +69,11 @@ class Graph:
         number = next((i["link"] for i in node["inputs"] if i["name"] == name), None)
         return None if number is None else self.nodes[self.links[number][1]]
 
+    def start(self, sampler):
+        """The node that makes what a sampler starts from, before it is repeated."""
+        node = self.source(sampler, "latent_image")
+        return self.source(node, "latent") if node["type"] == "SurfStartDrafts" else node
+
     def shape(self, node, name="model"):
         """The sizes of the model that feeds an input, through LoRAs and patches."""
         loaders = ("UNETLoader", "CheckpointLoaderSimple")
@@ -116,7 +121,7 @@ def guided_preview(graph, node):
     """What `preview` returns, of a guider with the switch round BasicGuider."""
     own, basic = graph.widgets(node), graph.source(node, "guider")
     [run] = graph.all("SamplerCustomAdvanced")
-    made = graph.widgets(graph.source(run, "latent_image"))
+    made = graph.widgets(graph.start(run))
     steps = graph.widgets(graph.source(run, "sigmas"))["steps"]
     size, clip = (made["height"], made["width"]), PricedClip(graph.shape(basic), made["length"])
     names = ("resolution", "scale", "width", "height")
@@ -149,7 +154,7 @@ def preview(graph):
         return guided_preview(graph, node)
     node = graph.find("SurfReshiftKSampler")
     own = graph.widgets(node)
-    made = graph.widgets(graph.source(node, "latent_image"))
+    made = graph.widgets(graph.start(node))
     size = (made.get("height", 64), made.get("width", 64))
     clip = PricedClip(graph.shape(node), made.get("length", 4))
     for other in ("model_low", "model_low_noise"):
@@ -217,6 +222,9 @@ def rows(graph):
         return my_video(graph)
     first, legs, clip, low, own = preview(graph)
     second, more, target = enlarged(graph, clip, low)
+    for node in graph.all("SurfStartDrafts"):
+        count = graph.widgets(node)["count"]
+        first, legs = f"{count} drafts, each {first.removeprefix('preview: ')}", legs * count
     table = {first: legs, second: more, "both": legs + more}
     if second.startswith(("refiner", "SeedVR2")):
         plain, name = [clip.run(own["steps"], target, own["cfg"])], text_of(target)

@@ -50,7 +50,8 @@ def widget_inputs(declared, values, kind):
     while fields:
         name, (type_, *options) = fields.pop(0)
         options = options[0] if options else {}
-        if not values or not (isinstance(type_, list) or is_widget(type_)):
+        shown = isinstance(type_, list) or is_widget(type_)
+        if not values or not shown or options.get("forceInput"):
             continue
         inputs[name] = values.pop(0)
         extras = ("control_after_generate", "image_upload", "video_upload")

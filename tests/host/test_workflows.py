@@ -24,7 +24,7 @@ from surf.tests.host.server import Server, install_pack
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
-WITH_SOUND = ("LTX", "MiniMax H3")
+WITH_SOUND = ("LTX", "MiniMax H3", "4 drafts of MiniMax H3")
 SOUND_DECODERS = ("VAEDecodeAudio", "LTXVAudioVAEDecode")
 OF_MY_VIDEO = "Refine my video"
 """Beginning of the workflows that start from a video with sound."""

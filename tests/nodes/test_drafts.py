@@ -197,7 +197,7 @@ def test_the_picture_shows_every_draft_in_its_place():
 
 
 def test_numbers_are_read_as_they_are_drawn():
-    frames = torch.full((2, 80, 80, 3), 0.5)
+    frames = torch.full((2, 40, 40, 3), 0.5)
     for number in (7, 10, 64):
         drawn = numbered(frames, number)
         assert torch.equal(drawn[0], drawn[1])

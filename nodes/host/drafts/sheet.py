@@ -100,7 +100,7 @@ def numbered(frames: Tensor, number: int) -> Tensor:
     """Draw a number into the top left corner of frames [F, h, w, 3]: white on black."""
     digits = [torch.tensor([*map(int, DIGITS[int(d)])]).view(5, 3) for d in str(number)]
     label = F.pad(torch.cat([F.pad(digit, (1, 0)) for digit in digits], 1), (0, 1, 1, 1)).float()
-    block = max(1, max(frames.shape[1:3]) // 80)
+    block = max(1, max(frames.shape[1:3]) // 40)
     label = label.repeat_interleave(block, 0).repeat_interleave(block, 1)
     label = label[: frames.shape[1], : frames.shape[2], None].to(frames)
     out = frames.clone()
