@@ -102,6 +102,11 @@ def test_nearly_every_painted_thing_is_read_as_right(scenes, video, size):
     assert share(read(shown, scenes.things())) >= 0.97
 
 
+def test_what_is_blurred_is_read_as_what_is_sharp(scenes, video):
+    blurred = resize(resize(video, (24, 24), "area"), (64, 64), "bicubic").clamp(0, 1)
+    assert share(read(blurred, scenes.things())) >= 0.97
+
+
 def test_what_shows_nothing_is_never_right(scenes, video):
     things = scenes.things()
     dice = torch.Generator().manual_seed(0)
