@@ -157,25 +157,28 @@ def main() -> None:
     line.add_argument("--objects", type=int, default=1, choices=(1, 2), help="in every prompt")
     args, s, shares = line.parse_args(), Settings(), defaultdict(list)
     numbers = numbers_with(args.objects, max(args.pairs, 256))
-    for part in batches(numbers, args.batch):
-        rendered = [scenes(1, SIDE, number) for number in part]
-        prompts = [scene.prompts[0] for scene in rendered]
-        videos = {"rendered, 64 pixels": pixels(torch.cat([scene.video for scene in rendered]))}
-        part = part[: max(0, args.pairs - numbers.index(part[0]))]
-        if part:
-            videos |= sampled(part, prompts[: len(part)], args)
-        for name, video in videos.items():
-            shares[name].append(score(prompts[: len(video)], video))
-    rows = [
-        [name, *(share_and_error(torch.cat([each[asked] for each in parts])) for asked in ASKED)]
-        for name, parts in shares.items()
-    ]
     how = (
         f"{args.pairs} held-out prompts with {args.objects} object(s), {s.steps} steps, cfg "
         f"{s.cfg} / {s.cfg_low}, switch at {s.switch_step}; binomial standard errors"
     )
     title = "Do the embedded models draw what they are asked for?"
     with Page(__spec__.name, title, args.out, "Share of videos in which it is right.") as page:
+        for part in batches(numbers, args.batch):
+            rendered = [scenes(1, SIDE, number) for number in part]
+            prompts = [scene.prompts[0] for scene in rendered]
+            videos = {"rendered, 64 pixels": pixels(torch.cat([scene.video for scene in rendered]))}
+            part = part[: max(0, args.pairs - numbers.index(part[0]))]
+            if part:
+                videos |= sampled(part, prompts[: len(part)], args)
+            for name, video in videos.items():
+                shares[name].append(score(prompts[: len(video)], video))
+        rows = [
+            [
+                name,
+                *(share_and_error(torch.cat([each[asked] for each in parts])) for asked in ASKED),
+            ]
+            for name, parts in shares.items()
+        ]
         page.write([*table(" | ".join(["right, %", *ASKED]), rows), "", page.origin(how)])
 
 
