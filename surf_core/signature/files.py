@@ -26,7 +26,9 @@ def read_video(path: Path, rows: int = 480) -> Tensor:
     try:
         import av
     except ImportError:
-        raise ValueError("expected PyAV to read videos, it is missing; install the package av.") from None
+        raise ValueError(
+            "expected PyAV to read videos, it is missing; install the package av."
+        ) from None
     try:
         with av.open(str(path)) as container:
             frames = [
