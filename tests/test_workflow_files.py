@@ -148,6 +148,9 @@ def node_faults(node):
     for name in required:
         if named.get(name, {}).get("link") is None:
             yield f"{where}: input {name} is not connected"
+    previews = [named.get(name, {}).get("link") for name in ("latent", "image")]
+    if kind == "SurfRefiner" and previews == [None, None]:
+        yield f"{where}: neither latent nor image is connected"
     if [item["type"] for item in node["outputs"]] != outputs:
         yield f"{where}: outputs are not {outputs}"
     if len(node["widgets_values"]) != len(widgets):
@@ -272,12 +275,17 @@ def test_the_workflows_are_there():
         "MiniMax H3 I2V to 1080p",
         "MiniMax H3 I2V to 1080p with 8-step LoRA",
         "MiniMax H3 T2V to 1080p",
+        "Refine my video to 1080p with Wan 2.1 tile control",
+        "Refine my video to 1080p with Wan 2.2 and 4-step LoRA",
+        "Refine my video to 4K with Wan 2.2 and 4-step LoRA",
         "Refine my video with SeedVR2",
         "Try SURF without downloads",
         "Wan 2.1 1.3B T2V to 720p",
         "Wan 2.2 5B to 1080p",
         "Wan 2.2 A14B I2V to 1080p",
         "Wan 2.2 A14B I2V to 1080p with SeedVR2",
+        "Wan 2.2 A14B I2V to 1080p, refined in 4 steps",
+        "Wan 2.2 A14B I2V to 1080p, refined with tile control",
         "Wan 2.2 A14B I2V to 720p",
         "Wan 2.2 A14B I2V to 720p with 4-step LoRAs",
         "Wan 2.2 A14B I2V to 720p, base model drafts, LoRA finishes",

@@ -42,7 +42,10 @@ MY_VIDEO = (81, (1080, 1920))
 """Frames and shape of the video that notes price where the user brings one."""
 IMAGE_TOKENS = 729
 """Tokens that the vision encoder adds to the text of HunyuanVideo 1.5."""
-UNKNOWN_SIZES = {"hunyuanvideo15_latent_upsampler_1080p.safetensors"}
+UNKNOWN_SIZES = {
+    "hunyuanvideo15_latent_upsampler_1080p.safetensors",
+    "wan2.1-1.3b-control-lora-tile-v1.1_comfy.safetensors",
+}
 """Files whose size neither ComfyUI's templates nor its Manager list."""
 UNITS = {"PFLOPs": 1e15, "GFLOPs": 1e9}
 
@@ -216,10 +219,21 @@ def my_video(graph):
     }
 
 
+def my_frames(graph):
+    """The costs where Surf Refiner takes the frames of the user's video."""
+    node, (frames, size) = graph.find("SurfRefiner"), MY_VIDEO
+    clip, own = PricedClip(graph.shape(node), frames), graph.widgets(node)
+    size = clip.smaller(size, {"resolution": own["resolution"]}, exact=True)
+    leg = clip.run(own["steps"], size, own["cfg"], own["window"])
+    name = f"refiner: {own['steps']} steps at {text_of(size)}, {frames} frames"
+    table = {name: [leg], "the same, without windows": [replace(leg, window=0)]}
+    return {row: plan_flops(run) for row, run in table.items()}
+
+
 def rows(graph):
     """The table of costs that the note must have: row -> operations."""
     if graph.all("LoadVideo"):
-        return my_video(graph)
+        return my_video(graph) if graph.all("SurfSeedVR2Skip") else my_frames(graph)
     first, legs, clip, low, own = preview(graph)
     second, more, target = enlarged(graph, clip, low)
     for node in graph.all("SurfStartDrafts"):

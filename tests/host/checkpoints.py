@@ -29,6 +29,8 @@ WAN_KINDS = {
     "tiny_wan_ref": ("WanModel", {"model_type": "t2v", "in_dim_ref_conv": 16}),
     "tiny_wan_vace": ("VaceWanModel", {"vace_layers": 1, "vace_in_dim": 96}),
 }
+CONTROL = "tiny_wan_control"
+"""A Wan that takes a second latent beside its own."""
 HUNYUAN = {
     "in_channels": 16, "out_channels": 16, "vec_in_dim": 768, "context_in_dim": 64,
     "hidden_size": 128, "mlp_ratio": 4.0, "num_heads": 1, "depth": 1, "depth_single_blocks": 1,
@@ -67,12 +69,15 @@ def randomise(module, seed):
 
 
 def diffusion_model(name):
-    """The state dict of one of NAMES."""
+    """The state dict of one of NAMES, or CONTROL."""
     import comfy.ldm.hunyuan_video.model as hunyuan
     import comfy.ldm.wan.model as wan
     import comfy.ops
 
     made = {"operations": comfy.ops.disable_weight_init, "dtype": torch.float32, "device": "cpu"}
+    if name == CONTROL:
+        module = wan.WanModel(model_type="t2v", in_dim=32, out_dim=16, **WAN, **made)
+        return randomise(module, 302)
     if name in HUNYUAN_KINDS:
         module = hunyuan.HunyuanVideo(**HUNYUAN_KINDS[name], **made)
     else:
@@ -164,6 +169,18 @@ def lora(seed, rank=4):
     return state
 
 
+def control_lora(seed, rank=4):
+    """The state dict of a LoRA that lets a tiny Wan take a second latent beside its own."""
+    generator = torch.Generator().manual_seed(seed)
+    name, shape = "diffusion_model.patch_embedding", (DIM, 32, 1, 2, 2)
+    return lora(seed, rank) | {
+        f"{name}.lora_down.weight": torch.randn(rank, 32, 1, 2, 2, generator=generator) * 0.1,
+        f"{name}.lora_up.weight": torch.randn(DIM, rank, 1, 1, 1, generator=generator) * 0.5,
+        f"{name}.alpha": torch.tensor(float(rank)),
+        f"{name}.reshape_weight": torch.tensor(shape),
+    }
+
+
 REFINER = {
     "dim": 144, "heads": 2, "layers": 3, "ffn_dim": 192, "window": 2, "text_dim": 64,
     "block": "scale", "time": "t", "sigma_start": 0.0,
@@ -203,6 +220,8 @@ def write_all(models):
     for name, channels in (("hunyuan", 16), ("hunyuan15", 32), ("wan22", 48)):
         wanted[f"vae/tiny_{name}_vae"] = lambda channels=channels: light_vae(channels)
     wanted["latent_upscale_models/tiny_hunyuan15_upsampler"] = upsampler
+    wanted[f"diffusion_models/{CONTROL}"] = lambda: diffusion_model(CONTROL)
+    wanted["loras/tiny_wan_control_lora"] = lambda: control_lora(105)
     wanted["loras/tiny_wan_lora_high_noise"] = lambda: lora(103)
     wanted["loras/tiny_wan_lora_low_noise"] = lambda: lora(104)
     for name, make in wanted.items():

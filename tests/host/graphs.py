@@ -9,6 +9,8 @@ TINY = {
     "wan2.2_i2v_low_noise_14B_fp8_scaled": "tiny_wan22_i2v_low_noise",
     "wan2.2_i2v_lightx2v_4steps_lora_v1_high_noise": "tiny_wan_lora_high_noise",
     "wan2.2_i2v_lightx2v_4steps_lora_v1_low_noise": "tiny_wan_lora_low_noise",
+    "wan2.2_t2v_lightx2v_4steps_lora_v1.1_low_noise": "tiny_wan_lora_low_noise",
+    "wan2.1-1.3b-control-lora-tile-v1.1_comfy": "tiny_wan_control_lora",
     "wan2.2_ti2v_5B_fp16": "tiny_wan22_5b",
     "wan2.2_vae": "tiny_wan22_vae",
     "hunyuanvideo1.5_720p_t2v_fp16": "tiny_hunyuan15",

@@ -25,6 +25,7 @@ SCRIPTS = {
     "decode_video_cases.py": ("decode_video_cases.py",),
     "compile_cases.py": ("compile_cases.py",),
     "refiner_cases.py": ("refiner_cases.py",),
+    "frames_cases.py": ("frames_cases.py",),
     "made_for_cases.py": ("made_for_cases.py",),
     "i2v_cases.py": ("i2v_cases.py",),
     "family_cases.py": ("family_cases.py",),
