@@ -99,7 +99,6 @@ GOOD = {
     "SurfImageToVideo": {"length": 81},
     "SurfRefiner": REFINER,
     "SurfSkipMask": SIZE | {"upsample": "pixel", "vae": None},
-    "SurfPlan": SIZE | LOW | {"steps": 8, "switch_step": 8, "tile": 0},
     "SurfVAEDecode": {"piece": 128},
     "SurfDecodeVideo": {"piece": 128},
     "SurfPlan": LOW | {"switch_step": 8, "steps": 8},
