@@ -109,6 +109,9 @@ OTHER_POLICIES = {("SurfReshiftAnyGuider", "sigma_policy"): "same"}
 """(node, widget) -> what the workflows have in place of the default: the levels of video and sound
 stay pairs that the model was trained at."""
 WIDEST = 1700
+VERSION = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]
+VIEW = {"scale": 0.75, "left": 96, "top": 85}
+"""Of a graph as it opens: right of the front end's bar at the left, below those at the top."""
 
 
 def is_widget(item):
@@ -155,7 +158,7 @@ def node_faults(node):
         yield f"{where}: outputs are not {outputs}"
     if len(node["widgets_values"]) != len(widgets):
         yield f"{where}: {len(node['widgets_values'])} widget values for {len(widgets)} widgets"
-    elif kind in NODES:
+    elif node["type"] in NODES:
         yield from value_faults(
             where, kind, dict(zip(widgets, node["widgets_values"], strict=True))
         )
@@ -203,8 +206,10 @@ def model_faults(where, node):
     if node["type"] in CORE and node["type"] != "MarkdownNote":
         if node["properties"].get("cnr_id") != "comfy-core":
             yield f"{where}: cnr_id is not comfy-core"
-    elif "cnr_id" in node["properties"]:
-        yield f"{where}: cnr_id names a pack, which is not published yet"
+    elif node["type"] in NODES:
+        known = {key: node["properties"].get(key) for key in ("cnr_id", "ver")}
+        if known != {"cnr_id": "surf-video", "ver": VERSION}:
+            yield f"{where}: not of surf-video {VERSION}, as pyproject.toml has it: {known}"
 
 
 def link_faults(graph):
@@ -261,6 +266,16 @@ def faults(graph):
     yield from link_faults(graph)
     yield from overlaps(graph)
     yield from too_wide(graph)
+    yield from hidden(graph)
+
+
+def hidden(graph):
+    """A view that has the beginning of the graph under the bars of the front end."""
+    left = min(node["pos"][0] for node in graph["nodes"])
+    top = min(group["bounding"][1] for group in graph["groups"])
+    view = graph["extra"]["ds"]
+    if view != {"scale": VIEW["scale"], "offset": [VIEW["left"] - left, VIEW["top"] - top]}:
+        yield f"opens at {view}, so that its beginning is hidden"
 
 
 def test_the_workflows_are_there():
@@ -303,7 +318,9 @@ def test_workflow_has_no_faults(path):
 def test_workflow_has_a_picture_of_the_same_name(path):
     picture = path.with_suffix(".jpg").read_bytes()
     assert picture[:3] == b"\xff\xd8\xff"
-    assert len(picture) <= 200_000
+    assert len(picture) <= 60_000
+    others = [other.with_suffix(".jpg") for other in WORKFLOWS if other != path]
+    assert all(other.read_bytes() != picture for other in others)
 
 
 def find(graph, kind):
@@ -367,6 +384,14 @@ def change_video_format(graph):
     find(graph, "SaveVideo")["widgets_values"][1] = "mp4"
 
 
+def age_a_node(graph):
+    find(graph, "SurfRefiner")["properties"]["ver"] = "0.0.9"
+
+
+def look_elsewhere(graph):
+    graph["extra"]["ds"]["offset"] = [20, 100]
+
+
 @pytest.mark.parametrize(
     ("break_it", "expected"),
     [
@@ -385,6 +410,8 @@ def change_video_format(graph):
         (move_onto_another, "overlap"),
         (spread_out, "pixels wide, more than 1700"),
         (change_video_format, "both old and new hosts"),
+        (age_a_node, "not of surf-video"),
+        (look_elsewhere, "its beginning is hidden"),
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )
