@@ -185,7 +185,8 @@ class _Calls:
         frames = samples.shape[2] if samples.ndim == 5 else 1
         decoded = self.watched.run(lambda: self.vae.decode(samples), "decoder", frames)
         check_finite(decoded, "the frames that the VAE decodes", VAE_CAUSES)
-        show_status(f"decoding: {self.watched.done} of {self.watched.count} pieces done")
+        if self.watched.count > 1:
+            show_status(f"decoding: {self.watched.done} of {self.watched.count} pieces done")
         return decoded
 
 
