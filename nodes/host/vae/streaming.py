@@ -8,7 +8,7 @@ Dims: C latent channels, T latent frames, H, W latent cells, F pixel frames.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, product
 from math import pi
 from typing import Any
 
@@ -26,8 +26,8 @@ BYTE_PIXEL = 3
 """Bytes of a pixel that is ready for the encoder."""
 LEAST_BAND = 3 * PIECE_OVERLAP
 """Rows of a band at least, so that no more than half of the picture is computed twice."""
-COPIES = 2
-"""Of a band: what the VAE returns, and what its pieces are blended into."""
+PIECE = 512
+"""Pixels of a piece where what the VAE returns would fill the memory beside what it goes into."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,6 +38,8 @@ class Stream:
     """Of a stretch at most."""
     rows: int
     """Pixels of a band at most."""
+    piece: int
+    """Pixels of a piece of it at most; 0 leaves that to the device."""
     work: float
     """Pixels that are decoded, over those of the clip."""
     memory: int
@@ -95,9 +97,11 @@ class Streaming:
         """Decode latent frames: [f, rows, columns, 3], uint8, without the first `lead`."""
         samples, cell = self.samples[:, :, slice(*cut)], self.whole.cell
         bands = self._bands(self.stream.rows)
-        out, done = None, 0
+        out, done, piece = None, 0, side
+        if self.stream.piece:
+            piece = min(side or PIECE, PIECE)
         decoded = (
-            Decoding(self.vae, samples[..., start // cell : stop // cell, :]).decode(side)[lead:]
+            Decoding(self.vae, samples[..., start // cell : stop // cell, :]).decode(piece)[lead:]
             for start, stop in bands
         )
         starts = [start for start, _ in bands]
@@ -128,7 +132,8 @@ class Streaming:
         # The shortest of each number of stretches, and of bands.
         lengths = {len(self._cuts(n)): n for n in lengths}.values()
         heights = {len(self._bands(height)): height for height in heights}.values()
-        plans = [self._priced(n, height) for n in lengths for height in heights]
+        pieces = (0,) if whole.tiles_itself else (0, PIECE)
+        plans = [self._priced(*cut) for cut in product(lengths, heights, pieces)]
         fitting = [plan for plan in plans if plan.memory + beside <= memory]
         if not fitting:
             needed = (min(plan.memory for plan in plans) + beside) / 2**30
@@ -139,7 +144,7 @@ class Streaming:
             )
         return min(fitting, key=lambda plan: (plan.work, plan.memory))
 
-    def _priced(self, latent_frames: int, rows: int) -> Stream:
+    def _priced(self, latent_frames: int, rows: int, piece: int) -> Stream:
         whole = self.whole
         cuts, bands = self._cuts(latent_frames), self._bands(rows)
         work = sum(stop - start for start, stop in cuts) / whole.latent_frames
@@ -150,8 +155,16 @@ class Streaming:
             held = shared - self._lead(shared)
         width, band = whole.size[1], bands[0][1]
         kept = (frames + held) * whole.size[0] * width * BYTE_PIXEL
-        made = COPIES * frames * band * width * PIXEL_BYTES
-        return Stream(latent_frames=latent_frames, rows=rows, work=work, memory=int(kept + made))
+        # What the VAE returns, and what its pieces are blended into.
+        returned = min(piece, width) if piece else width
+        made = frames * band * (width + returned) * PIXEL_BYTES
+        if piece and piece < width:
+            across = spans(width, piece, PIECE_OVERLAP, whole.cell)
+            work *= sum(stop - start for start, stop in across) / width
+        return Stream(
+            latent_frames=latent_frames, rows=rows, piece=piece, work=work,
+            memory=int(kept + made),
+        )  # fmt: skip
 
     def _bands(self, rows: int) -> list[Span]:
         return spans(self.whole.size[0], rows, PIECE_OVERLAP, self.whole.cell)
