@@ -13,7 +13,7 @@ class Stopped(Exception):
     """The host's interrupt."""
 
 
-class Vae:
+class CausalVae:
     """A causal VAE: its encoder sees one frame, then two at a time, through four layers."""
 
     def __init__(self):
@@ -45,7 +45,7 @@ def hooked(vae):
 
 
 def test_progress_moves_with_the_layers_of_each_group_of_frames(stop):
-    vae, x = Vae(), torch.rand(1, 3, 5, 2, 2)
+    vae, x = CausalVae(), torch.rand(1, 3, 5, 2, 2)
     watched = WatchedCalls(vae, 2)
     bar = host_stub.BARS[-1]
     assert bar.total == 2 * PARTS
@@ -60,7 +60,7 @@ def test_progress_moves_with_the_layers_of_each_group_of_frames(stop):
 
 @pytest.mark.parametrize("at", [1, 2, 7])
 def test_a_call_ends_before_the_layer_that_would_run_next(stop, at):
-    vae, stop["at"] = Vae(), at
+    vae, stop["at"] = CausalVae(), at
     with pytest.raises(Stopped):
         WatchedCalls(vae, 1).run(lambda: vae.encode(torch.rand(1, 3, 5, 2, 2)), "encoder", 5)
     assert stop["seen"] == at
@@ -68,7 +68,7 @@ def test_a_call_ends_before_the_layer_that_would_run_next(stop, at):
 
 
 def test_a_compiled_vae_is_called_without_hooks(stop):
-    vae = Vae()
+    vae = CausalVae()
     vae.first_stage_model.encoder[1]._orig_mod = nn.Identity()
     seen = []
     WatchedCalls(vae, 1).run(lambda: seen.append(hooked(vae)), "encoder", 5)
