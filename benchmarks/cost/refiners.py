@@ -18,7 +18,7 @@ WINDOWS = {"720p": 9, "1080p": 4, "4K": 4}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Second:
+class RefinerRow:
     """A refinement, priced at every size."""
 
     name: str
@@ -45,17 +45,17 @@ class Second:
 
 SEED = {"steps": 1, "windows": False}
 REFINERS = (
-    Second(name="SURF refiner, 1 B", shape=cost.SURF_1B, steps=10, guided=True),
-    Second(name="Wan 2.1 1.3B", shape=cost.WAN_1_3B, steps=10, guided=True),
-    Second(name="Wan 2.2 A14B low-noise", shape=cost.WAN_14B, steps=10, guided=True),
-    Second(name="the same with the 4-step LoRA", shape=cost.WAN_14B, steps=4),
-    Second(name="the same, half of the tokens", shape=cost.WAN_14B, steps=4, share=0.5),
-    Second(name="SeedVR2 3B", shape=cost.SEEDVR2_3B, **SEED),
-    Second(name="SeedVR2 3B, half of the tokens", shape=cost.SEEDVR2_3B, share=0.5, **SEED),
-    Second(name="SeedVR2 7B", shape=cost.SEEDVR2_7B, **SEED),
-    Second(name="LTX-2.3's second stage", shape=cost.LTX_2, steps=3, frames=121, windows=False),
-    Second(name="the same in Surf Refiner", shape=cost.LTX_2, steps=3, frames=121),
-    Second(
+    RefinerRow(name="SURF refiner, 1 B", shape=cost.SURF_1B, steps=10, guided=True),
+    RefinerRow(name="Wan 2.1 1.3B", shape=cost.WAN_1_3B, steps=10, guided=True),
+    RefinerRow(name="Wan 2.2 A14B low-noise", shape=cost.WAN_14B, steps=10, guided=True),
+    RefinerRow(name="the same with the 4-step LoRA", shape=cost.WAN_14B, steps=4),
+    RefinerRow(name="the same, half of the tokens", shape=cost.WAN_14B, steps=4, share=0.5),
+    RefinerRow(name="SeedVR2 3B", shape=cost.SEEDVR2_3B, **SEED),
+    RefinerRow(name="SeedVR2 3B, half of the tokens", shape=cost.SEEDVR2_3B, share=0.5, **SEED),
+    RefinerRow(name="SeedVR2 7B", shape=cost.SEEDVR2_7B, **SEED),
+    RefinerRow(name="LTX-2.3's second stage", shape=cost.LTX_2, steps=3, frames=121, windows=False),
+    RefinerRow(name="the same in Surf Refiner", shape=cost.LTX_2, steps=3, frames=121),
+    RefinerRow(
         name="HunyuanVideo 1.5's super-resolution", shape=cost.HUNYUAN_VIDEO_15, steps=8,
         frames=121, windows=False,
     ),
