@@ -6,101 +6,12 @@ import re
 from pathlib import Path
 
 import pytest
+from surf.tests.core_nodes import CORE
 from surf.tests.test_pack import NODES, OF_THE_HOST, type_of
 
 ROOT = Path(__file__).parents[1]
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
 WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
-# The host's nodes that the workflows use: inputs (? optional), output types, widgets.
-CORE = {
-    "BasicGuider": ("model conditioning", "GUIDER", ""),
-    "BasicScheduler": ("model", "SIGMAS", "scheduler steps denoise"),
-    "CFGGuider": ("model positive negative", "GUIDER", "cfg"),
-    "CheckpointLoaderSimple": ("", "MODEL CLIP VAE", "ckpt_name"),
-    "CLIPLoader": ("", "CLIP", "clip_name type device"),
-    "CLIPTextEncode": ("clip", "CONDITIONING", "text"),
-    "CLIPVisionEncode": ("clip_vision image", "CLIP_VISION_OUTPUT", "crop"),
-    "CLIPVisionLoader": ("", "CLIP_VISION", "clip_name"),
-    "CreateVideo": ("images audio?", "VIDEO", "fps"),
-    "DisableNoise": ("", "NOISE", ""),
-    "DualCLIPLoader": ("", "CLIP", "clip_name1 clip_name2 type device"),
-    "EmptyHunyuanLatentVideo": ("", "LATENT", "width height length batch_size"),
-    "EmptyHunyuanVideo15Latent": ("", "LATENT", "width height length batch_size"),
-    "EmptyLTXVLatentVideo": ("", "LATENT", "width height length batch_size"),
-    "GetVideoComponents": ("video", "IMAGE AUDIO FLOAT", ""),
-    "HunyuanVideo15LatentUpscaleWithModel": (
-        "model samples",
-        "LATENT",
-        "upscale_method width height crop",
-    ),
-    "HunyuanVideo15SuperResolution": (
-        "positive negative vae? start_image? clip_vision_output? latent",
-        "CONDITIONING CONDITIONING LATENT",
-        "noise_augmentation",
-    ),
-    "ImageScale": ("image", "IMAGE", "upscale_method width height crop"),
-    "KSampler": (
-        "model positive negative latent_image",
-        "LATENT",
-        "seed control_after_generate steps cfg sampler_name scheduler denoise",
-    ),
-    "KSamplerSelect": ("", "SAMPLER", "sampler_name"),
-    "LatentUpscaleModelLoader": ("", "LATENT_UPSCALE_MODEL", "model_name"),
-    "LoadImage": ("", "IMAGE MASK", "image upload"),
-    "LoadVideo": ("", "VIDEO", "file upload"),
-    "LoraLoaderModelOnly": ("model", "MODEL", "lora_name strength_model"),
-    "LTXAVTextEncoderLoader": ("", "CLIP", "text_encoder ckpt_name device"),
-    "LTXVAudioVAEDecode": ("samples audio_vae", "AUDIO", ""),
-    "LTXVAudioVAELoader": ("", "VAE", "ckpt_name"),
-    "LTXVConcatAVLatent": ("video_latent audio_latent", "LATENT", ""),
-    "LTXVConditioning": ("positive negative", "CONDITIONING CONDITIONING", "frame_rate"),
-    "LTXVDualCFGGuider": ("model positive negative", "GUIDER", "video_cfg audio_cfg"),
-    "LTXVEmptyLatentAudio": ("audio_vae", "LATENT", "frames_number frame_rate batch_size"),
-    "LTXVImgToVideoInplace": ("vae image latent", "LATENT", "strength bypass"),
-    "LTXVLatentUpsampler": ("samples upscale_model vae", "LATENT", ""),
-    "LTXVPreprocess": ("image", "IMAGE", "img_compression"),
-    "LTXVSeparateAVLatent": ("av_latent", "LATENT LATENT", ""),
-    "ManualSigmas": ("", "SIGMAS", "sigmas"),
-    "MarkdownNote": ("", "", "text"),
-    "MiniMaxH3ImageToVideo": (
-        "clip vae first_frame? last_frame?",
-        "CONDITIONING LATENT",
-        "prompt width height length",
-    ),
-    "ModelSamplingSD3": ("model", "MODEL", "shift"),
-    "RandomNoise": ("", "NOISE", "noise_seed control_after_generate"),
-    "SamplerCustomAdvanced": (
-        "noise guider sampler sigmas latent_image",
-        "LATENT LATENT",
-        "",
-    ),
-    "SaveVideo": ("video", "", "filename_prefix format codec"),
-    "SeedVR2Conditioning": ("model vae_conditioning", "CONDITIONING CONDITIONING", ""),
-    "SeedVR2PostProcessing": (
-        "images original_resized_images",
-        "IMAGE",
-        "color_correction_method",
-    ),
-    "SeedVR2Preprocess": ("resized_images", "IMAGE", ""),
-    "SeedVR2TemporalChunk": ("latent", "LATENT INT", "temporal_overlap chunking_mode"),
-    "SeedVR2TemporalMerge": ("latents temporal_overlap", "LATENT", ""),
-    "SplitSigmas": ("sigmas", "SIGMAS SIGMAS", "step"),
-    "UNETLoader": ("", "MODEL", "unet_name weight_dtype"),
-    "VAEDecode": ("samples vae", "IMAGE", ""),
-    "VAEDecodeAudio": ("samples vae", "AUDIO", ""),
-    "VAEDecodeTiled": (
-        "samples vae",
-        "IMAGE",
-        "tile_size overlap temporal_size temporal_overlap",
-    ),
-    "VAEEncodeTiled": (
-        "pixels vae",
-        "LATENT",
-        "tile_size overlap temporal_size temporal_overlap",
-    ),
-    "VAELoader": ("", "VAE", "vae_name"),
-    "Wan22ImageToVideoLatent": ("vae start_image?", "LATENT", "width height length batch_size"),
-}
 FOLDERS = {
     "checkpoints", "clip_vision", "diffusion_models", "latent_upscale_models", "loras",
     "text_encoders", "vae",

@@ -1,14 +1,15 @@
 """What a host would tell the front end of its nodes: ours from their schemas, the core's by name.
 
 The core's nodes are those of the workflows: the names of their inputs come from the table of
-`test_workflow_files`, types and defaults from the workflows themselves. None of their texts is in
+`core_nodes`, types and defaults from the workflows themselves. None of their texts is in
 it.
 """
 
 import json
 
+from surf.tests.core_nodes import CORE
 from surf.tests.test_pack import NODES, type_of
-from surf.tests.test_workflow_files import CORE, WORKFLOWS, describe
+from surf.tests.test_workflow_files import WORKFLOWS, describe
 
 FREE_TEXT = {"filename_prefix", "prompt", "sigmas", "text"}
 """Widgets of the core's nodes that hold any text; all other texts are options."""
