@@ -25,6 +25,7 @@ LONGEST_HOST = 300
 VAGUE = {"utils", "util", "helpers", "helper", "common", "misc", "base"}
 MUTATORS = {"append", "clear", "extend", "insert", "pop", "remove", "setdefault", "update"}
 TEXT = {".py", ".md", ".toml", ".json", ".yml", ".yaml", ".txt", ".js", ".mjs"}
+TRANSLATED = re.compile(r"^web/docs/Surf\w+/(ja|zh|zh-TW)\.md$")
 
 
 def lengths_and_names(root):
@@ -77,13 +78,15 @@ def prints(root):
 
 
 def not_ascii(root):
-    """Sources, documents and workflows are ASCII."""
+    """Sources, documents and workflows are ASCII, all but translated help pages."""
     for path in sorted(root.rglob("*")):
         inner = path.relative_to(root)
         hidden = any(
             part.startswith(".") and part not in (".github", ".ci") for part in inner.parts
         )
         if path.suffix not in TEXT or hidden or inner.parts[0] in ("demo", "runs", "build"):
+            continue
+        if TRANSLATED.match(inner.as_posix()):
             continue
         for number, line in enumerate(path.read_bytes().splitlines(), 1):
             if not line.isascii():
@@ -190,6 +193,7 @@ PLANTED = [
     (interpreter_state, "surf_core/planted.py", "from os import environ\n", "imports names"),
     (prints, "surf_core/planted.py", "print(1)\n", "prints"),
     (not_ascii, "web/docs/planted.md", "a \u2192 b\n", "not ASCII"),
+    (not_ascii, "web/docs/SurfDrafts/planted.md", "a \u2192 b\n", "not ASCII"),
     (old_style_registration, "nodes/planted.py", "NODE_CLASS_MAPPINGS = {}\n", "NODE_CLASS"),
     (long_executes, "nodes/planted.py", LONG_EXECUTE, "11 lines"),
     (nested_elsewhere, "nodes/planted.py", "x = getattr(y, 'is_nested', False)\n", "knows of"),
