@@ -1,0 +1,67 @@
+"""Translations under locales/: complete for the nodes that exist, and nothing left over.
+
+ComfyUI merges locales/<language>/nodeDefs.json into the texts of its front end.
+"""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from surf.tests.test_pack import NODES
+
+LOCALES = Path(__file__).parents[1] / "locales"
+LANGUAGES = sorted(path.name for path in LOCALES.iterdir() if path.is_dir())
+DEMANDED = {"zh", "zh-TW"}
+MESSAGE_SYNTAX = re.compile(r"[{}@|]")
+"""What vue-i18n takes for a placeholder, a link or a plural."""
+
+
+def texts_of(language):
+    return json.loads((LOCALES / language / "nodeDefs.json").read_text(encoding="utf-8"))
+
+
+def expected(schema):
+    """Paths of all texts that the schema asks a translation for."""
+    sockets = [("inputs", item.id, item.tooltip) for item in schema.inputs]
+    sockets += [("outputs", str(n), item.tooltip) for n, item in enumerate(schema.outputs)]
+    yield ("display_name",)
+    if schema.description:
+        yield ("description",)
+    for kind, name, tooltip in sockets:
+        yield (kind, name, "name")
+        if tooltip:
+            yield (kind, name, "tooltip")
+
+
+def leaves(texts, path=()):
+    """Path and text of every string in nested dictionaries."""
+    for key, value in texts.items():
+        if isinstance(value, dict):
+            yield from leaves(value, (*path, key))
+        else:
+            yield (*path, key), value
+
+
+def test_the_demanded_languages_are_there():
+    assert set(LANGUAGES) >= DEMANDED
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_every_text_of_every_node_is_translated_and_none_is_left_over(language):
+    asked = {
+        (node_id, *path)
+        for node_id, node in NODES.items()
+        for path in expected(node.define_schema())
+    }
+    translated = {path for path, _ in leaves(texts_of(language))}
+    assert sorted(asked - translated) == []
+    assert sorted(translated - asked) == []
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_texts_are_filled_and_free_of_message_syntax(language):
+    for path, text in leaves(texts_of(language)):
+        assert isinstance(text, str), path
+        assert text.strip(), path
+        assert not MESSAGE_SYNTAX.search(text), path
