@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from surf.tests.test_pack import NODES
 
-LOCALES = Path(__file__).parents[1] / "locales"
+ROOT = Path(__file__).parents[1]
+LOCALES = ROOT / "locales"
 LANGUAGES = sorted(path.name for path in LOCALES.iterdir() if path.is_dir())
 DEMANDED = {"zh", "zh-TW"}
 MESSAGE_SYNTAX = re.compile(r"[{}@|]")
@@ -65,3 +66,12 @@ def test_texts_are_filled_and_free_of_message_syntax(language):
         assert isinstance(text, str), path
         assert text.strip(), path
         assert not MESSAGE_SYNTAX.search(text), path
+
+
+@pytest.mark.parametrize("page", sorted(ROOT.glob("README.*.md")), ids=lambda page: page.name)
+def test_a_translated_readme_is_linked_short_and_leads_somewhere(page):
+    text = page.read_text(encoding="utf-8")
+    assert f"({page.name})" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 60
+    links = re.findall(r"\]\(([^)#]+)", text)
+    assert [link for link in links if not (ROOT / link).is_file()] == []
