@@ -139,8 +139,9 @@ def tiny(server, path, bypassed=()):
 def reseed(prompt, seed):
     """Change the noise, so that no video comes from the host's cache of an earlier test."""
     for node in prompt.values():
-        if node["class_type"] == "RandomNoise":
-            node["inputs"]["noise_seed"] = seed
+        for name in ("noise_seed", "seed"):
+            if isinstance(node["inputs"].get(name), int):
+                node["inputs"][name] = seed
 
 
 def hear_refined(prompt):
