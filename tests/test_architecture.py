@@ -25,7 +25,9 @@ LONGEST_HOST = 300
 VAGUE = {"utils", "util", "helpers", "helper", "common", "misc", "base"}
 MUTATORS = {"append", "clear", "extend", "insert", "pop", "remove", "setdefault", "update"}
 TEXT = {".py", ".md", ".toml", ".json", ".yml", ".yaml", ".txt", ".js", ".mjs"}
-TRANSLATED = re.compile(r"^web/docs/Surf\w+/(ja|zh|zh-TW)\.md$")
+TRANSLATED = re.compile(
+    r"^web/docs/Surf\w+/(ja|zh|zh-TW)\.md$|^locales/(ja|zh|zh-TW)/|^README\.(ja|zh|zh-TW)\.md$"
+)
 
 
 def lengths_and_names(root):
@@ -78,7 +80,7 @@ def prints(root):
 
 
 def not_ascii(root):
-    """Sources, documents and workflows are ASCII, all but translated help pages."""
+    """Sources, documents and workflows are ASCII, all but translations."""
     for path in sorted(root.rglob("*")):
         inner = path.relative_to(root)
         hidden = any(
@@ -194,6 +196,7 @@ PLANTED = [
     (prints, "surf_core/planted.py", "print(1)\n", "prints"),
     (not_ascii, "web/docs/planted.md", "a \u2192 b\n", "not ASCII"),
     (not_ascii, "web/docs/SurfDrafts/planted.md", "a \u2192 b\n", "not ASCII"),
+    (not_ascii, "locales/planted.json", "a \u2192 b\n", "not ASCII"),
     (old_style_registration, "nodes/planted.py", "NODE_CLASS_MAPPINGS = {}\n", "NODE_CLASS"),
     (long_executes, "nodes/planted.py", LONG_EXECUTE, "11 lines"),
     (nested_elsewhere, "nodes/planted.py", "x = getattr(y, 'is_nested', False)\n", "knows of"),

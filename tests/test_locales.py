@@ -13,7 +13,7 @@ from surf.tests.test_pack import NODES
 ROOT = Path(__file__).parents[1]
 LOCALES = ROOT / "locales"
 LANGUAGES = sorted(path.name for path in LOCALES.iterdir() if path.is_dir())
-DEMANDED = {"zh", "zh-TW"}
+DEMANDED = {"ja", "zh", "zh-TW"}
 MESSAGE_SYNTAX = re.compile(r"[{}@|]")
 """What vue-i18n takes for a placeholder, a link or a plural."""
 
