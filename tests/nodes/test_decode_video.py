@@ -165,6 +165,7 @@ def test_peak_memory_is_what_was_set_and_not_what_the_frames_need():
         (samples(rows=8), {"width": 800}, "cannot be cropped to 800 x 64"),
         (samples(), {"audio": {"waveform": torch.zeros(2, 100), "sample_rate": 8000}}, "sound"),
         (samples(), {"audio": {"waveform": None, "sample_rate": 8000}}, "got NoneType"),
+        (samples(), {"audio": object()}, "expected sound"),
         (samples(rows=400, columns=400), {"memory": 0.1}, "expected memory of"),
         (samples(), {"fps": 0.0}, "fps must lie within"),
         (samples(), {"crf": 60}, "crf must lie within"),

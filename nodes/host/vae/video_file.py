@@ -6,7 +6,7 @@ Dims: F frames, N samples of sound.
 """
 
 import errno
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from fractions import Fraction
 from math import ceil
@@ -144,7 +144,8 @@ def _check_audio(audio: dict | None) -> None:
     """Refuse sound that is no AUDIO of the host."""
     if audio is None:
         return
-    waveform, rate = audio.get("waveform"), audio.get("sample_rate")
+    known = audio if isinstance(audio, Mapping) else {}
+    waveform, rate = known.get("waveform"), known.get("sample_rate")
     if not isinstance(waveform, Tensor) or waveform.ndim != 3 or not waveform.shape[-1] or not rate:
         shape = tuple(waveform.shape) if isinstance(waveform, Tensor) else type(waveform).__name__
         raise ValueError(
