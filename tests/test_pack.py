@@ -11,7 +11,7 @@ from surf.tests.frozen_nodes import INPUTS, OUTPUTS
 from surf.tests.frozen_nodes import describe as describe_input
 
 ROOT = Path(__file__).parents[1]
-OF_THE_HOST = ("sampler_name", "scheduler", "sampler_low", "scheduler_low")
+OF_THE_HOST = ("sampler_name", "scheduler", "sampler_low", "scheduler_low", "file")
 """Inputs whose options the host knows."""
 TRANSLATED = sorted((ROOT / "web" / "docs").glob("Surf*/??.md"))
 """Help pages in other languages, web/docs/<node id>/<locale>.md."""
