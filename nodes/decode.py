@@ -25,14 +25,7 @@ class SurfVAEDecode(io.ComfyNode):
                     tooltip="The latent to decode, usually Surf Refiner's.",
                 ),
                 declare(io.Vae.Input, "vae", tooltip="The VAE of the model that made the latent."),
-                declare(
-                    io.Int.Input, "width", default=0, min=0, max=16384,
-                    tooltip="Pixels to keep, from the left: connect Surf Refiner's width. 0 = all.",
-                ),
-                declare(
-                    io.Int.Input, "height", default=0, min=0, max=16384,
-                    tooltip="Pixels to keep, from the top: connect Surf Refiner's height. 0 = all.",
-                ),
+                *_crop_inputs(),
                 declare(
                     io.Int.Input, "piece", default=0, min=0, max=16384, step=16, advanced=True,
                     tooltip="Pixels along a side of a piece, at most. 0 = one piece where it fits "
@@ -84,14 +77,7 @@ class SurfDecodeVideo(io.ComfyNode):
                     tooltip="Frames a second: 16 for Wan, 24 for the others, or that of the video "
                     "that was refined: connect Get Video Components.",
                 ),
-                declare(
-                    io.Int.Input, "width", default=0, min=0, max=16384,
-                    tooltip="Pixels to keep, from the left: connect Surf Refiner's width. 0 = all.",
-                ),
-                declare(
-                    io.Int.Input, "height", default=0, min=0, max=16384,
-                    tooltip="Pixels to keep, from the top: connect Surf Refiner's height. 0 = all.",
-                ),
+                *_crop_inputs(),
                 declare(
                     io.Audio.Input, "audio", optional=True,
                     tooltip="Optional: the sound, cut to the length of the frames.",
@@ -137,3 +123,14 @@ class SurfDecodeVideo(io.ComfyNode):
             memory=memory * 2**30,
         )  # fmt: skip
         return io.NodeOutput(InputImpl.VideoFromFile(str(path)))
+
+
+def _crop_inputs() -> list:
+    """Declare what to keep of the frames."""
+    return [
+        declare(
+            io.Int.Input, name, default=0, min=0, max=16384,
+            tooltip=f"Pixels to keep, from the {edge}: connect Surf Refiner's {name}. 0 = all.",
+        )
+        for name, edge in (("width", "left"), ("height", "top"))
+    ]  # fmt: skip

@@ -15,6 +15,7 @@ from .host.preview import (
     take,
 )
 from .preview_inputs import (
+    SEARCH_WORDS,
     guider_output,
     low_cond_inputs,
     model_low_input,
@@ -51,14 +52,7 @@ class SurfReshiftAnyGuider(io.ComfyNode):
             category=CATEGORY,
             description="Puts the switch of resolution round any guider: the first steps at the "
             "size of the latent, the rest at a lower one.",
-            search_aliases=[
-                "surf",
-                "preview",
-                "faster wan",
-                "speed up",
-                "drafts",
-                "low resolution",
-            ],
+            search_aliases=SEARCH_WORDS,
             inputs=[
                 guider_input(),
                 switch_step_input(),
@@ -104,14 +98,7 @@ class SurfReshiftLadder(io.ComfyNode):
             category=CATEGORY,
             description="Puts several switches of resolution round any guider, for instance to "
             "three quarters and then to half of the sides. Advanced.",
-            search_aliases=[
-                "surf",
-                "preview",
-                "faster wan",
-                "speed up",
-                "drafts",
-                "low resolution",
-            ],
+            search_aliases=SEARCH_WORDS,
             is_experimental=True,
             inputs=[
                 guider_input(),

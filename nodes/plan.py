@@ -1,7 +1,8 @@
 """Surf Plan: what a run will take of time and memory, before it runs."""
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
+from .host.drawing import saved_frames
 from .host.latents import check_sides
 from .host.node import ABSENT, checks_inputs, declare, names_errors, refusal
 from .host.plan import PlanInputs, draw, make_plan, write
@@ -61,17 +62,8 @@ class SurfPlan(io.ComfyNode):
         """Price the plan; the inputs stay as they are."""
         inputs = take(PlanInputs, given)
         plan = make_plan(model, latent, inputs, calibrate=calibrate, **given)
-        text, shown = write(plan), _show(draw(plan))
-        return io.NodeOutput(model, text, ui={"images": shown, "text": (text,)})
-
-
-def _show(image) -> list:
-    """Save a picture in the host's folder for temporary files."""
-    saved = ui.ImageSaveHelper.save_animated_webp(
-        image, "surf_plan", io.FolderType.temp, cls=None, fps=1, lossless=True, quality=80,
-        method=4,
-    )  # fmt: skip
-    return [saved]
+        text, shown = write(plan), saved_frames(draw(plan), "surf_plan", 1, lossless=True)
+        return io.NodeOutput(model, text, ui={"images": shown.results, "text": (text,)})
 
 
 def _inputs() -> list:

@@ -21,6 +21,7 @@ from .host.preview import (
     take,
 )
 from .preview_inputs import (
+    SEARCH_WORDS,
     cfg_input,
     expert_inputs,
     guider_output,
@@ -57,14 +58,7 @@ class SurfReshiftKSampler(io.ComfyNode):
             category=CATEGORY,
             description="Samples a preview: the first steps at the size of the latent lay out "
             "the scene, the rest run at a fraction of the cost at low resolution.",
-            search_aliases=[
-                "surf",
-                "preview",
-                "faster wan",
-                "speed up",
-                "drafts",
-                "low resolution",
-            ],
+            search_aliases=SEARCH_WORDS,
             inputs=[
                 *model_inputs(),
                 declare(
@@ -171,14 +165,7 @@ class SurfReshiftGuider(io.ComfyNode):
             category=CATEGORY,
             description="A guider for SamplerCustomAdvanced that drops the resolution at a step "
             "of the schedule. The latent that comes out is smaller.",
-            search_aliases=[
-                "surf",
-                "preview",
-                "faster wan",
-                "speed up",
-                "drafts",
-                "low resolution",
-            ],
+            search_aliases=SEARCH_WORDS,
             inputs=[
                 *model_inputs(),
                 switch_step_input(),

@@ -7,6 +7,8 @@ from ..surf_core.schedule import HANDOVERS, SIGMA_POLICIES
 from .host.node import declare
 from .host.preview import SAME, samplers, schedulers
 
+SEARCH_WORDS = ["surf", "preview", "faster wan", "speed up", "drafts", "low resolution"]
+"""What people type who look for a preview."""
 LOW_RESOLUTIONS = ["by scale", "240p", "480p", "720p", "by size"]
 
 

@@ -2,8 +2,9 @@
 
 import json
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
+from .host.drawing import saved_frames
 from .host.node import checks_inputs, declare, names_errors
 from .host.signature import compare, draw_signature
 
@@ -54,9 +55,6 @@ class SurfSignature(io.ComfyNode):
         """Compare; the inputs stay as they are."""
         found = compare(image, reference, other, rows)
         picture, text = draw_signature(found, image, reference), found.text()
-        saved = ui.ImageSaveHelper.save_animated_webp(
-            picture, "surf_signature", io.FolderType.temp, cls=None, fps=1, lossless=True,
-            quality=80, method=4,
-        )  # fmt: skip
+        shown = saved_frames(picture, "surf_signature", 1, lossless=True)
         report = json.dumps(found.as_dict(), indent=2)
-        return io.NodeOutput(picture, report, ui={"images": [saved], "text": (text,)})
+        return io.NodeOutput(picture, report, ui={"images": shown.results, "text": (text,)})

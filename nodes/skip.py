@@ -1,7 +1,8 @@
 """Choose the parts of a preview to refine, and report their cost before anything is refined."""
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
+from .host.drawing import saved_frames
 from .host.latents import check_sides
 from .host.node import ABSENT, checks_inputs, declare, names_errors, refusal
 from .host.refiner import refiner_names
@@ -65,16 +66,8 @@ class SurfSkipMask(io.ComfyNode):
             model, latent, choice, upsample=upsample, vae=vae, image=image, **target
         )
         images, text = picture(model, skip, frames), report(model, skip)
-        return io.NodeOutput(skip, skip.mask.keep_ratio, images, text, ui=_animate(images))
-
-
-def _animate(images) -> ui.SavedImages:
-    """Save frames as one animation in the host's folder for temporary files."""
-    saved = ui.ImageSaveHelper.save_animated_webp(
-        images, "surf_skip_mask", io.FolderType.temp, cls=None, fps=FPS, lossless=False, quality=80,
-        method=0,
-    )  # fmt: skip
-    return ui.SavedImages([saved], is_animated=len(images) > 1)
+        shown = saved_frames(images, "surf_skip_mask", FPS, lossless=False)
+        return io.NodeOutput(skip, skip.mask.keep_ratio, images, text, ui=shown)
 
 
 def _inputs() -> list:

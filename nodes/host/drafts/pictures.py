@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..draft_record import FORMAT, record_of
+from ..drawing import pixels_of
 from ..nested import split
 from ..vae import decode_latent
 
@@ -49,7 +50,7 @@ def previewed(draft: dict, kind: Any) -> Tensor | None:
         return None
     clean = kind.process_in(video.float().to(device))
     frames = clean.split(1, 2) if clean.ndim == 5 else [clean]
-    return torch.stack([_tensor(previewer.decode_latent_to_preview(x)) for x in frames])
+    return torch.stack([pixels_of(previewer.decode_latent_to_preview(x)) for x in frames])
 
 
 def frames_beside(kind: Any) -> int:
@@ -73,10 +74,3 @@ def _previewer(kind: Any, device: torch.device) -> Any:
     return latent_preview.Latent2RGBPreviewer(
         kind.latent_rgb_factors, kind.latent_rgb_factors_bias, kind.latent_rgb_factors_reshape
     )
-
-
-def _tensor(image: Any) -> Tensor:
-    """Turn the previewer's image into [height, width, 3] in 0..1."""
-    columns, rows = image.size
-    data = torch.frombuffer(bytearray(image.convert("RGB").tobytes()), dtype=torch.uint8)
-    return data.reshape(rows, columns, 3).float() / 255

@@ -14,9 +14,9 @@ from weakref import WeakKeyDictionary
 import folder_paths
 import torch
 import torch.nn.functional as F
-from comfy_api.latest import io, ui
 from torch import Tensor
 
+from ..drawing import saved_frames
 from ..nested import tensors_of
 from ..node import NodeLog
 from .pictures import decoded, frames_beside, latent_format, previewed
@@ -61,7 +61,7 @@ def show(drafts: list[dict], fps: float, vae: Any, model: Any) -> Any:
             log.info("the host has no colours for these latents; connect a vae to see the drafts.")
             return None
         rate = fps if vae is not None else fps / frames_beside(kind)
-        kept[digest] = _saved(images, rate)
+        kept[digest] = saved_frames(images, "surf_drafts", rate, lossless=False)
         for old in [*kept][:-KEPT]:
             del kept[old]
     return kept[digest]
@@ -126,12 +126,3 @@ def _digest(drafts: list[dict], fps: float) -> str:
 def _is_there(picture: Any) -> bool:
     [saved] = picture.results
     return Path(folder_paths.get_temp_directory(), saved["subfolder"], saved["filename"]).is_file()
-
-
-def _saved(images: Tensor, rate: float) -> Any:
-    """Save frames as one animation in the host's folder for temporary files."""
-    saved = ui.ImageSaveHelper.save_animated_webp(
-        images, "surf_drafts", io.FolderType.temp, cls=None, fps=rate, lossless=False, quality=80,
-        method=0,
-    )  # fmt: skip
-    return ui.SavedImages([saved], is_animated=len(images) > 1)

@@ -1,11 +1,9 @@
 """Draw a plan: its stages to scale as one bar, beside the bar of the plain run."""
 
-import inspect
-
-import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
+from ..drawing import default_font, pixels_of
 from ..skip import flops_text
 from .report import PricedPlan, size_text, time_text, warnings
 
@@ -24,7 +22,7 @@ def draw(plan: PricedPlan) -> Tensor:
     lines = 2 * (len(plan.stages) + 1) + 1 + len(notes)
     height = 2 * MARGIN + 2 * (BAR + LINE) + lines * LINE
     image = Image.new("RGB", (WIDTH, height), GROUND)
-    canvas, font = ImageDraw.Draw(image), _font()
+    canvas, font = ImageDraw.Draw(image), default_font(FONT)
     y = MARGIN
     for title, parts in bars:
         canvas.text((MARGIN, y), title, fill=TEXT, font=font)
@@ -40,14 +38,7 @@ def draw(plan: PricedPlan) -> Tensor:
     for note, colour in notes:
         canvas.text((MARGIN, y), note, fill=colour, font=font)
         y += LINE
-    pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
-    return pixels.view(1, height, WIDTH, 3).float() / 255
-
-
-def _font() -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
-    """Return Pillow's own font; before 10.1 it has one size."""
-    scales = "size" in inspect.signature(ImageFont.load_default).parameters
-    return ImageFont.load_default(FONT) if scales else ImageFont.load_default()
+    return pixels_of(image)[None]
 
 
 Parts = list[tuple[str, float]]

@@ -1,13 +1,11 @@
 """Draw a signature: frames of both videos, and a bar for each part between floor and ceiling."""
 
-import inspect
-
-import torch
 import torch.nn.functional as F
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from ....surf_core.signature import Survival
+from ..drawing import default_font, pixels_of
 
 WIDTH, MARGIN, GAP, LINE, BAR, FONT = 720, 16, 8, 24, 14, 17
 GROUND, TEXT, DIM, TRACK, KEPT = "#202226", "#eeeeee", "#9aa0a6", "#3a3e45", "#58c2a9"
@@ -26,7 +24,7 @@ def draw_signature(found: Survival, video: Tensor, reference: Tensor) -> Tensor:
     top = MARGIN + 2 * (LINE + tall + GAP)
     height = top + len(found.parts) * (2 * LINE + GAP) + LINE + MARGIN
     image = Image.new("RGB", (WIDTH, height), GROUND)
-    canvas, font = ImageDraw.Draw(image), _font()
+    canvas, font = ImageDraw.Draw(image), default_font(FONT)
     places = {}
     for row, (title, frames) in enumerate((("video", video), ("reference", reference))):
         y = MARGIN + row * (LINE + tall + GAP)
@@ -43,8 +41,7 @@ def draw_signature(found: Survival, video: Tensor, reference: Tensor) -> Tensor:
             canvas.rectangle((MARGIN, y + LINE, end, y + LINE + BAR), fill=KEPT)
     note = f"0 % is {found.floor}, 100 % a faithful copy; {found.frames} frames. {found.note}"
     canvas.text((MARGIN, height - MARGIN - LINE), note[: WIDTH // 8], fill=DIM, font=font)
-    pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
-    pixels = pixels.view(height, WIDTH, 3).float() / 255
+    pixels = pixels_of(image)
     for y, frames in places.items():
         for column, frame in enumerate(_shown(frames, (tall, wide), found.frames)):
             x = MARGIN + column * (wide + GAP)
@@ -60,9 +57,3 @@ def _shown(frames: Tensor, size: tuple[int, int], count: int) -> Tensor:
     )
     resized = F.interpolate(chosen.movedim(-1, 1), size=size, mode="area")
     return resized.movedim(1, -1).clamp(0, 1).cpu()
-
-
-def _font() -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
-    """Return Pillow's own font; before 10.1 it has one size."""
-    scales = "size" in inspect.signature(ImageFont.load_default).parameters
-    return ImageFont.load_default(FONT) if scales else ImageFont.load_default()
