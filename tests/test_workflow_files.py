@@ -191,33 +191,43 @@ def hidden(graph):
 
 def test_the_workflows_are_there():
     assert {path.stem for path in WORKFLOWS} == {
-        "4 drafts of MiniMax H3 T2V to 1080p",
-        "4 drafts of Wan 2.2 A14B T2V to 1080p",
-        "HunyuanVideo 1.5 I2V to 1080p",
-        "HunyuanVideo 1.5 T2V to 1080p",
-        "LTX-2.3 I2V to 1080p",
-        "LTX-2.5 I2V to 1080p",
-        "LTX-2.5 I2V to 4K",
-        "MiniMax H3 I2V to 1080p",
-        "MiniMax H3 I2V to 1080p with 8-step LoRA",
-        "MiniMax H3 T2V to 1080p",
-        "Refine my video to 1080p with Wan 2.1 tile control",
-        "Refine my video to 1080p with Wan 2.2 and 4-step LoRA",
-        "Refine my video to 4K with Wan 2.2 and 4-step LoRA",
-        "Refine my video with SeedVR2",
-        "Try SURF without downloads",
-        "Wan 2.1 1.3B T2V to 720p",
-        "Wan 2.2 5B to 1080p",
-        "Wan 2.2 A14B I2V to 1080p",
-        "Wan 2.2 A14B I2V to 1080p with SeedVR2",
-        "Wan 2.2 A14B I2V to 1080p, refined in 4 steps",
-        "Wan 2.2 A14B I2V to 1080p, refined with tile control",
-        "Wan 2.2 A14B I2V to 720p",
-        "Wan 2.2 A14B I2V to 720p with 4-step LoRAs",
-        "Wan 2.2 A14B I2V to 720p, base model drafts, LoRA finishes",
-        "Wan 2.2 A14B T2V to 1080p",
+        "01 Try SURF without downloads",
+        "02 Wan 2.1 1.3B T2V to 720p",
+        "03 Wan 2.2 5B to 1080p",
+        "04 Wan 2.2 A14B I2V to 720p",
+        "05 Wan 2.2 A14B I2V to 720p with 4-step LoRAs",
+        "06 Wan 2.2 A14B I2V to 720p, base model drafts, LoRA finishes",
+        "07 Wan 2.2 A14B I2V to 1080p",
+        "08 Wan 2.2 A14B I2V to 1080p, refined in 4 steps",
+        "09 Wan 2.2 A14B T2V to 1080p",
+        "10 MiniMax H3 I2V to 1080p",
+        "11 MiniMax H3 I2V to 1080p with 8-step LoRA",
+        "12 MiniMax H3 T2V to 1080p",
+        "13 LTX-2.3 I2V to 1080p",
+        "14 LTX-2.5 I2V to 1080p",
+        "15 LTX-2.5 I2V to 4K",
+        "16 HunyuanVideo 1.5 T2V to 1080p",
+        "17 HunyuanVideo 1.5 I2V to 1080p",
+        "18 4 drafts of Wan 2.2 A14B T2V to 1080p",
+        "19 4 drafts of MiniMax H3 T2V to 1080p",
+        "20 Refine my video to 1080p with Wan 2.2 and 4-step LoRA",
+        "21 Refine my video to 4K with Wan 2.2 and 4-step LoRA",
+        "22 Refine my video with SeedVR2",
+        "23 Wan 2.2 A14B I2V to 1080p with SeedVR2",
+        "24 Refine my video to 1080p with Wan 2.1 tile control LoRA",
+        "25 Wan 2.2 A14B I2V to 1080p, refined with tile control LoRA",
     }
     assert not (ROOT / "workflows" / "index.json").exists()
+
+
+def test_the_first_workflow_alone_needs_no_download():
+    """The template browser sorts by name, so numbers give the order; none is left out."""
+    assert [path.stem[:3] for path in WORKFLOWS] == [
+        f"{i:02} " for i in range(1, len(WORKFLOWS) + 1)
+    ]
+    graphs = [json.loads(path.read_text()) for path in WORKFLOWS]
+    downloads = [any(node["properties"].get("models") for node in g["nodes"]) for g in graphs]
+    assert downloads == [False] + [True] * (len(WORKFLOWS) - 1)
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
@@ -327,7 +337,7 @@ def look_elsewhere(graph):
     ids=lambda value: getattr(value, "__name__", None),
 )
 def test_a_broken_workflow_is_seen(break_it, expected):
-    graph = json.loads((ROOT / "workflows" / "Wan 2.1 1.3B T2V to 720p.json").read_text())
+    graph = json.loads((ROOT / "workflows" / "02 Wan 2.1 1.3B T2V to 720p.json").read_text())
     before = copy.deepcopy(graph)
     break_it(graph)
     assert graph != before
