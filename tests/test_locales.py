@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
-from surf.tests.test_pack import NODES
+from surf.tests.test_pack import NODES, OF_THE_HOST
 
 ROOT = Path(__file__).parents[1]
 LOCALES = ROOT / "locales"
@@ -16,6 +16,12 @@ LANGUAGES = sorted(path.name for path in LOCALES.iterdir() if path.is_dir())
 DEMANDED = {"ja", "zh", "zh-TW"}
 MESSAGE_SYNTAX = re.compile(r"[{}@|]")
 """What vue-i18n takes for a placeholder, a link or a plural."""
+PAGES = [
+    (language, node_id, ROOT / "web" / "docs" / node_id / f"{language}.md")
+    for language in ("ja", "zh")
+    for node_id in NODES
+]
+"""The help pages that the front end asks for: web/docs/<node id>/<locale>.md."""
 
 
 def texts_of(language):
@@ -66,6 +72,47 @@ def test_texts_are_filled_and_free_of_message_syntax(language):
         assert isinstance(text, str), path
         assert text.strip(), path
         assert not MESSAGE_SYNTAX.search(text), path
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_texts_call_an_input_by_the_label_that_is_shown(language):
+    """An id such as `sigma_start` is nowhere on a translated node."""
+    texts = texts_of(language)
+    ids = {item.id for node in NODES.values() for item in node.define_schema().inputs}
+    ids -= {"latent_image"}  # also an input of the samplers of ComfyUI
+    names = {name for name in ids if "_" in name}
+    found = [
+        (*path, name)
+        for path, text in leaves(texts)
+        for name in names.intersection(re.findall(r"\w+", text, re.ASCII))
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    ("language", "node_id", "path"), PAGES, ids=[f"{page[1]}-{page[0]}" for page in PAGES]
+)
+def test_a_translated_help_page_names_everything_by_label_and_id(language, node_id, path):
+    schema, texts = NODES[node_id].define_schema(), texts_of(language)[node_id]
+    page = path.read_text(encoding="utf-8")
+    name = texts["display_name"]
+    title = name if name == schema.display_name else f"{name} / {schema.display_name}"
+    assert page.startswith(f"# {title}\n")
+    names = [(texts["inputs"][item.id]["name"], item.id) for item in schema.inputs]
+    names += [
+        (texts["outputs"][str(n)]["name"], item.display_name)
+        for n, item in enumerate(schema.outputs)
+    ]
+    assert [row for row in names if f"\n| **{row[0]}** `{row[1]}` | " not in page] == []
+    for item in schema.inputs:
+        options = getattr(item, "options", None)
+        if options and item.id not in OF_THE_HOST:
+            assert all(f"`{option}`" in page for option in options), item.id
+
+
+def test_every_translated_help_page_has_its_node_and_language():
+    pages = {path for path in (ROOT / "web" / "docs").glob("Surf*/*")}
+    assert pages <= {path for _, _, path in PAGES}
 
 
 @pytest.mark.parametrize("page", sorted(ROOT.glob("README.*.md")), ids=lambda page: page.name)

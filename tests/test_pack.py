@@ -13,8 +13,6 @@ from surf.tests.frozen_nodes import describe as describe_input
 ROOT = Path(__file__).parents[1]
 OF_THE_HOST = ("sampler_name", "scheduler", "sampler_low", "scheduler_low", "file")
 """Inputs whose options the host knows."""
-TRANSLATED = sorted((ROOT / "web" / "docs").glob("Surf*/??.md"))
-"""Help pages in other languages, web/docs/<node id>/<locale>.md."""
 
 
 def list_nodes():
@@ -84,19 +82,6 @@ def test_every_help_page_names_every_input_and_output(node_id):
 def test_every_help_page_has_its_node():
     pages = {path.stem for path in (ROOT / "web" / "docs").glob("*.md")}
     assert pages == set(NODES)
-
-
-@pytest.mark.parametrize("path", TRANSLATED, ids=[f"{p.parent.name}-{p.stem}" for p in TRANSLATED])
-def test_every_translated_help_page_names_every_input_and_output(path):
-    schema = NODES[path.parent.name].define_schema()
-    page = path.read_text(encoding="utf-8")
-    assert page.startswith(f"# {schema.display_name}\n")
-    names = [item.id for item in schema.inputs] + [item.display_name for item in schema.outputs]
-    assert [name for name in names if f"| `{name}` |" not in page] == []
-    for item in schema.inputs:
-        options = getattr(item, "options", None)
-        if options and item.id not in OF_THE_HOST:
-            assert all(f"`{option}`" in page for option in options), item.id
 
 
 @dataclass
