@@ -17,6 +17,18 @@ MEASURED = (GUIDE / "measurements.md").read_text(encoding="utf-8")
 TRAINING = (GUIDE / "training.md").read_text(encoding="utf-8")
 
 
+def test_pages_name_programs_that_exist_or_the_commit_that_has_them():
+    pages = sorted((ROOT / "benchmarks" / "results").glob("*.md"))
+    assert len(pages) > 15
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        named = re.findall(r"^    .*python -m ((?:benchmarks|surf_core)[\w.]+)", text, re.MULTILINE)
+        gone = re.search(r"^At commit [0-9a-f]{7}; the program is not part", text, re.MULTILINE)
+        for module in named:
+            path = ROOT / f"{module.replace('.', '/')}.py"
+            assert path.exists() != bool(gone), (page.name, module)
+
+
 def test_demo_table_is_from_the_committed_report():
     report = json.loads((ROOT / "benchmarks" / "results" / "demo-report.json").read_text())
     assert len(report["rows"]) >= 5
