@@ -132,7 +132,8 @@ def test_the_archive_holds_nothing_it_should_not(checkout):
 
 def test_the_archive_keeps_workflows_help_pages_and_weights(checkout):
     names = set(archive(checkout))
-    for pattern in ("workflows/*.json", "workflows/*.jpg", "web/docs/*.md", "**/*.safetensors"):
+    kinds = ("workflows/*.json", "workflows/*.jpg", "web/docs/**/*.*", "locales/*/*.json")
+    for pattern in (*kinds, "README*.md", "**/*.safetensors"):
         on_disk = {path.relative_to(checkout).as_posix() for path in checkout.glob(pattern)}
         kept = {name for name in on_disk if not NEVER.search(name)}
         assert kept <= names

@@ -292,8 +292,8 @@ def test_settings_by_model_are_those_of_the_workflows():
 
 
 def pages():
-    """README and every page of the guide."""
-    return [ROOT / "README.md", *sorted(GUIDE.glob("*.md"))]
+    """Each README and every page under web/docs/, of every language."""
+    return [*sorted(ROOT.glob("README*.md")), *sorted((ROOT / "web" / "docs").rglob("*.md"))]
 
 
 def anchors(path):
@@ -302,12 +302,18 @@ def anchors(path):
     return {re.sub(r"[^\w -]", "", head).lower().replace(" ", "-") for head in heads}
 
 
-@pytest.mark.parametrize("page", pages(), ids=lambda page: page.name)
-def test_links_lead_to_what_a_user_has(page):
+@pytest.fixture(scope="module")
+def installed():
+    """Paths of what the archive holds."""
+    return {ROOT / name for name in archive(ROOT)}
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_to_what_a_user_has(page, installed):
     """Within the archive, or to an address."""
+    assert page in installed
     text = page.read_text(encoding="utf-8")
     targets = re.findall(r"\]\(([^)]+)\)|(?:src|srcset)=\"([^\"]+)\"", text)
-    installed = {ROOT / name for name in archive(ROOT)}
     for target in filter(None, (target for pair in targets for target in pair)):
         if target.startswith("https://"):
             continue

@@ -18,7 +18,7 @@ MESSAGE_SYNTAX = re.compile(r"[{}@|]")
 """What vue-i18n takes for a placeholder, a link or a plural."""
 PAGES = [
     (language, node_id, ROOT / "web" / "docs" / node_id / f"{language}.md")
-    for language in ("ja", "zh")
+    for language in LANGUAGES
     for node_id in NODES
 ]
 """The help pages that the front end asks for: web/docs/<node id>/<locale>.md."""
@@ -116,9 +116,7 @@ def test_every_translated_help_page_has_its_node_and_language():
 
 
 @pytest.mark.parametrize("page", sorted(ROOT.glob("README.*.md")), ids=lambda page: page.name)
-def test_a_translated_readme_is_linked_short_and_leads_somewhere(page):
+def test_a_translated_readme_is_linked_and_short(page):
     text = page.read_text(encoding="utf-8")
     assert f"({page.name})" in (ROOT / "README.md").read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 60
-    links = re.findall(r"\]\(([^)#]+)", text)
-    assert [link for link in links if not (ROOT / link).is_file()] == []
