@@ -22,7 +22,8 @@ from .preview_inputs import (
     optional_cfg_input,
     picture_inputs,
     policy_inputs,
-    size_inputs,
+    scale_inputs,
+    side_inputs,
     steps_low_input,
     switch_step_input,
 )
@@ -56,8 +57,7 @@ class SurfReshiftAnyGuider(io.ComfyNode):
             inputs=[
                 guider_input(),
                 switch_step_input(),
-                *size_inputs("low_", "low_resolution", "the low resolution"),
-                *policy_inputs(),
+                *scale_inputs("low_", "low_resolution", "the low resolution"),
                 steps_low_input("the rest of the sigmas"),
                 model_low_input(),
                 *low_cond_inputs("positive", "middle", "negative"),
@@ -66,6 +66,8 @@ class SurfReshiftAnyGuider(io.ComfyNode):
                     "Guidance after the switch, for guiders with one scale. 0: the guider's own.",
                 ),
                 *picture_inputs(),
+                *side_inputs("low_", optional=True),
+                *policy_inputs(),
                 *after_switch_inputs(),
             ],
             outputs=[guider_output()],

@@ -105,17 +105,17 @@ def _inputs() -> list:
             tooltip="Share of the tokens that a mask from Surf Skip Mask will refine; 1 = no mask.",
         ),
         declare(
+            io.Boolean.Input, "calibrate", default=False,
+            tooltip="Run the real models here, two evaluations at each size of the plan, and tell "
+            "seconds. Measured once for a model, size and device. Needs positive.",
+        ),
+        declare(
             io.Int.Input, "tile", default=0, min=0, max=16384, step=16, advanced=True,
             tooltip="The tile of Surf Refiner, in pixels; 0 = tiles only where they are needed.",
         ),
         declare(
             io.Int.Input, "chunk_frames", default=0, min=0, max=16384, advanced=True,
             tooltip="The chunk_frames of Surf Refiner; 0 = as many as the model was made for.",
-        ),
-        declare(
-            io.Boolean.Input, "calibrate", default=False,
-            tooltip="Run the real models here, two evaluations at each size of the plan, and tell "
-            "seconds. Measured once for a model, size and device. Needs positive.",
         ),
         declare(
             io.Model.Input, "refiner", optional=True,

@@ -5,7 +5,7 @@ from comfy_api.latest import io
 from ..surf_core.reshift import DEFAULT_NOISE, DEFAULT_SIGMA, NOISE_POLICIES
 from ..surf_core.schedule import HANDOVERS, SIGMA_POLICIES
 from .host.node import declare
-from .host.preview import SAME, samplers, schedulers
+from .host.preview import LOW_SIDES, SAME, samplers, schedulers
 
 SEARCH_WORDS = ["surf", "preview", "faster wan", "speed up", "drafts", "low resolution"]
 """What people type who look for a preview."""
@@ -16,6 +16,12 @@ def size_inputs(
     prefix: str, resolution: str, what: str, *, advanced: bool = True
 ) -> list[io.Input]:
     """Declare the four inputs that name a smaller size."""
+    sides = side_inputs(prefix, advanced=advanced)
+    return [*scale_inputs(prefix, resolution, what), *sides]
+
+
+def scale_inputs(prefix: str, resolution: str, what: str) -> list[io.Input]:
+    """Declare how a smaller size is chosen, and its factor."""
     return [
         declare(
             io.Combo.Input,
@@ -34,10 +40,17 @@ def size_inputs(
             step=0.05,
             tooltip='Factor per side, for "by scale"; rounded to what the model can take.',
         ),
+    ]
+
+
+def side_inputs(prefix: str, *, advanced: bool = True, optional: bool = False) -> list[io.Input]:
+    """Declare width and height of a smaller size."""
+    return [
         declare(
             io.Int.Input,
             f"{prefix}width",
-            default=416,
+            optional=optional,
+            default=LOW_SIDES[0],
             min=16,
             max=8192,
             step=16,
@@ -47,7 +60,8 @@ def size_inputs(
         declare(
             io.Int.Input,
             f"{prefix}height",
-            default=240,
+            optional=optional,
+            default=LOW_SIDES[1],
             min=16,
             max=8192,
             step=16,
@@ -63,6 +77,7 @@ def policy_inputs() -> list[io.Input]:
         declare(
             io.Combo.Input,
             "sigma_policy",
+            optional=True,
             options=list(SIGMA_POLICIES),
             default=DEFAULT_SIGMA,
             advanced=True,
@@ -72,6 +87,7 @@ def policy_inputs() -> list[io.Input]:
         declare(
             io.Combo.Input,
             "noise_policy",
+            optional=True,
             options=list(NOISE_POLICIES),
             default=DEFAULT_NOISE,
             advanced=True,
@@ -81,8 +97,9 @@ def policy_inputs() -> list[io.Input]:
         declare(
             io.Combo.Input,
             "handover",
+            optional=True,
             options=list(HANDOVERS),
-            default="reuse",
+            default=HANDOVERS[0],
             advanced=True,
             tooltip="Clean estimate that crosses the switch: reuse the one of the last large "
             "step, or evaluate once more at the switch (one evaluation more in all).",
@@ -117,7 +134,7 @@ def cfg_input(name: str, default: float, when: str) -> io.Input:
     )
 
 
-def optional_cfg_input(name: str, tooltip: str) -> io.Input:
+def optional_cfg_input(name: str, tooltip: str, *, advanced: bool = False) -> io.Input:
     """Declare a guidance scale that 0 leaves to another one."""
     return declare(
         io.Float.Input,
@@ -128,6 +145,7 @@ def optional_cfg_input(name: str, tooltip: str) -> io.Input:
         max=100.0,
         step=0.1,
         round=0.01,
+        advanced=advanced,
         tooltip=tooltip,
     )
 
@@ -198,12 +216,17 @@ def expert_inputs() -> list[io.Input]:
             tooltip="Noise level below which model_low_noise takes over: 0.9 for Wan 2.2 I2V, "
             "0.875 for T2V. 0: off, one model.",
         ),
-        optional_cfg_input(
-            "cfg_low_noise",
-            "Guidance of model_low_noise at both resolutions. 0: cfg before and cfg_low after the "
-            "switch.",
-        ),
     ]
+
+
+def cfg_low_noise_input() -> io.Input:
+    """Declare the guidance of the second expert."""
+    return optional_cfg_input(
+        "cfg_low_noise",
+        "Guidance of model_low_noise at both resolutions. 0: cfg before and cfg_low after the "
+        "switch.",
+        advanced=True,
+    )
 
 
 def steps_low_input(rest: str) -> io.Input:
@@ -230,6 +253,7 @@ def low_sampler_inputs() -> list[io.Input]:
             optional=True,
             options=[SAME, *options],
             default=SAME,
+            advanced=True,
             tooltip=f"{what} after the switch; same: that before it.",
         )
         for name, options, what in listed

@@ -33,11 +33,13 @@ def target_size_inputs(prefix: str = "") -> list[io.Input]:
         ),
         declare(
             io.Int.Input, f"{prefix}width", default=1920, min=16, max=16384, step=8,
+            advanced=True,
             tooltip="Pixels, for 'by size': a multiple of 16, of 32 for Wan 2.2 5B; of 8 for Wan "
             "2.1 and refiners of this project.",
         ),
         declare(
             io.Int.Input, f"{prefix}height", default=1088, min=16, max=16384, step=8,
+            advanced=True,
             tooltip="Pixels, for 'by size': as width.",
         ),
     ]  # fmt: skip

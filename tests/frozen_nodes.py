@@ -23,6 +23,28 @@ def widget(kind, default=None, **more):
     return {"type": kind, **({} if default is None else {"default": default}), **more}
 
 
+POLICIES = {
+    "sigma_policy": widget(
+        "COMBO", "snr_equal", options=["same", "snr_equal"], advanced=True, optional=True
+    ),
+    "noise_policy": widget(
+        "COMBO", "inherited", options=["fresh", "inherited"], advanced=True, optional=True
+    ),
+    "handover": widget(
+        "COMBO", "reuse", options=["reuse", "evaluate"], advanced=True, optional=True
+    ),
+}
+"""How the steps after a switch take over, in every node that has one."""
+AFTER_SWITCH = {
+    "low_band_lock": widget(
+        "FLOAT", 0.0, min=0.0, max=1.0, step=0.05, optional=True, advanced=True
+    ),
+    "switch_sigma": widget("FLOAT", 0.0, min=0.0, max=1.0, step=0.01, optional=True, advanced=True),
+    "rope_scale_low": widget(
+        "FLOAT", 1.0, min=1.0, max=4.0, step=0.05, optional=True, advanced=True
+    ),
+}
+"""What they hold of it; the ladder has the first alone."""
 INPUTS = {
     "SurfReshiftKSampler": {
         "model": socket("MODEL"),
@@ -38,34 +60,28 @@ INPUTS = {
         "shift_low": widget("FLOAT", 3.0, min=0.0, max=100.0, step=0.01),
         "sampler_name": widget("COMBO", "euler", options=[HOST]),
         "scheduler": widget("COMBO", "simple", options=[HOST]),
-        "denoise": widget("FLOAT", 1.0, min=0.01, max=1.0, step=0.01),
         "low_resolution": widget("COMBO", "by scale", options=SMALLER),
         "low_scale": widget("FLOAT", 0.5, min=0.1, max=1.0, step=0.05),
-        "low_width": widget("INT", 416, min=16, max=8192, step=16, advanced=True),
-        "low_height": widget("INT", 240, min=16, max=8192, step=16, advanced=True),
-        "sigma_policy": widget("COMBO", "snr_equal", options=["same", "snr_equal"], advanced=True),
-        "noise_policy": widget("COMBO", "inherited", options=["fresh", "inherited"], advanced=True),
-        "handover": widget("COMBO", "reuse", options=["reuse", "evaluate"], advanced=True),
         "model_low": socket("MODEL", optional=True),
         "model_low_noise": socket("MODEL", optional=True),
         "expert_boundary": widget("FLOAT", 0.0, min=0.0, max=1.0, step=0.005, optional=True),
-        "cfg_low_noise": widget(
-            "FLOAT", 0.0, min=0.0, max=100.0, step=0.1, round=0.01, optional=True
-        ),
         "steps_low": widget("INT", 0, min=0, max=10000, optional=True),
-        "sampler_low": widget("COMBO", "same", options=["same", HOST], optional=True),
-        "scheduler_low": widget("COMBO", "same", options=["same", HOST], optional=True),
+        "low_width": widget("INT", 416, min=16, max=8192, step=16, advanced=True, optional=True),
+        "low_height": widget("INT", 240, min=16, max=8192, step=16, advanced=True, optional=True),
+        "denoise": widget("FLOAT", 1.0, min=0.01, max=1.0, step=0.01, optional=True, advanced=True),
+        **POLICIES,
+        "cfg_low_noise": widget(
+            "FLOAT", 0.0, min=0.0, max=100.0, step=0.1, round=0.01, optional=True, advanced=True
+        ),
+        "sampler_low": widget(
+            "COMBO", "same", options=["same", HOST], optional=True, advanced=True
+        ),
+        "scheduler_low": widget(
+            "COMBO", "same", options=["same", HOST], optional=True, advanced=True
+        ),
         "positive_low": socket("CONDITIONING", optional=True),
         "negative_low": socket("CONDITIONING", optional=True),
-        "low_band_lock": widget(
-            "FLOAT", 0.0, min=0.0, max=1.0, step=0.05, optional=True, advanced=True
-        ),
-        "switch_sigma": widget(
-            "FLOAT", 0.0, min=0.0, max=1.0, step=0.01, optional=True, advanced=True
-        ),
-        "rope_scale_low": widget(
-            "FLOAT", 1.0, min=1.0, max=4.0, step=0.05, optional=True, advanced=True
-        ),
+        **AFTER_SWITCH,
     },
     "SurfReshiftGuider": {
         "model": socket("MODEL"),
@@ -76,40 +92,25 @@ INPUTS = {
         "cfg_low": widget("FLOAT", 5.0, min=0.0, max=100.0, step=0.1, round=0.01),
         "low_resolution": widget("COMBO", "by scale", options=SMALLER),
         "low_scale": widget("FLOAT", 0.5, min=0.1, max=1.0, step=0.05),
-        "low_width": widget("INT", 416, min=16, max=8192, step=16, advanced=True),
-        "low_height": widget("INT", 240, min=16, max=8192, step=16, advanced=True),
-        "sigma_policy": widget("COMBO", "snr_equal", options=["same", "snr_equal"], advanced=True),
-        "noise_policy": widget("COMBO", "inherited", options=["fresh", "inherited"], advanced=True),
-        "handover": widget("COMBO", "reuse", options=["reuse", "evaluate"], advanced=True),
         "model_low": socket("MODEL", optional=True),
         "model_low_noise": socket("MODEL", optional=True),
         "expert_boundary": widget("FLOAT", 0.0, min=0.0, max=1.0, step=0.005, optional=True),
-        "cfg_low_noise": widget(
-            "FLOAT", 0.0, min=0.0, max=100.0, step=0.1, round=0.01, optional=True
-        ),
         "steps_low": widget("INT", 0, min=0, max=10000, optional=True),
+        "low_width": widget("INT", 416, min=16, max=8192, step=16, advanced=True, optional=True),
+        "low_height": widget("INT", 240, min=16, max=8192, step=16, advanced=True, optional=True),
+        **POLICIES,
+        "cfg_low_noise": widget(
+            "FLOAT", 0.0, min=0.0, max=100.0, step=0.1, round=0.01, optional=True, advanced=True
+        ),
         "positive_low": socket("CONDITIONING", optional=True),
         "negative_low": socket("CONDITIONING", optional=True),
-        "low_band_lock": widget(
-            "FLOAT", 0.0, min=0.0, max=1.0, step=0.05, optional=True, advanced=True
-        ),
-        "switch_sigma": widget(
-            "FLOAT", 0.0, min=0.0, max=1.0, step=0.01, optional=True, advanced=True
-        ),
-        "rope_scale_low": widget(
-            "FLOAT", 1.0, min=1.0, max=4.0, step=0.05, optional=True, advanced=True
-        ),
+        **AFTER_SWITCH,
     },
     "SurfReshiftAnyGuider": {
         "guider": socket("GUIDER"),
         "switch_step": widget("INT", 10, min=0, max=10000),
         "low_resolution": widget("COMBO", "by scale", options=SMALLER),
         "low_scale": widget("FLOAT", 0.5, min=0.1, max=1.0, step=0.05),
-        "low_width": widget("INT", 416, min=16, max=8192, step=16, advanced=True),
-        "low_height": widget("INT", 240, min=16, max=8192, step=16, advanced=True),
-        "sigma_policy": widget("COMBO", "snr_equal", options=["same", "snr_equal"], advanced=True),
-        "noise_policy": widget("COMBO", "inherited", options=["fresh", "inherited"], advanced=True),
-        "handover": widget("COMBO", "reuse", options=["reuse", "evaluate"], advanced=True),
         "steps_low": widget("INT", 0, min=0, max=10000, optional=True),
         "model_low": socket("MODEL", optional=True),
         "positive_low": socket("CONDITIONING", optional=True),
@@ -119,22 +120,15 @@ INPUTS = {
         "first_frame": socket("IMAGE", optional=True),
         "last_frame": socket("IMAGE", optional=True),
         "vae": socket("VAE", optional=True),
-        "low_band_lock": widget(
-            "FLOAT", 0.0, min=0.0, max=1.0, step=0.05, optional=True, advanced=True
-        ),
-        "switch_sigma": widget(
-            "FLOAT", 0.0, min=0.0, max=1.0, step=0.01, optional=True, advanced=True
-        ),
-        "rope_scale_low": widget(
-            "FLOAT", 1.0, min=1.0, max=4.0, step=0.05, optional=True, advanced=True
-        ),
+        "low_width": widget("INT", 416, min=16, max=8192, step=16, advanced=True, optional=True),
+        "low_height": widget("INT", 240, min=16, max=8192, step=16, advanced=True, optional=True),
+        **POLICIES,
+        **AFTER_SWITCH,
     },
     "SurfReshiftLadder": {
         "guider": socket("GUIDER"),
         "sizes": widget("STRING", "10: 0.75, 20: 0.5"),
-        "sigma_policy": widget("COMBO", "snr_equal", options=["same", "snr_equal"], advanced=True),
-        "noise_policy": widget("COMBO", "inherited", options=["fresh", "inherited"], advanced=True),
-        "handover": widget("COMBO", "reuse", options=["reuse", "evaluate"], advanced=True),
+        **POLICIES,
         "low_band_lock": widget(
             "FLOAT", 0.0, min=0.0, max=1.0, step=0.05, optional=True, advanced=True
         ),
@@ -158,8 +152,8 @@ INPUTS = {
         "seed": widget("INT", 0, min=0, max=2**64 - 1, control_after_generate=True),
         "resolution": widget("COMBO", "1080p", options=LARGER),
         "scale": widget("FLOAT", 2.0, min=1.0, max=8.0, step=0.05),
-        "width": widget("INT", 1920, min=16, max=16384, step=8),
-        "height": widget("INT", 1088, min=16, max=16384, step=8),
+        "width": widget("INT", 1920, min=16, max=16384, step=8, advanced=True),
+        "height": widget("INT", 1088, min=16, max=16384, step=8, advanced=True),
         "upsample": widget("COMBO", "pixel", options=["pixel", "latent"]),
         "sigma_start": widget("FLOAT", 0.65, min=0.01, max=1.0, step=0.01),
         "steps": widget("INT", 10, min=1, max=1000),
@@ -206,8 +200,8 @@ INPUTS = {
         "tau": widget("FLOAT", 3.0, min=0.0, max=255.0, step=0.1),
         "resolution": widget("COMBO", "1080p", options=LARGER),
         "scale": widget("FLOAT", 2.0, min=1.0, max=8.0, step=0.05),
-        "width": widget("INT", 1920, min=16, max=16384, step=8),
-        "height": widget("INT", 1088, min=16, max=16384, step=8),
+        "width": widget("INT", 1920, min=16, max=16384, step=8, advanced=True),
+        "height": widget("INT", 1088, min=16, max=16384, step=8, advanced=True),
         "upsample": widget("COMBO", "pixel", options=["pixel", "latent"]),
         "dilate": widget("INT", 0, min=0, max=8, advanced=True),
         "vae": socket("VAE", optional=True),
@@ -265,8 +259,8 @@ INPUTS = {
         "low_height": widget("INT", 240, min=16, max=8192, step=16, advanced=True),
         "target_resolution": widget("COMBO", "1080p", options=LARGER),
         "target_scale": widget("FLOAT", 2.0, min=1.0, max=8.0, step=0.05),
-        "target_width": widget("INT", 1920, min=16, max=16384, step=8),
-        "target_height": widget("INT", 1088, min=16, max=16384, step=8),
+        "target_width": widget("INT", 1920, min=16, max=16384, step=8, advanced=True),
+        "target_height": widget("INT", 1088, min=16, max=16384, step=8, advanced=True),
         "end_image": socket("IMAGE", optional=True),
         "clip_vision_output": socket("CLIP_VISION_OUTPUT", optional=True),
         "clip_vision_end": socket("CLIP_VISION_OUTPUT", optional=True),
@@ -304,14 +298,14 @@ INPUTS = {
         "refine_steps": widget("INT", 10, min=0, max=1000),
         "resolution": widget("COMBO", "1080p", options=LARGER),
         "scale": widget("FLOAT", 2.0, min=1.0, max=8.0, step=0.05),
-        "width": widget("INT", 1920, min=16, max=16384, step=8),
-        "height": widget("INT", 1088, min=16, max=16384, step=8),
+        "width": widget("INT", 1920, min=16, max=16384, step=8, advanced=True),
+        "height": widget("INT", 1088, min=16, max=16384, step=8, advanced=True),
         "refine_cfg": widget("FLOAT", 4.5, min=0.0, max=100.0, step=0.1),
         "window": widget("INT", 4, min=0, max=1024),
         "keep": widget("FLOAT", 1.0, min=0.05, max=1.0, step=0.05),
+        "calibrate": widget("BOOLEAN", False),
         "tile": widget("INT", 0, min=0, max=16384, step=16, advanced=True),
         "chunk_frames": widget("INT", 0, min=0, max=16384, advanced=True),
-        "calibrate": widget("BOOLEAN", False),
         "refiner": socket("MODEL", optional=True),
         "vae": socket("VAE", optional=True),
         "positive": socket("CONDITIONING", optional=True),

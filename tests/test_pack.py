@@ -13,6 +13,7 @@ from surf.tests.frozen_nodes import describe as describe_input
 ROOT = Path(__file__).parents[1]
 OF_THE_HOST = ("sampler_name", "scheduler", "sampler_low", "scheduler_low", "file")
 """Inputs whose options the host knows."""
+WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 
 
 def list_nodes():
@@ -47,6 +48,18 @@ def test_type_default_range_and_options_of_an_input_are_frozen(node_id, name):
     [item] = [item for item in NODES[node_id].define_schema().inputs if item.id == name]
     frozen = INPUTS[node_id][name]
     assert describe_input(item, frozen) == frozen
+
+
+@pytest.mark.parametrize("node_id", INPUTS)
+def test_main_widgets_come_before_advanced_ones(node_id):
+    """As the front end lists them: what may be left out last. Sizes stay beside their bucket."""
+    listed = sorted(INPUTS[node_id].items(), key=lambda item: item[1].get("optional", False))
+    shown = [
+        bool(said.get("advanced"))
+        for name, said in listed
+        if said["type"] in WIDGETS and not name.endswith(("width", "height"))
+    ]
+    assert shown == sorted(shown)
 
 
 def test_nodes_whose_gain_is_not_measured_are_experimental():

@@ -261,7 +261,7 @@ def drop_widget(graph):
 
 
 def swap_widgets(graph):
-    find(graph, "SurfReshiftKSampler")["widgets_values"][11:13] = [0.5, "by scale"]
+    find(graph, "SurfReshiftKSampler")["widgets_values"][10:12] = [0.5, "by scale"]
 
 
 def leave_range(graph):

@@ -283,5 +283,5 @@ def case_the_host_can_describe_every_node(host):
         assert info["category"] == "SURF", info["category"]
         given = info["input"]["required"] | info["input"].get("optional", {})
         assert all(spec[1]["tooltip"] for spec in given.values())
-    given = host.nodes["SurfReshiftKSampler"].GET_NODE_INFO_V1()["input"]["required"]
+    given = host.nodes["SurfReshiftKSampler"].GET_NODE_INFO_V1()["input"]["optional"]
     assert given["handover"][1]["advanced"] is True

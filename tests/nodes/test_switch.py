@@ -55,6 +55,22 @@ def later_noise(latent, seed=5, size=LOW):
     return fresh_noise(low, [item_seed(seed, item) for item in first])
 
 
+def test_what_a_program_leaves_out_is_what_the_node_shows():
+    schema = SurfReshiftKSampler.define_schema()
+    left_out = [item for item in schema.inputs if item.optional and item.id in SETTINGS]
+    optional = {item.id: item.default for item in left_out}
+    assert len(optional) == 6
+    needed = {name: value for name, value in SETTINGS.items() if name not in optional}
+    latent = blank(size=(60, 104))
+    shown = run(latent=latent, **optional | {"low_resolution": "by size"})[1]
+    out = SurfReshiftKSampler.execute(
+        model=host_stub.Patcher(), latent_image=latent, **conds(),
+        **needed | {"low_resolution": "by size"},
+    ).args  # fmt: skip
+    assert torch.equal(out[0]["samples"], shown["samples"])
+    assert shown["samples"].shape[-2:] == (30, 52)
+
+
 @pytest.mark.parametrize("k", range(9))
 @pytest.mark.parametrize("handover", ["reuse", "evaluate"])
 def test_evaluations_are_counted_and_sized(k, handover):

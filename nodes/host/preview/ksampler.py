@@ -65,7 +65,7 @@ def sample_preview(
     shift_low: float,
     sampler_name: str,
     scheduler: str,
-    denoise: float,
+    denoise: float = 1.0,
     sampler_low: str = SAME,
     scheduler_low: str = SAME,
 ) -> tuple[dict, dict]:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ....surf_core.checks import check_choice, check_range
 from ....surf_core.legs import Turn
-from ....surf_core.reshift import NOISE_POLICIES
+from ....surf_core.reshift import DEFAULT_NOISE, DEFAULT_SIGMA, NOISE_POLICIES
 from ....surf_core.schedule import HANDOVERS, SIGMA_POLICIES, reach_sigma
 from .. import models
 from ..conditioning import Conditioning
@@ -15,6 +15,8 @@ from ..latents import check_sides, low_size
 
 Size = tuple[int, int]
 """Rows and columns in latent cells."""
+LOW_SIDES = (416, 240)
+"""Width and height in pixels of a low resolution "by size", where none are given."""
 
 
 def check_switch_step(steps: int, switch_step: int) -> None:
@@ -44,11 +46,11 @@ def check_low_sides(low_resolution: str, low_width: int, low_height: int) -> Non
 class Policies:
     """How a leg takes over from one at another size; its fields are inputs of all nodes."""
 
-    sigma_policy: str
+    sigma_policy: str = DEFAULT_SIGMA
     """One of schedule.SIGMA_POLICIES."""
-    noise_policy: str
+    noise_policy: str = DEFAULT_NOISE
     """One of reshift.NOISE_POLICIES."""
-    handover: str
+    handover: str = HANDOVERS[0]
     """One of schedule.HANDOVERS."""
     low_band_lock: float = 0.0
     """Share of the steps after a switch that hold the low band of its clean estimate."""
@@ -82,9 +84,9 @@ class Switch(Policies):
     """"by scale", "by size" or a bucket."""
     low_scale: float
     """Factor per side for "by scale", at most 1."""
-    low_width: int
+    low_width: int = LOW_SIDES[0]
     """Pixels for "by size"."""
-    low_height: int
+    low_height: int = LOW_SIDES[1]
     """Pixels for "by size"."""
     steps_low: int = 0
     """Steps after the switch; 0 for the rest of the schedule."""
