@@ -3,7 +3,7 @@
 from comfy_api.latest import InputImpl, io
 
 from .host.node import ABSENT, checks_inputs, declare, names_errors, refusal
-from .host.vae import check_piece, decode_latent, decode_to_file
+from .host.vae import check_even, check_piece, decode_latent, decode_to_file
 
 
 class SurfVAEDecode(io.ComfyNode):
@@ -108,8 +108,13 @@ class SurfDecodeVideo(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def validate_inputs(cls, piece=ABSENT):
-        return refusal(cls, {"piece": piece}, check_piece)
+    def validate_inputs(cls, width=ABSENT, height=ABSENT, piece=ABSENT):
+        given = {"width": width, "height": height, "piece": piece}
+        even = (
+            lambda width: check_even("width", width),
+            lambda height: check_even("height", height),
+        )
+        return refusal(cls, given, *even, check_piece)
 
     @classmethod
     @names_errors

@@ -23,6 +23,7 @@ THIRD_PARTY = {
     "nodes/": {"torch", "comfy_api"},
     "nodes/host/": {"torch", "comfy_api"} | HOST,
     "nodes/host/vae/video_file.py": {"torch", "comfy_api", "av"} | HOST,
+    "nodes/host/vae/video_sound.py": {"torch", "comfy_api", "av"} | HOST,
     "nodes/host/drawing.py": {"torch", "comfy_api", "PIL"},
     "nodes/host/plan/": {"torch", "comfy_api", "PIL"} | HOST,
     "nodes/host/signature/": {"torch", "comfy_api", "PIL"} | HOST,

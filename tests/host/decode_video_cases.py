@@ -22,7 +22,7 @@ import comfy.model_management as management  # noqa: E402
 import comfy.nested_tensor  # noqa: E402
 import comfy.sd  # noqa: E402
 import folder_paths  # noqa: E402
-from comfy_extras.nodes_video import SaveVideo  # noqa: E402
+from comfy_extras.nodes_video import CreateVideo, GetVideoComponents, SaveVideo  # noqa: E402
 from surf.nodes.decode import SurfDecodeVideo, SurfVAEDecode  # noqa: E402
 from surf.nodes.host.vae.streaming import Streaming  # noqa: E402
 
@@ -78,6 +78,72 @@ def case_save_video_copies_the_streams_and_adds_the_workflow():
     with av.open(str(path)) as container:
         assert "prompt" in container.metadata
         assert "workflow" in container.metadata
+
+
+COLOURS = ("color_primaries", "color_trc", "colorspace", "color_range")
+
+
+def case_file_is_what_the_hosts_own_encoder_writes():
+    """Headers, settings and sound, where the host names its colours; older ones use BT.601.
+
+    The frames' packets differ from one run of the same encoder to the next.
+    """
+    vae, samples = wan(), noise(1, 16, 5, 8, 12)
+    frames = SurfVAEDecode.execute({"samples": samples}, vae, 0, 0, 0).result[0]
+    theirs = FOLDER / "theirs.mp4"
+    CreateVideo.execute(frames, 16.0, sound(1.0)).result[0].save_to(str(theirs))
+    ours = made(vae, samples, audio=sound(1.0)).get_stream_source()
+    assert packets(theirs, "audio") == packets(ours, "audio")
+    named = [tags(path) for path in (theirs, ours)]
+    assert named[1] == [1, 13, 1, 1]
+    settings = [packets(path, "video")[0].split(b"options: ")[1].split(b"\0")[0]
+                for path in (theirs, ours)]  # fmt: skip
+    assert settings[0] == settings[1]
+    if named[0] == named[1]:
+        assert headers(theirs) == headers(ours)
+        assert (shown(theirs) - shown(ours)).abs().mean() < 1 / 255
+        return
+    unknown = 2
+    assert named[0] == [unknown, unknown, unknown, 0]
+    # As a player shows them: what has no name is BT.709. Half of the colours' resolution is lost.
+    far = [(shown(path) - frames).mean((0, 1, 2)).abs().max() for path in (theirs, ours)]
+    assert far[1] < 0.01 < far[0]
+
+
+def tags(path):
+    with av.open(str(path)) as container:
+        context = container.streams.video[0].codec_context
+        return [int(getattr(context, name)) for name in COLOURS]
+
+
+def headers(path):
+    """The bytes of H.264's parameter sets: size, profile, level, rate and colours."""
+    with av.open(str(path)) as container:
+        return bytes(container.streams.video[0].codec_context.extradata)
+
+
+def shown(path):
+    with av.open(str(path)) as container:
+        frames = [f.reformat(format="rgb24", src_colorspace=1).to_ndarray()
+                  for f in container.decode(video=0)]  # fmt: skip
+    return torch.stack([torch.from_numpy(f) for f in frames]).float() / 255
+
+
+def case_sound_of_the_hosts_own_videos_comes_through():
+    """Load, take apart, decode, save: what the host reads of our file is what it read before."""
+    vae, samples = wan(), noise(1, 16, 5, 8, 8)
+    for channels in (1, 2, 6):
+        wave = sound(17 / 16)["waveform"][:, :1].repeat(1, channels, 1)
+        first = made(vae, samples, audio={"waveform": wave, "sample_rate": 16000})
+        frames, heard, fps, *_ = GetVideoComponents.execute(first).result
+        assert (len(frames), fps) == (17, 16.0)
+        again = made(vae, samples, fps=fps, audio=heard)
+        after = GetVideoComponents.execute(again).result[1]
+        assert after["waveform"].shape[1] == channels
+        same = min(after["waveform"].shape[2], heard["waveform"].shape[2])
+        assert (after["waveform"] - heard["waveform"])[..., :same].abs().mean() < 0.05
+    silent = GetVideoComponents.execute(made(vae, samples)).result[1]
+    assert not made(vae, samples, audio=silent).get_components().audio
 
 
 def case_frames_are_those_of_surf_vae_decode():

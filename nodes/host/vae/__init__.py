@@ -20,12 +20,13 @@ from .upsample import (
     encode_frames,
     upsample_latent,
 )
-from .video_file import decode_to_file
+from .video_file import check_even, decode_to_file
 
 __all__ = [
     "DecodePlan",
     "MEMORY_ERRORS",
     "UPSAMPLE_METHODS",
+    "check_even",
     "check_has_vae",
     "check_one_picture",
     "check_picture",

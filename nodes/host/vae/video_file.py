@@ -1,15 +1,11 @@
 """Encode frames as they come into an mp4 of the host's temporary folder, with its sound.
 
 The settings are those of the host's own Save Video, which then copies the streams as they are.
-
-Dims: F frames, N samples of sound.
 """
 
-import errno
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from fractions import Fraction
-from math import ceil
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -22,9 +18,11 @@ from ..node import NodeLog, show_status
 from .decode import checked
 from .frame_count import kept_frames
 from .streaming import Streaming
+from .video_sound import Sound, SoundTrack, sound_of
 
 log = NodeLog(__name__)
 
+ENCODER = "libx264"
 LOOKAHEAD = 40
 """Frames that x264 looks ahead by itself; fewer are asked for where they would fill the memory."""
 THREADS = 4
@@ -34,9 +32,10 @@ PIXEL, PIXEL_AHEAD = 46, 3.1
 were measured at 1080p with 40 frames, 482 at 4K with 4."""
 ROOM = 400 * 2**20
 """Bytes of the encoder up to which it looks ahead as far as by itself."""
-BT709, MPEG_RANGE = 1, 1
-"""Of the colour standard and of the range 16..235, as FFmpeg numbers them."""
-LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1"}
+COLOUR = {"color_primaries": 1, "color_trc": 13, "colorspace": 1, "color_range": 1}
+"""BT.709 with sRGB's transfer in the range 16..235, as numbers of ITU-T H.273: what Save Video of
+current hosts writes. Older ones name nothing and convert by BT.601, which players take for BT.709
+from 720p on."""
 
 
 def decode_to_file(
@@ -58,15 +57,12 @@ def decode_to_file(
 
     Raises:
         ValueError: see `decode_latent`; sound that is none, memory that is too small, an odd size,
-            a full disk.
+            a VAE with transparency, a folder that cannot be written, a full disk.
     """
     samples, (rows, columns) = checked(vae, latent, width, height, side)
-    if rows % 2 or columns % 2:
-        raise ValueError(
-            f"expected an even width and height, as H.264 needs, got {columns} x {rows}; crop to "
-            f"{columns - columns % 2} x {rows - rows % 2} by width and height."
-        )
-    _check_audio(audio)
+    check_even("width", columns)
+    check_even("height", rows)
+    sound, rate = sound_of(audio), Fraction(round(fps * 1000), 1000)
     if vae.latent_dim == 2 and samples.ndim == 5:
         samples = samples[:, :, 0]
     held = encoder_bytes(rows, columns)
@@ -78,12 +74,25 @@ def decode_to_file(
         for video, n in zip(videos, counts, strict=True)
         for block in first_frames(video.blocks(side), n)
     )
-    folder = Path(folder_paths.get_temp_directory())
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"surf_{uuid4().hex}.mp4"
-    with _removed_on_failure(path):
-        _write(path, frames, sum(counts), (rows, columns), fps=fps, audio=audio, crf=crf)
+    count, said = sum(counts), ""
+    if sound is not None:
+        said = sound.beside(count / rate, 1 / rate)
+        sound = sound.cut(count / rate)
+    if said:
+        log.warning("%s.", said)
+    path = Path(folder_paths.get_temp_directory()) / f"surf_{uuid4().hex}.mp4"
+    with _opened(path) as container:
+        _write(container, frames, count, (rows, columns), rate=rate, sound=sound, crf=crf)
+    show_status("; ".join(filter(None, (f"{count} frames decoded and encoded", said))))
     return path
+
+
+def check_even(name: str, pixels: int) -> None:
+    """Refuse a side that H.264 does not have in the colours that players show."""
+    if pixels % 2:
+        raise ValueError(
+            f"{name} must be even, as H.264 needs, got {pixels}; set {name} to {pixels - 1}."
+        )
 
 
 def first_frames(blocks: Iterable[Tensor], count: int) -> Iterator[Tensor]:
@@ -107,92 +116,106 @@ def encoder_bytes(rows: int, columns: int) -> int:
 
 
 def _write(
-    path: Path, blocks: Iterable[Tensor], count: int, size: tuple[int, int], *, fps: float,
-    audio: dict | None, crf: int,
+    container: Any, blocks: Iterable[Tensor], count: int, size: tuple[int, int], *,
+    rate: Fraction, sound: Sound | None, crf: int,
 ) -> None:  # fmt: skip
+    video = _add_video(container, size, rate, crf)
+    track = None if sound is None else SoundTrack(container, sound)
+    done = 0
+    for block in blocks:
+        _check_colours(block)
+        for pixels in block.numpy():
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            _mux(container, video.encode(_frame(pixels)))
+        done += len(block)
+        show_status(f"{done} of {count} frames decoded and encoded")
+    _mux(container, video.encode(None))
+    if track is not None:
+        _mux(container, track.packets())
+
+
+def _add_video(container: Any, size: tuple[int, int], rate: Fraction, crf: int) -> Any:
+    """Add an H.264 stream as Save Video does; the encoder holds no more than `encoder_bytes`."""
+    video = container.add_stream(ENCODER, rate=rate)
+    video.height, video.width = size
+    video.pix_fmt = "yuv420p"
+    video.options = {"crf": str(crf)}
+    if (ahead := encoder_frames(*size)) < LOOKAHEAD:
+        less = f"rc-lookahead={ahead}:sync-lookahead=0"
+        video.options = {**video.options, "x264-params": less}
+        video.codec_context.thread_count = THREADS
+    _name_colours(video.codec_context)
+    return video
+
+
+def _frame(pixels: Any) -> Any:
     import av
 
-    options = {"movflags": "use_metadata_tags+faststart"}
-    rate = Fraction(round(fps * 1000), 1000)
-    with av.open(str(path), "w", format="mp4", options=options) as container:
-        video = container.add_stream("libx264", rate=rate)
-        video.height, video.width = size
-        video.pix_fmt = "yuv420p"
-        video.options = {"crf": str(crf)}
-        if (ahead := encoder_frames(*size)) < LOOKAHEAD:
-            less = f"rc-lookahead={ahead}:sync-lookahead=0"
-            video.options = {**video.options, "x264-params": less}
-            video.codec_context.thread_count = THREADS
-        context = video.codec_context
-        context.colorspace = context.color_primaries = context.color_trc = BT709
-        context.color_range = MPEG_RANGE
-        sound = None if audio is None else _add_sound(container, audio)
-        done = 0
-        for block in blocks:
-            for pixels in block.numpy():
-                comfy.model_management.throw_exception_if_processing_interrupted()
-                frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
-                container.mux(video.encode(frame.reformat(format="yuv420p", dst_colorspace=BT709)))
-            done += len(block)
-            show_status(f"{done} of {count} frames decoded and encoded")
-        container.mux(video.encode(None))
-        if sound is not None:
-            _write_sound(container, sound, audio, ceil(count * int(audio["sample_rate"]) / rate))
+    frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+    frame = frame.reformat(format="yuv420p", dst_colorspace=COLOUR["colorspace"])
+    _name_colours(frame)
+    return frame
 
 
-def _check_audio(audio: dict | None) -> None:
-    """Refuse sound that is no AUDIO of the host."""
-    if audio is None:
-        return
-    known = audio if isinstance(audio, Mapping) else {}
-    waveform, rate = known.get("waveform"), known.get("sample_rate")
-    if not isinstance(waveform, Tensor) or waveform.ndim != 3 or not waveform.shape[-1] or not rate:
-        shape = tuple(waveform.shape) if isinstance(waveform, Tensor) else type(waveform).__name__
+def _name_colours(target: Any) -> None:
+    """Name the colours of an encoder or a frame."""
+    for name, value in COLOUR.items():
+        # Frames of older PyAV have neither primaries nor a transfer.
+        if hasattr(target, name):
+            setattr(target, name, value)
+
+
+def _check_colours(frames: Tensor) -> None:
+    if frames.shape[-1] != 3:
         raise ValueError(
-            f"expected sound [B, channels, samples] and its sample_rate, got {shape} at {rate}; "
-            "connect VAE Decode Audio, Load Audio or the audio of Get Video Components."
+            f"expected frames of red, green and blue, got {frames.shape[-1]} values a pixel, and "
+            "H.264 has no transparency; decode with Surf VAE Decode and save with Save WEBM."
         )
 
 
-def _add_sound(container: Any, audio: dict) -> Any:
-    layout = LAYOUTS.get(audio["waveform"].shape[1], "stereo")
-    return container.add_stream("aac", rate=int(audio["sample_rate"]), layout=layout)
-
-
-def _write_sound(container: Any, stream: Any, audio: dict, samples: int) -> None:
-    """Encode the sound of the first item, cut to so many samples."""
-    import av
-
-    waveform = audio["waveform"][0]
-    if waveform.shape[-1] > samples:
-        log.info(
-            "sound is cut from %d to %d samples, the length of the frames.",
-            waveform.shape[-1],
-            samples,
-        )
-    if len(waveform) not in LAYOUTS:
-        waveform = waveform[:2]
-    waveform = waveform[:, :samples].float().cpu().contiguous()
-    frame = av.AudioFrame.from_ndarray(waveform.numpy(), format="fltp", layout=stream.layout.name)
-    frame.sample_rate, frame.pts = int(audio["sample_rate"]), 0
-    container.mux(stream.encode(frame))
-    container.mux(stream.encode(None))
+def _mux(container: Any, packets: Iterable[Any]) -> None:
+    with _writing(container.name):
+        for packet in packets:
+            container.mux(packet)
 
 
 @contextmanager
-def _removed_on_failure(path: Path) -> Iterator[None]:
-    """Remove a file unless the block ends well, and say so where the disk is full."""
-    whole = False
+def _opened(path: Path) -> Iterator[Any]:
+    """Open a file for a block; it is removed unless the block ends well."""
+    import av
+
+    if ENCODER not in av.codecs_available:
+        raise ValueError(
+            f"expected a PyAV with {ENCODER}, got {av.__version__} without; install PyAV anew from "
+            "PyPI, or decode with Surf VAE Decode."
+        )
+    container = None
+    try:
+        with _writing(str(path)):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            options = {"movflags": "use_metadata_tags+faststart"}
+            container = av.open(str(path), "w", format="mp4", options=options)
+        yield container
+        with _writing(str(path)):
+            container.close()
+    except BaseException:
+        if container is not None:
+            # The end of a file that goes away anyway; what is raised is the reason.
+            with suppress(OSError):
+                container.close()
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def _writing(path: str) -> Iterator[None]:
+    """Say what to do where a file cannot be written."""
     try:
         yield
-        whole = True
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
-            raise
         raise ValueError(
-            f"expected room for the video in {path.parent}, got: {error.strerror}; free some, or "
-            "start ComfyUI with another --temp-directory."
+            f"expected to write {path}, got: {error.strerror or error}; make room in ComfyUI's "
+            "folder for temporary files and let it write there, or start it with another "
+            "--temp-directory."
         ) from error
-    finally:
-        if not whole:
-            path.unlink(missing_ok=True)
