@@ -13,7 +13,7 @@ def target_inputs() -> list[io.Input]:
         *target_size_inputs(),
         declare(
             io.Combo.Input, "upsample", options=list(UPSAMPLE_METHODS), default="pixel",
-            tooltip="pixel: decode, resize the frames, encode; needs the VAE, keeps more detail. "
+            tooltip="pixel: decode, resize the frames, encode; needs the VAE. "
             "latent: linear in the latent, free; take a sigma_start of 0.7 or more.",
         ),
     ]  # fmt: skip
