@@ -133,6 +133,59 @@ torch.testing.assert_close(preview, shown(tiny, [0], 10), rtol=0, atol=1e-3)
 
 
 @pytest.mark.slow
+def test_ways_of_switching_are_measured_beside_their_controls(measured, models, tmp_path):
+    rows = measured("tiny_switch", tmp_path / "a.md", "--pairs=2", "--batch=2", models["weights"])
+    names = list(rows)
+    assert names[:7] == [
+        "video", "baseline", "baseline, averaged down in pixels",
+        "baseline, averaged down in the latent", "grey", "another seed", "half resolution",
+    ]  # fmt: skip
+    controls = ["8 steps", "12 steps", "16 steps", "20 steps", "clean estimate after 10"]
+    assert [name.split(",")[0] for name in names[7:12]] == controls
+    cost = {name: float(rows[name][0]) for name in names[1:28]}
+    assert len(set(cost)) == 11 + 16
+    assert cost["16 steps"] == pytest.approx(cost["the nodes' defaults"], rel=0.03)
+    assert cost["8 steps"] == pytest.approx(cost["5 + 15, B"], rel=0.03)
+    assert rows["baseline"][1:7] == ["1.000 +- 0.000"] * 6
+    assert all(abs(float(cell.split()[0])) < 1e-3 for cell in rows["grey"][1:7])
+
+
+@pytest.mark.slow
+def test_ways_of_switching_are_drawn_alike_for_both_generations(forks):
+    script = """
+import torch
+from benchmarks.quality import tiny_signature, tiny_switch
+from surf_core.refiner.rope import rotary_table
+from surf_core.tiny.model import WEIGHTS, TinyT2V
+from surf_core.training.tiny import autoencoder, controls, videos
+grid, wide, cpu = (2, 3, 4), (2, 6, 8), torch.device("cpu")
+plain, far = rotary_table(grid, 64, cpu), rotary_table(wide, 64, cpu)
+assert torch.equal(tiny_switch.table_of(grid, 64, 1.0), plain)
+far = far.unflatten(1, wide)[:, :, ::2, ::2].flatten(1, 3)
+torch.testing.assert_close(tiny_switch.table_of(grid, 64, 2.0), far)
+first = tiny_switch.first([0], WEIGHTS)
+prompt = tiny_signature.scenes(1, 8, 0, frames=1).prompts
+with torch.inference_mode():
+    known = tiny_signature.Switched(TinyT2V(prompt), [0]).preview(10, "inherited", "snr_equal")
+    ours = tiny_switch.switched(first, tiny_switch.WAYS[tiny_switch.OURS], 4.0, 3.0)
+    assert torch.equal(ours, known)
+    model = videos.Videos(scenes={}, batch_size=1, layers=1).build()
+    for weight in model.parameters():
+        weight.add_(0.05 * torch.randn(weight.shape))
+    made = controls.Controls(model, autoencoder.Autoencode(batch_size=1).build().eval(), 2)
+    toy = tiny_switch.second([0, 1], made)
+    drawn = {name: tiny_switch.switched(toy, tiny_switch.WAYS[name], 7.5, 5.0)
+             for name in (tiny_switch.PAPER, tiny_switch.OURS)}
+    theirs = made.switched(40, 10, controls.PAPER, cfg_low=5.0)
+    torch.testing.assert_close(drawn[tiny_switch.PAPER], theirs, rtol=0, atol=1e-4)
+    theirs = made.switched(40, 10, controls.OURS, cfg_low=5.0)
+    torch.testing.assert_close(drawn[tiny_switch.OURS], theirs, rtol=0, atol=1e-4)
+    assert toy.right(torch.full((2, 3, 13, 128, 128), 0.5)).sum() == 0
+"""
+    forks.start_script(script).finish(900)
+
+
+@pytest.mark.slow
 def test_the_refiner_is_measured_beside_interpolation(measured, models, tmp_path):
     options = ["--pairs=2", "--batch=2", models["refiner"], models["weights"]]
     rows = measured("tiny_refiner", tmp_path / "a.md", *options)
