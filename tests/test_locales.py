@@ -8,7 +8,8 @@ import re
 from pathlib import Path
 
 import pytest
-from surf.tests.test_pack import NODES, OF_THE_HOST
+from comfy_api.latest import io
+from surf.tests.test_pack import NODES, OF_THE_HOST, SearchableSchema
 
 ROOT = Path(__file__).parents[1]
 LOCALES = ROOT / "locales"
@@ -113,6 +114,23 @@ def test_a_translated_help_page_names_everything_by_label_and_id(language, node_
 def test_every_translated_help_page_has_its_node_and_language():
     pages = {path for path in (ROOT / "web" / "docs").glob("Surf*/*")}
     assert pages <= {path for _, _, path in PAGES}
+
+
+def words_of(language):
+    return json.loads((LOCALES / language / "search.json").read_text(encoding="utf-8"))
+
+
+def test_a_search_finds_nodes_in_every_language(monkeypatch):
+    monkeypatch.setattr(io, "Schema", SearchableSchema)
+    aliases = [node.define_schema().search_aliases for node in NODES.values()]
+    asked = words_of(LANGUAGES[0]).keys()
+    for language in LANGUAGES:
+        assert words_of(language).keys() == asked
+        for word, others in words_of(language).items():
+            found = [words for words in aliases if word in words]
+            assert others, word
+            assert found, word
+            assert all(set(others) <= set(words) for words in found)
 
 
 @pytest.mark.parametrize("page", sorted(ROOT.glob("README.*.md")), ids=lambda page: page.name)

@@ -57,6 +57,8 @@ def node_faults(node):
     inputs, required, outputs, widgets = describe(kind)
     named = {item["name"]: item for item in node["inputs"]}
     # A widget may be fed by a link, too.
+    if kind in NODES and node.get("title") == NODES[kind].define_schema().display_name:
+        yield f"{where}: a title that is the English name hides the translated one"
     for name in named.keys() - set(inputs) - set(widgets):
         yield f"{where}: no input {name}"
     for name in required:

@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import threading
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -125,21 +126,30 @@ class Canvas:
             self.page.screenshot(path=str(Path(folder) / f"{name}.png"))
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["classic", "nodes2"])
-def canvas(request, chromium):
-    """The front end at 1600 x 1000, with each of its two styles of nodes."""
-    settings = {
-        "Comfy.VueNodes.Enabled": request.param,
-        "Comfy.TutorialCompleted": True,
-        "Comfy.InstalledVersion": "9.0.0",
-        "Comfy.Workflow.ShowMissingModelsWarning": False,
-    }
-    site = Site(front_end(), object_info(), settings)
+SETTINGS = {
+    "Comfy.TutorialCompleted": True,
+    "Comfy.InstalledVersion": "9.0.0",
+    "Comfy.Workflow.ShowMissingModelsWarning": False,
+}
+
+
+@contextmanager
+def open_canvas(chromium, style, **settings):
+    """The front end at 1600 x 1000, on a server of its own."""
+    site = Site(front_end(), object_info(), SETTINGS | settings)
     thread = threading.Thread(target=site.server.serve_forever, daemon=True)
     thread.start()
     page = chromium.new_page(viewport={"width": 1600, "height": 1000})
-    yield Canvas(page, site, "nodes2" if request.param else "classic")
+    yield Canvas(page, site, style)
     page.close()
     site.server.shutdown()
     site.server.server_close()
     thread.join()
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["classic", "nodes2"])
+def canvas(request, chromium):
+    """The front end with each of its two styles of nodes."""
+    style = "nodes2" if request.param else "classic"
+    with open_canvas(chromium, style, **{"Comfy.VueNodes.Enabled": request.param}) as canvas:
+        yield canvas

@@ -76,7 +76,7 @@ def core_entry(kind, seen):
     return entry(kind, kind, "core", inputs, outputs, outputs, output_node=kind == "SaveVideo")
 
 
-def entry(kind, title, category, inputs, outputs, names, output_node=False, python_module="nodes"):
+def entry(kind, title, category, inputs, outputs, names, **more):
     return {
         "input": inputs,
         "input_order": {where: list(items) for where, items in inputs.items()},
@@ -87,8 +87,9 @@ def entry(kind, title, category, inputs, outputs, names, output_node=False, pyth
         "display_name": title,
         "description": "",
         "category": category,
-        "python_module": python_module,
-        "output_node": output_node,
+        "python_module": "nodes",
+        "output_node": False,
+        **more,
     }
 
 
@@ -121,7 +122,10 @@ def our_entry(kind):
         inputs,
         [type_of(output) for output in schema.outputs],
         [output.display_name for output in schema.outputs],
+        description=schema.description,
+        output_tooltips=[output.tooltip for output in schema.outputs],
         python_module="custom_nodes.surf",
+        search_aliases=getattr(schema, "search_aliases", None) or [],
     )
 
 

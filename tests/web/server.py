@@ -1,4 +1,4 @@
-"""A small server for the front end: its files, our nodes, and the answers of an idle host."""
+"""A small server for the front end: its files, our nodes and pages, answers of an idle host."""
 
 import json
 import mimetypes
@@ -15,7 +15,6 @@ IDLE = {
     "folder_paths": {},
     "global_subgraphs": {},
     "history": {},
-    "i18n": {},
     "jobs": {"jobs": [], "pagination": {"offset": 0, "limit": 200, "total": 0, "has_more": False}},
     "models": [],
     "node_replacements": {},
@@ -30,6 +29,17 @@ IDLE = {
     "workflow_templates": {},
 }
 """What each address answers below /api."""
+ROOT = Path(__file__).parents[2]
+WEB = "extensions/surf/"
+"""Address of the pack's WEB_DIRECTORY."""
+
+
+def translations():
+    """{language: {"nodeDefs": texts}} as the host puts them together from locales/."""
+    return {
+        path.parent.name: {path.stem: json.loads(path.read_text(encoding="utf-8"))}
+        for path in (ROOT / "locales").glob("*/nodeDefs.json")
+    }
 
 
 class IdleHost(BaseHTTPRequestHandler):
@@ -59,6 +69,8 @@ class IdleHost(BaseHTTPRequestHandler):
         name = path.removeprefix("api/").removeprefix("v2/")
         if name == "object_info":
             return self.answer_json(self.site.nodes)
+        if name == "i18n":
+            return self.answer_json(translations())
         if name == "settings":
             return self.answer_json(self.site.settings)
         if name in IDLE:
@@ -66,8 +78,9 @@ class IdleHost(BaseHTTPRequestHandler):
         return self.answer_json({}, status=404)
 
     def answer_file(self, path):
-        file = (self.site.static / path).resolve()
-        if not (file.is_relative_to(self.site.static) and file.is_file()):
+        folder = ROOT / "web" if path.startswith(WEB) else self.site.static
+        file = (folder / path.removeprefix(WEB)).resolve()
+        if not (file.is_relative_to(folder) and file.is_file()):
             return self.answer(b"", status=404)
         kind = mimetypes.guess_type(file.name)[0] or "application/octet-stream"
         return self.answer(file.read_bytes(), kind)
