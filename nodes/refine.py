@@ -6,6 +6,7 @@ from .host.attention import check_window
 from .host.latents import check_sides
 from .host.node import ABSENT, checks_inputs, declare, names_errors, refusal
 from .host.refine import RefineSettings, check_image_vae, check_preview, check_tile, refine
+from .host.resume import queued_node
 from .host.vae import check_has_vae
 from .refine_inputs import made_for_inputs, target_inputs
 from .types import SurfMask
@@ -72,8 +73,9 @@ class SurfRefiner(io.ComfyNode):
                     "negative",
                     tooltip="What to avoid, at the target size.",
                 ),
-            ],  # fmt: skip
-        )
+            ],
+            hidden=[io.Hidden.dynprompt],
+        )  # fmt: skip
 
     @classmethod
     def validate_inputs(
@@ -99,16 +101,16 @@ class SurfRefiner(io.ComfyNode):
         cls, model, positive, negative, latent=None, *, seed, resolution, scale, width, height,
         upsample, sigma_start, steps, cfg, window, low_band_lock, colour_match, vae=None, tile=0,
         mask=None, seam=0, made_width=0, made_height=0, start_image=None, refine_audio=False,
-        image=None, chunk_frames=0,
+        image=None, chunk_frames=0, resume=False,
     ) -> io.NodeOutput:  # fmt: skip
-        settings = RefineSettings(
-            seed=seed, sigma_start=sigma_start, steps=steps, cfg=cfg, window=window, tile=tile,
-            low_band_lock=low_band_lock, colour_match=colour_match, refine_audio=refine_audio,
-            chunk_frames=chunk_frames)  # fmt: skip
+        settings = RefineSettings(seed=seed, sigma_start=sigma_start, steps=steps, cfg=cfg,
+            window=window, tile=tile, low_band_lock=low_band_lock, colour_match=colour_match,
+            refine_audio=refine_audio, chunk_frames=chunk_frames)  # fmt: skip
         out, (height, width), conds = refine(
             model, positive, negative, latent, settings, upsample=upsample, vae=vae, mask=mask,
             seam=seam, made_for=(made_height, made_width), start_image=start_image, image=image,
             resolution=resolution, scale=scale, width=width, height=height,
+            resume=queued_node(getattr(cls, "hidden", None), "resume") if resume else None,
         )  # fmt: skip
         return io.NodeOutput(out, width, height, conds["positive"], conds["negative"])
 
@@ -209,5 +211,11 @@ def _inputs() -> list:
             tooltip="Frames that the model sees at a time; longer videos are refined in chunks "
             "that overlap and blend, or meet where a scene begins. 0 = as many as the model was "
             "made for, 81 for Wan, and fewer where the memory asks for it.",
+        ),
+        declare(
+            io.Boolean.Input, "resume", optional=True, default=False, advanced=True,
+            tooltip="Save the run while it samples: if ComfyUI is killed, queue the same graph "
+            "again, with the same seed, and it goes on from there. Set the seed to fixed. The file "
+            "goes when the run is done.",
         ),
     ]  # fmt: skip

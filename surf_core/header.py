@@ -300,12 +300,25 @@ def write(path: Path, weights: Mapping[str, Tensor], metadata: Mapping[str, str]
 
     Raises:
         ValueError: NaN or infinity, of a cast to half precision for one.
+        OSError: a folder that is full or must not be written to.
     """
     check_finite(weights, path)
     path = Path(path)
     unfinished = path.with_name(f"{path.name}.tmp")
-    save_file({name: w.contiguous() for name, w in weights.items()}, unfinished, dict(metadata))
-    with unfinished.open("r+b") as file:
+    try:
+        _write(unfinished, weights, metadata)
+        os.replace(unfinished, path)
+    except SafetensorError as error:
+        unfinished.unlink(missing_ok=True)
+        raise OSError(short(error)) from error
+    except OSError:
+        unfinished.unlink(missing_ok=True)
+        raise
+
+
+def _write(path: Path, weights: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    save_file({name: w.contiguous() for name, w in weights.items()}, path, dict(metadata))
+    with path.open("r+b") as file:
         size = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(size))
         # safetensors leaves the order of metadata to chance.
@@ -314,4 +327,6 @@ def write(path: Path, weights: Mapping[str, Tensor], metadata: Mapping[str, str]
         assert len(text) <= size, "the same entries in another order take the same room"
         file.seek(8)
         file.write(text.ljust(size))
-    os.replace(unfinished, path)
+        file.flush()
+        # Else a power cut could leave an empty file under the final name.
+        os.fsync(file.fileno())

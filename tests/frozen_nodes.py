@@ -171,6 +171,7 @@ INPUTS = {
         "refine_audio": widget("BOOLEAN", False, optional=True, advanced=True),
         "image": socket("IMAGE", optional=True),
         "chunk_frames": widget("INT", 0, min=0, max=16384, optional=True, advanced=True),
+        "resume": widget("BOOLEAN", False, optional=True, advanced=True),
     },
     "SurfRefinerLoader": {
         "refiner_name": widget("COMBO", options=[HOST]),

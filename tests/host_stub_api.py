@@ -64,7 +64,9 @@ def types():
 
 io = SimpleNamespace(
     Schema=Schema, NodeOutput=NodeOutput, ComfyNode=object, Input=Input, Output=Output,
-    Custom=socket, Hidden=SimpleNamespace(prompt="PROMPT", extra_pnginfo="EXTRA_PNGINFO"),
+    Custom=socket, Hidden=SimpleNamespace(
+        prompt="PROMPT", extra_pnginfo="EXTRA_PNGINFO", dynprompt="DYNPROMPT"
+    ),
     FolderType=SimpleNamespace(temp="temp"), **types(),
 )  # fmt: skip
 

@@ -7,7 +7,9 @@ from types import SimpleNamespace
 
 import torch
 
-FOLDERS = {name: tempfile.mkdtemp(prefix=f"stub_{name}_") for name in ("input", "output", "temp")}
+FOLDERS = {
+    name: tempfile.mkdtemp(prefix=f"stub_{name}_") for name in ("input", "output", "temp", "user")
+}
 """Folders of this process; a test may put others here."""
 
 
@@ -21,6 +23,21 @@ def get_output_directory():
 
 def get_temp_directory():
     return FOLDERS["temp"]
+
+
+def get_user_directory():
+    return FOLDERS["user"]
+
+
+folder_names_and_paths = {}
+
+
+def get_full_path(folder_name, filename):
+    for folder in folder_names_and_paths[folder_name][0]:
+        path = os.path.join(folder, filename)
+        if os.path.isfile(path):
+            return path
+    return None
 
 
 def annotated_filepath(name):
@@ -72,9 +89,11 @@ def contents(formats):
     """Module name -> members, for host_stub.install; formats by channels."""
     base = formats[16].__mro__[-2]
     names = ("get_input_directory", "get_output_directory", "get_temp_directory",
-             "annotated_filepath", "get_save_image_path")  # fmt: skip
+             "annotated_filepath", "get_save_image_path", "get_user_directory", "get_full_path",
+             "folder_names_and_paths")  # fmt: skip
     return {
         "comfy.cli_args": {"args": SimpleNamespace(disable_metadata=False)},
+        "comfyui_version": {"__version__": "0.0.0"},
         "comfy.latent_formats": {"LatentFormat": base},
         "folder_paths": {name: globals()[name] for name in names},
         "latent_preview": {

@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-HOST = {"comfy", "comfy_extras", "folder_paths", "latent_preview", "node_helpers", "server"}
+HOST = {"comfy", "comfy_extras", "comfyui_version", "folder_paths", "latent_preview",
+        "node_helpers", "server"}  # fmt: skip
 CORE = {"torch", "einops", "kornia", "safetensors"}
 # Third-party packages by folder; the longest matching folder decides.
 THIRD_PARTY = {
@@ -42,6 +43,7 @@ RANK = {
     "cost": 2,
     "degrade": 2,
     "draft": 1,
+    "run_state": 1,
     "flow": 2,
     "lowband": 2,
     "reshift": 2,
@@ -57,6 +59,7 @@ RANK = {
 ROOMS = {
     "node": 0, "": 1, "attention": 2, "conditioning": 2, "vae": 2, "drafts": 3, "refiner": 3,
     "image_to_video": 3, "skip": 4, "preview": 5, "refine": 5, "plan": 6, "signature": 2,
+    "resume": 2,
 }  # fmt: skip
 
 

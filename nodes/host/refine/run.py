@@ -5,6 +5,7 @@ One path for any flow model and for a trained flow-mapping refiner, which in sig
 Dims: B batch, C latent channels, T latent frames, H, W latent cells.
 """
 
+from dataclasses import asdict
 from typing import Any
 
 import comfy.sample
@@ -23,8 +24,10 @@ from ..finite import MODEL_CAUSES, NonFiniteGuard, check_finite
 from ..latents import close_latent, to_intermediate
 from ..nested import Parts, split_mask, tensors_of
 from ..node import show_status
+from ..resume import KeptRun, QueuedNode, keep_run
 from ..skip import SkipMask
 from .prepare import RefineRun, prepare
+from .tiling import PLAN_KEY
 from .traits import RefineSettings
 
 
@@ -42,6 +45,7 @@ def refine(
     made_for: Pixels = (0, 0),
     start_image: Tensor | None = None,
     image: Tensor | None = None,
+    resume: QueuedNode | None = None,
     **target: Any,
 ) -> tuple[dict, tuple[int, int], dict[str, Conditioning]]:
     """Turn a preview LATENT into one of the target size.
@@ -62,6 +66,8 @@ def refine(
             keeps; None refines these with the rest.
         image: [F, height, width, 3] in 0..1, frames that take the place of the upsampled preview:
             encoded by `vae`, and enlarged before, unless they have the target's size.
+        resume: the node in its graph, to save the run by and to go on with one that was killed;
+            None saves nothing.
         target: resolution, scale, width and height, as in `target_cells`.
 
     Returns:
@@ -78,13 +84,13 @@ def refine(
         made_for=made_for, start_image=start_image, image=image, **target,
     )  # fmt: skip
     latent = latent or {}
-    out = _compose(run, _sample(run, latent)).joined()
+    out = _compose(run, _sample(run, latent, resume)).joined()
     out = close_latent(latent, to_intermediate(out))
     out = run.frames.counted(out, run.clean.video) if run.frames else out
     return (with_made_for(out, made_for) if all(made_for) else out), run.pixels, run.conds
 
 
-def _sample(run: RefineRun, latent: dict) -> Parts:
+def _sample(run: RefineRun, latent: dict, resume: QueuedNode | None) -> Parts:
     """Noise the upsampled preview once and follow the flow to 0.
 
     The host mixes (1 - sigma) * clean + sigma * noise by itself. With time "sigma", clean is the
@@ -103,23 +109,28 @@ def _sample(run: RefineRun, latent: dict) -> Parts:
         noise = interpolate(end, noise.to(end), settings.sigma_start)
         start = torch.zeros_like(end)
     sigmas, guard = settings.sigmas(), NonFiniteGuard("of the refinement")
+    kept = None if resume is None else _keep(run, resume, noise, start)
+    sampler = comfy.samplers.sampler_object("euler")
+    sampler = sampler if kept is None else kept.sampler(sampler)
+    first = 0 if kept is None else kept.first
     show = latent_preview.prepare_callback(run.model, settings.steps)
     height, width = run.pixels
 
     def say(done: int) -> None:
-        show_status(f"refining to {width} x {height}: {done} of {settings.steps} steps done")
+        more = "" if kept is None else kept.said
+        show_status(f"refining to {width} x {height}: {done} of {settings.steps} steps done{more}")
 
     def callback(step: int, x0: Any, x: Any, total: int) -> None:
-        guard.see(Parts(*tensors_of(x0)).packed(), sigmas[step])
-        show(step, x0, x, total)
-        say(step + 1)
+        guard.see(Parts(*tensors_of(x0)).packed(), sigmas[first + step])
+        show(first + step, x0, x, total)
+        say(first + step + 1)
 
-    say(0)
+    say(first)
 
     out = guider.sample(
         noise,
         start,
-        comfy.samplers.sampler_object("euler"),
+        sampler,
         sigmas,
         denoise_mask=run.noise_mask if settings.time == "sigma" else None,
         callback=callback,
@@ -129,12 +140,28 @@ def _sample(run: RefineRun, latent: dict) -> Parts:
     guard.finish()
     out = Parts(*tensors_of(out))
     check_finite(out.packed(), "what the sampler made", MODEL_CAUSES)
+    if kept is not None:
+        kept.finish()
     if run.noise_mask is None or settings.time == "sigma":
         return out
     outside = 1 - comfy.sampler_helpers.prepare_mask(
         run.noise_mask, out.video.shape, out.video.device
     )
     return Parts(out.video + outside * (clean.video.to(out.video) - out.video))
+
+
+def _keep(run: RefineRun, resume: QueuedNode, noise: Any, start: Any) -> KeptRun:
+    """Begin or take up the run that these noise and clean latents are of."""
+    parts, weights = Parts(*tensors_of(noise)), run.weights
+    sampled = {
+        "noise": parts.tensors, "start": tensors_of(start), "conds": run.conds,
+        "mask": tensors_of(run.noise_mask), "settings": asdict(run.settings),
+        "keep": None if weights is None else [weights.hard, weights.soft],
+    }  # fmt: skip
+    return keep_run(
+        resume, sampled, run.model.load_device, tuple(parts.packed().shape),
+        run.model.get_attachment(PLAN_KEY), run.settings.steps,
+    )  # fmt: skip
 
 
 def _compose(run: RefineRun, out: Parts) -> Parts:

@@ -23,6 +23,8 @@ from .crops import crop, cut_time
 from .tile_plan import Size, TilePlan
 
 WRAPPER_KEY = "surf_tiles"
+PLAN_KEY = "surf_tile_plan"
+"""Attachment of a clone: its `TilePlan`."""
 
 
 def with_tiles(
@@ -68,6 +70,7 @@ def with_tiles(
     )  # fmt: skip
     check_tiled(plan, conds or {}, Grid.of(model))
     clone = model.clone()
+    clone.set_attachments(PLAN_KEY, plan)
     earlier = clone.model_options.get("model_function_wrapper")
     clone.set_model_unet_function_wrapper(make_wrapper(plan, earlier))
     clone.add_wrapper_with_key(
