@@ -180,7 +180,8 @@ def _inputs() -> list:
         declare(
             SurfMask.Input, "mask", optional=True,
             tooltip="From Surf Skip Mask: what to refine; the rest comes out as the upsampled "
-            "preview. For refiners of this project and Wan (T2V, I2V, camera). Empty: everything.",
+            "preview. For refiners of this project, Wan (T2V, I2V, VACE, camera) and HunyuanVideo. "
+            "Empty: everything.",
         ),
         declare(
             io.Int.Input, "seam", optional=True, default=0, min=0, max=16, advanced=True,

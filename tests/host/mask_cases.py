@@ -21,7 +21,8 @@ import folder_paths  # noqa: E402
 import latent_preview  # noqa: E402
 from PIL import Image  # noqa: E402
 from surf.nodes.host.refiner.tiny import TinyFormat  # noqa: E402
-from surf.nodes.host.skip.report import rough, shape_of  # noqa: E402
+from surf.nodes.host.skip.report import rough  # noqa: E402
+from surf.nodes.host.skip.shapes import shape_of  # noqa: E402
 from surf.nodes.preview import SurfReshiftKSampler  # noqa: E402
 from surf.nodes.refine import SurfRefiner  # noqa: E402
 from surf.nodes.skip import SurfSkipMask  # noqa: E402
@@ -187,10 +188,14 @@ def case_shapes_of_the_hosts_models_are_read_or_not_known():
         shape = shape_of(wan(name))
         assert (shape.dim, shape.layers, shape.ffn_dim) == (128, 2, 256)
         assert (shape.text_tokens, shape.patch) == (512, (1, 2, 2))
-    for name in ("tiny_wan_vace", "tiny_wan_ref", "tiny_hunyuan"):
-        assert shape_of(wan(name)) is None, name
+    assert shape_of(wan("tiny_wan_vace")).layers == 3
+    shape = shape_of(wan("tiny_hunyuan"))
+    assert (shape.dim, shape.layers, shape.ffn_dim, shape.joint_text) == (128, 2, 512, True)
+    assert shape_of(wan("tiny_wan_ref")) is None
+    report = wan_mask(wan("tiny_wan_ref"))[3]
+    assert "cost: not known for a WanModel" in report, report
     report = wan_mask(wan("tiny_hunyuan"))[3]
-    assert "cost: not known for a HunyuanVideo" in report, report
+    assert "saved" in report, report
 
 
 def case_without_a_vae_colours_are_those_of_a_running_job():

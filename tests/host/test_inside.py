@@ -37,6 +37,8 @@ SCRIPTS = {
     "seedvr2_cases.py": ("seedvr2_cases.py",),
     "seedvr2_run_cases.py": ("seedvr2_run_cases.py",),
     "skip_cases.py": ("skip_cases.py",),
+    "skip_family_cases.py": ("skip_family_cases.py",),
+    "skip_family_run_cases.py": ("skip_family_run_cases.py",),
     "skip_run_cases.py": ("skip_run_cases.py",),
     "mask_cases.py": ("mask_cases.py",),
     "av_model_cases.py": ("av_model_cases.py",),

@@ -12,7 +12,7 @@ import pytest
 import torch
 from surf.nodes.host import compiling
 from surf.nodes.host.attention import windows
-from surf.nodes.host.skip import gather
+from surf.nodes.host.skip import wan_tokens
 from surf.tests.nodes import test_gather as wan
 
 
@@ -48,7 +48,7 @@ def test_tokens_of_a_mask_are_gathered_and_scattered_while_the_record_is_paused(
     seen, keep = [], wan.some((5, 3, 4)).tokens
     plain = wan.through(wan.WanModel(), keep)
     for name in ("pack", "unpack"):
-        monkeypatch.setattr(gather, name, noting(getattr(gather, name), paused, seen))
+        monkeypatch.setattr(wan_tokens, name, noting(getattr(wan_tokens, name), paused, seen))
     out = wan.through(wan.WanModel(), keep)
     assert torch.equal(out, plain)
     # Tokens and positions once, then the way back.

@@ -28,8 +28,8 @@ class WanModel:
     ref_conv = None
 
 
-VaceWanModel, HunyuanVideo, Sound = (
-    type(name, (WanModel,), {}) for name in ("VaceWanModel", "HunyuanVideo", "Sound")
+HumoWanModel, WanModel_S2V, Sound = (
+    type(name, (WanModel,), {}) for name in ("HumoWanModel", "WanModel_S2V", "Sound")
 )
 
 
@@ -110,7 +110,7 @@ def test_nothing_to_skip_is_the_run_without_a_mask():
 
 
 def test_nothing_to_skip_suits_any_model():
-    for network in (VaceWanModel, HunyuanVideo, Sound):
+    for network in (HumoWanModel, WanModel_S2V, Sound):
         model = model_of(network)
         assert torch.equal(run(some(share=2), model), run(model=model))
 
@@ -235,8 +235,8 @@ BAD = {
     "nothing to refine": (lambda: {"mask": some(share=0)}, "skips the whole clip.*lower tau"),
     "a negative seam": (lambda: {"mask": some(), "seam": -1}, "seam"),
     "a seam of no cells": (lambda: {"mask": some(), "seam": float("nan")}, "seam"),
-    "VACE": (lambda: {"mask": some(), "model": model_of(VaceWanModel)}, "VaceWanModel"),
-    "HunyuanVideo": (lambda: {"mask": some(), "model": model_of(HunyuanVideo)}, "HunyuanVideo"),
+    "Humo": (lambda: {"mask": some(), "model": model_of(HumoWanModel)}, "HumoWanModel"),
+    "S2V": (lambda: {"mask": some(), "model": model_of(WanModel_S2V)}, "WanModel_S2V"),
     "an unknown network": (lambda: {"mask": some(), "model": model_of(Sound)}, "got Sound"),
     "a node that sees the tokens": (
         lambda: {"mask": some(), "model": model_of(patches={"double_block": [print]})},

@@ -24,7 +24,7 @@ class ModelCall:
     find_video: Callable[[int], int | None]
     """Length of a sequence -> its first video token; None if no block has such a sequence."""
     before: int = 0
-    """Tokens ahead of the video's; of Wan only."""
+    """Tokens of pictures ahead of the video's; of Wan and HunyuanVideo only."""
     length: int = 0
     """Tokens of the whole sequence, skipped ones included; of Wan only."""
     packing: Packing | None = None
@@ -36,6 +36,8 @@ class ModelCall:
     """Whether the host tells an attention the number of its block; else `number_blocks` does."""
     cross_lengths: frozenset[int] = frozenset()
     """Lengths of the sequences that a block cross-attends to, in case one equals its own."""
+    text_last: bool = False
+    """Whether a joint sequence ends with the text; else it begins with it."""
     single_after: int = 0
     """Blocks that come before the single-stream ones."""
     control_order: dict[int, int] = field(default_factory=dict)

@@ -159,7 +159,10 @@ def _wan_call(network, arguments: dict) -> ModelCall:
 
 def _joint_call(network, arguments: dict) -> ModelCall:
     x, patch = arguments["x"], tuple(network.patch_size)
-    before, video = _tokens(arguments.get("ref_latent"), patch), _tokens(x, patch)
+    keep = kept_tokens(x, arguments.get("transformer_options") or {}, patch)
+    tokens = None if keep is None else packing(keep)
+    video = _tokens(x, patch) if tokens is None else len(tokens.indices)
+    before = _tokens(arguments.get("ref_latent"), patch)
     least = before + video + arguments["context"].shape[1]
     text_last = getattr(network.double_blocks[0], "flipped_img_txt", False)
 
@@ -172,6 +175,9 @@ def _joint_call(network, arguments: dict) -> ModelCall:
         frames=x.shape[2],
         per_frame=_tokens(x[:, :, 0], patch),
         find_video=find_video,
+        before=before,
+        packing=tokens,
+        text_last=text_last,
         single_after=len(network.double_blocks),
     )
 

@@ -14,6 +14,7 @@ from ....surf_core.refiner import SurfRefinerDiT
 from ..conditioning import KEYFRAMES, Conditioning
 from ..models import patch_of, uncompiled
 from ..nested import Shapes
+from ..skip import hunyuan_shape, wan_shape
 from ..skip import shape_of as video_shape
 
 KNOWN = "Wan (T2V, I2V, VACE, camera), HunyuanVideo, MiniMax H3, LTX-2 and refiners of this project"
@@ -64,34 +65,22 @@ def _seen(text: Conditioning | None, hidden: str) -> int:
 
 
 def _wan(network: Any, shapes: Shapes, text: Conditioning | None) -> ModelShape | None:
-    """VACE runs its control blocks beside the others; both cost the same."""
-    if getattr(network, "ref_conv", None) is not None:
+    shape = wan_shape(network)
+    if shape is None:
         return None
     picture = getattr(network, "img_emb", None) is not None
     control = getattr(network, "vace_layers", 0) or 0
-    dim, hidden = network.dim, network.ffn_dim
-    most = max(7.05, 3.55 + 2 * hidden / dim) + CONTROL_LIVE * (control > 0)
-    shape = ModelShape(
-        name="Wan", dim=dim, layers=network.num_layers + control, heads=network.num_heads,
-        ffn_dim=hidden, text_tokens=cost.WAN_14B.text_tokens, patch=tuple(network.patch_size),
-        live=vectors(dim, dim // network.num_heads, most),
-        cell_pixels=1, cell_frames=1,
-    )  # fmt: skip
+    most = max(7.05, 3.55 + 2 * shape.ffn_dim / shape.dim) + CONTROL_LIVE * (control > 0)
+    shape = replace(shape, live=vectors(shape.dim, shape.dim // shape.heads, most))
     return _with_text(shape, text, picture * _seen(text, "penultimate_hidden_states"))
 
 
 def _hunyuan(network: Any, shapes: Shapes, text: Conditioning | None) -> ModelShape | None:
-    made, patch = network.params, tuple(patch_of(network))
-    if len(patch) != 3:
+    shape = hunyuan_shape(network)
+    if shape is None:
         return None
-    known = cost.HUNYUAN_VIDEO_15 if prod(patch) == 1 else cost.HUNYUAN_VIDEO
-    dim, double, single = made.hidden_size, made.depth, made.depth_single_blocks
-    most = ONE_STREAM_LIVE if single else TWO_STREAM_LIVE
-    shape = replace(
-        known, name="HunyuanVideo", dim=dim, layers=double + single, heads=made.num_heads,
-        ffn_dim=int(made.mlp_ratio * dim), patch=patch, cell_pixels=1, cell_frames=1,
-        live=vectors(dim, dim // made.num_heads, most),
-    )  # fmt: skip
+    most = ONE_STREAM_LIVE if network.params.depth_single_blocks else TWO_STREAM_LIVE
+    shape = replace(shape, live=vectors(shape.dim, shape.dim // shape.heads, most))
     glyphs = text[0][1].get("conditioning_byt5small") if text else None
     more = 0 if glyphs is None else glyphs.shape[1]
     return _with_text(shape, text, more + _seen(text, "last_hidden_state"))

@@ -2,8 +2,9 @@
 
 from .cell_weights import CellWeights, cell_weights
 from .make_mask import BUILT_IN, Choice, check_encoded, make_mask
-from .report import flops_text, picture, report, shape_of
+from .report import flops_text, picture, report
 from .seedvr2 import skip_seedvr2
+from .shapes import hunyuan_shape, shape_of, wan_shape
 from .skip_mask import CHOICES, SkipMask
 from .wrapper import with_mask
 
@@ -16,10 +17,12 @@ __all__ = [
     "cell_weights",
     "check_encoded",
     "flops_text",
+    "hunyuan_shape",
     "make_mask",
     "picture",
     "report",
     "shape_of",
     "skip_seedvr2",
+    "wan_shape",
     "with_mask",
 ]

@@ -13,9 +13,8 @@ from ....surf_core.skip import Mask, check_keep, weight
 from ..models import check_guarded, patch_of, uncompiled
 from .gather import check_patches
 
-GATHERED = ("WanModel", "CameraWanModel")
-"""Networks of the host whose blocks are patched: T2V and I2V are one class. VACE adds the output of
-a second row of blocks, which would have to be gathered alike."""
+GATHERED = ("WanModel", "VaceWanModel", "CameraWanModel", "HunyuanVideo")
+"""Networks of the host whose blocks are run on the mask's tokens: T2V and I2V are one class."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -58,8 +57,8 @@ def _check_mask(mask: Mask, model: Any, latent: Tensor, seam: int) -> None:
 
     Raises:
         ValueError: another grid, length or resolution, all skipped, a bad seam; or neither our
-            refiner nor Wan (T2V, I2V, camera), or with patches that see the tokens of a block; or
-            a model that was compiled so that it would not notice the mask.
+            refiner nor Wan (T2V, I2V, VACE, camera) nor HunyuanVideo, or with patches that see the
+            tokens of a block; or a model that was compiled so that it would not notice the mask.
     """
     patch = _patch(model)
     if latent.ndim != 5:
@@ -78,9 +77,9 @@ def _check_mask(mask: Mask, model: Any, latent: Tensor, seam: int) -> None:
     name = type(_network(model)).__name__
     if name not in GATHERED or patch[0] != 1:
         raise ValueError(
-            f"a mask needs a refiner from Surf Refiner Loader or a Wan model (T2V, I2V, "
-            f"camera), got {name}, whose blocks hold tokens that a mask cannot leave out; "
-            "disconnect the mask."
+            "a mask needs a refiner from Surf Refiner Loader, a Wan model (T2V, I2V, VACE, "
+            f"camera) or HunyuanVideo, got {name}, whose blocks hold tokens that a mask cannot "
+            "leave out; disconnect the mask."
         )
     check_patches(model.model_options.get("transformer_options", {}))
 

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from ....surf_core import cost
 from ....surf_core.skip import packing, weight
-from ..models import cell_side, patch_side, uncompiled
-from ..refiner import TRAITS_KEY, HostRefinerDiT, TinyFormat
+from ..models import cell_side, patch_side
+from ..refiner import TRAITS_KEY
+from .shapes import shape_of
 from .skip_mask import SkipMask
 
 DIMMED = 0.35
@@ -22,7 +23,6 @@ TINTED = 0.25
 """How much of the tint is over what is refined."""
 WINDOWS = (4, 0)
 """Priced for a model whose window is chosen later: the default of Surf Refiner, and none."""
-TEXT_TOKENS = 512
 UNITS = ((1e15, "PFLOPs"), (1e12, "TFLOPs"), (1e9, "GFLOPs"))
 
 
@@ -105,23 +105,3 @@ def windows_of(model: Any) -> tuple[int, ...]:
     """Return the attention windows that will run, or those to choose from."""
     traits = model.get_attachment(TRAITS_KEY)
     return WINDOWS if traits is None else (traits.window,)
-
-
-def shape_of(model: Any) -> cost.ModelShape | None:
-    """Return the shape of a MODEL for `surf_core.cost`, in latent cells; None for unknown networks.
-
-    Known are our refiners and Wan models that add no tokens and no layers of their own.
-    """
-    network = model.get_model_object("diffusion_model")
-    network = uncompiled(network)
-    latent_format = model.get_model_object("latent_format")
-    text = cost.TINY.text_tokens if isinstance(latent_format, TinyFormat) else TEXT_TOKENS
-    if isinstance(network, HostRefinerDiT):
-        return cost.ModelShape.of(network.config, text_tokens=text, cell_pixels=1, cell_frames=1)
-    if type(network).__name__ != "WanModel" or getattr(network, "ref_conv", None) is not None:
-        return None
-    return cost.ModelShape(
-        name="Wan", dim=network.dim, layers=network.num_layers, heads=network.num_heads,
-        ffn_dim=network.ffn_dim, text_tokens=text, patch=tuple(network.patch_size), cell_pixels=1,
-        cell_frames=1,
-    )  # fmt: skip

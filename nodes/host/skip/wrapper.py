@@ -1,7 +1,7 @@
 """Refine the tokens of a mask alone: a clone whose other cells stay the upsampled preview.
 
-Our refiner takes the mask itself; for Wan, `gather` runs its blocks on the mask's tokens. Then, for
-both, skipped cells become the upsampled preview.
+Our refiner takes the mask itself; for Wan and HunyuanVideo, `gather` runs their blocks on tokens of
+the mask. Then, for all, skipped cells become the upsampled preview.
 
 Dims: B batch, C latent channels, T latent frames, H, W latent cells.
 """
