@@ -6,9 +6,11 @@ it.
 """
 
 import json
+from unittest.mock import patch
 
+from comfy_api.latest import io
 from surf.tests.core_nodes import CORE
-from surf.tests.test_pack import NODES, type_of
+from surf.tests.test_pack import NODES, SearchableSchema, type_of
 from surf.tests.test_workflow_files import WORKFLOWS, describe
 
 FREE_TEXT = {"filename_prefix", "prompt", "sigmas", "text"}
@@ -110,8 +112,9 @@ def our_input(item):
 
 
 def our_entry(kind):
-    """The entry of one node of ours."""
-    schema = NODES[kind].define_schema()
+    """The entry of one node of ours, as a host writes it that knows words to search for."""
+    with patch.object(io, "Schema", SearchableSchema):
+        schema = NODES[kind].define_schema()
     inputs = {"required": {}, "optional": {}}
     for item in schema.inputs:
         inputs["optional" if item.optional else "required"][item.id] = our_input(item)
@@ -125,7 +128,7 @@ def our_entry(kind):
         description=schema.description,
         output_tooltips=[output.tooltip for output in schema.outputs],
         python_module="custom_nodes.surf",
-        search_aliases=getattr(schema, "search_aliases", None) or [],
+        search_aliases=schema.search_aliases,
     )
 
 
