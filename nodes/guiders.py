@@ -36,13 +36,13 @@ def guider_input() -> io.Input:
     return declare(
         io.Guider.Input,
         "guider",
-        tooltip="The guider to run in legs: Basic, CFG, Dual CFG, Dual Model, LTXV Dual CFG, or "
-        "of another pack. It stays as it is.",
+        tooltip="The guider to run before and after the switch: Basic, CFG, Dual CFG, Dual Model, "
+        "LTXV Dual CFG, or of another pack. It stays as it is.",
     )
 
 
 class SurfReshiftAnyGuider(io.ComfyNode):
-    """Put the switch of resolution round a guider."""
+    """Put the switch of resolution around a guider."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -51,7 +51,7 @@ class SurfReshiftAnyGuider(io.ComfyNode):
             node_id="SurfReshiftAnyGuider",
             display_name="Surf Reshift Any Guider",
             category=CATEGORY,
-            description="Puts the switch of resolution round any guider: the first steps at the "
+            description="Puts the switch of resolution around any guider: the first steps at the "
             "size of the latent, the rest at a lower one.",
             search_aliases=SEARCH_WORDS,
             inputs=[
@@ -89,7 +89,7 @@ class SurfReshiftAnyGuider(io.ComfyNode):
 
 
 class SurfReshiftLadder(io.ComfyNode):
-    """Put several switches of resolution round a guider."""
+    """Put several switches of resolution around a guider."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -98,7 +98,7 @@ class SurfReshiftLadder(io.ComfyNode):
             node_id="SurfReshiftLadder",
             display_name="Surf Reshift Ladder",
             category=CATEGORY,
-            description="Puts several switches of resolution round any guider, for instance to "
+            description="Puts several switches of resolution around any guider, for instance to "
             "three quarters and then to half of the sides. Advanced.",
             search_aliases=SEARCH_WORDS,
             is_experimental=True,

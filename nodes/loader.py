@@ -49,7 +49,7 @@ def _inputs() -> list:
         declare(
             io.Combo.Input, "weight_dtype", options=list(WEIGHT_DTYPES), default="default",
             advanced=True,
-            tooltip="default: as the host decides. fp8 halves the memory of the weights.",
+            tooltip="default: as ComfyUI decides. fp8 halves the memory of the weights.",
         ),
         declare(
             io.Combo.Input, "attention", options=list(ATTENTIONS), default="host", advanced=True,

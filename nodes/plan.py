@@ -24,7 +24,7 @@ class SurfPlan(io.ComfyNode):
             category="SURF",
             description=(
                 "Says what a preview and its refinement will take, before they run: operations, "
-                "memory and, after one evaluation of each size on this machine, seconds; beside "
+                "memory and, after two evaluations at each size on this machine, seconds; beside "
                 "a plain run at the target. Warns of what will not fit."
             ),
             search_aliases=["time estimate", "how long", "vram", "memory", "cost", "surf"],
@@ -37,7 +37,8 @@ class SurfPlan(io.ComfyNode):
                 ),
                 declare(
                     io.String.Output, "report",
-                    tooltip="The table of the stages, what will not fit, and what to turn first.",
+                    tooltip="The table of the stages, what will not fit, and which setting to "
+                    "change first.",
                 ),
             ],
             is_output_node=True,

@@ -28,8 +28,8 @@ def scale_inputs(prefix: str, resolution: str, what: str) -> list[io.Input]:
             resolution,
             options=LOW_RESOLUTIONS,
             default="by scale",
-            tooltip=f"How to choose {what}: a factor per side, a bucket of the same shape, or "
-            "width and height.",
+            tooltip=f"How to choose {what}: a factor per side, a named size of the same aspect "
+            "ratio, or width and height.",
         ),
         declare(
             io.Float.Input,

@@ -24,8 +24,9 @@ def target_size_inputs(prefix: str = "") -> list[io.Input]:
     return [
         declare(
             io.Combo.Input, f"{prefix}resolution", options=list(TARGETS), default="1080p",
-            tooltip="Target size: a bucket in the preview's shape, a multiple of its sides, or "
-            "width and height. What the model needs more, Surf Refiner's width and height cut off.",
+            tooltip="Target size: a named one in the preview's aspect ratio, a multiple of its "
+            "sides, or width and height. Some models make a little more: crop the frames to the "
+            "width and height that Surf Refiner gives.",
         ),
         declare(
             io.Float.Input, f"{prefix}scale", default=2.0, min=1.0, max=8.0, step=0.05,

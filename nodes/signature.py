@@ -28,7 +28,7 @@ class SurfSignature(io.ComfyNode):
                 declare(
                     io.Image.Input, "reference",
                     tooltip="The frames that it should keep: its preview, or the same seed in "
-                    "full. Another size will do, another shape not.",
+                    "full. Another size will do, another aspect ratio not.",
                 ),
                 declare(
                     io.Image.Input, "other", optional=True,
@@ -42,7 +42,9 @@ class SurfSignature(io.ComfyNode):
                 ),
             ],
             outputs=[
-                declare(io.Image.Output, "picture", tooltip="Frames of both, and a bar a part."),
+                declare(
+                    io.Image.Output, "picture", tooltip="Frames of both, and a bar for each part."
+                ),
                 declare(io.String.Output, "report", tooltip="The numbers as JSON."),
             ],
             is_output_node=True,
