@@ -28,6 +28,7 @@ OTHERS = (
     "the server responded with a status of 404",
     "net::ERR_",
     "[Vue Router",
+    "for graph that was never set up",
 )
 """Parts of console errors that are not ours: addresses outside, and what an idle host lacks."""
 

@@ -50,6 +50,7 @@ def test_titles_and_labels_are_those_of_the_language(translated):
 
 def test_the_help_page_is_that_of_the_language(translated):
     canvas, texts = translated
+    canvas.page.keyboard.press("Escape")  # older front ends miss nodes of the graph they begin with
     canvas.call(SELECT, "SurfRefiner")
     canvas.page.get_by_test_id("info-button").click()
     heading = canvas.page.locator("h1", has_text=texts["SurfRefiner"]["display_name"])
