@@ -223,7 +223,7 @@ def test_the_workflows_are_there():
 
 
 def test_the_first_workflow_alone_needs_no_download():
-    """The template browser sorts by name, so numbers give the order; none is left out."""
+    """Hosts list files in any order; by name, numbers give the one to read. None is left out."""
     assert [path.stem[:3] for path in WORKFLOWS] == [
         f"{i:02} " for i in range(1, len(WORKFLOWS) + 1)
     ]

@@ -3,9 +3,19 @@
 import json
 
 import pytest
-from surf.tests.test_workflow_files import WORKFLOWS, describe
+from surf.tests.test_pack import NODES
+from surf.tests.test_workflow_files import WIDEST, WORKFLOWS, describe
+from surf.tests.web.geometry import (
+    MEASURE,
+    SHOW_PREVIEWS,
+    WINDOWS,
+    fitted_zoom,
+    hidden,
+    overlaps,
+    width,
+)
 
-NODES = """
+SHOWN = """
     const kinds = window.LiteGraph.registered_node_types;
     return app.graph.nodes.map((node) => ({
         id: node.id, type: node.type, known: node.type in kinds,
@@ -21,6 +31,38 @@ AGAIN = """
 QUEUE = "await app.queuePrompt(0, 1); return null;"
 
 
+FOUND = """
+    const {$pinia} = document.querySelector("#vue-app").__vue_app__.config.globalProperties;
+    const search = $pinia._s.get("nodeDef").nodeSearchService;
+    return search.searchNode(given[0]).map((node) => node.name);
+"""
+SEARCHES = {
+    "video refiner": "SurfRefiner",
+    "video upscale": "SurfRefiner",
+    "hires fix": "SurfRefiner",
+    "1080p": "SurfRefiner",
+    "4k": "SurfRefiner",
+    "faster wan": "SurfReshiftKSampler",
+    "speed up": "SurfReshiftKSampler",
+    "preview": "SurfReshiftKSampler",
+    "drafts": "SurfDrafts",
+}
+"""What people type -> what they look for."""
+BACKWARD = {"Watch the chosen one", "5  Refine to 1080p"}
+"""Titles of groups that the wire of a chosen draft crosses: it starts at the right of them."""
+LEAST_ZOOM = 8 / 14
+"""Below it the front end draws no text on classic nodes."""
+
+
+@pytest.mark.parametrize("words", SEARCHES)
+def test_words_that_people_type_find_our_nodes(words, canvas):
+    assert SEARCHES[words] in canvas.call(FOUND, words)[:10]
+
+
+def test_our_name_finds_every_node_of_ours(canvas):
+    assert set(canvas.call(FOUND, "surf")[: len(NODES)]) == set(NODES)
+
+
 @pytest.fixture(params=WORKFLOWS, ids=lambda path: path.stem)
 def dropped(request, canvas):
     """A canvas with a workflow dropped on it, and that workflow."""
@@ -30,10 +72,32 @@ def dropped(request, canvas):
     return canvas, request.param
 
 
-def test_workflow_loads_keeps_its_values_and_is_queued(dropped):
+def test_workflow_looks_tidy_and_can_be_queued(dropped):
     canvas, path = dropped
+    canvas.picture(f"{path.stem}-{canvas.style}")
+    seen = canvas.call(MEASURE)
+    keeps_values_and_is_queued(canvas, path)
+    is_tidy(seen)
+    canvas.call(SHOW_PREVIEWS)
+    assert list(overlaps(canvas.call(MEASURE)["boxes"])) == [], "with live previews"
+    assert canvas.errors == []
+
+
+def is_tidy(seen):
+    """Nothing overlaps, no wire crosses a group's title, and the note is in the first view."""
+    assert seen["undrawn"] == 0
+    assert list(overlaps(seen["boxes"])) == []
+    assert set(seen["crossed"]) <= BACKWARD
+    assert width(seen["boxes"]) <= WIDEST
+    [note] = [box for name, box in seen["boxes"].items() if name.endswith("MarkdownNote")]
+    for window in WINDOWS:
+        assert not hidden(note, seen["opened"], window), window
+    assert seen["opened"]["scale"] >= LEAST_ZOOM
+
+
+def keeps_values_and_is_queued(canvas, path):
     graph = json.loads(path.read_text(encoding="utf-8"))
-    shown = {str(node["id"]): node for node in canvas.call(NODES)}
+    shown = {str(node["id"]): node for node in canvas.call(SHOWN)}
     assert shown.keys() == {str(node["id"]) for node in graph["nodes"]}
     assert [node["type"] for node in shown.values() if not node["known"]] == []
     for node in graph["nodes"]:
@@ -50,5 +114,31 @@ def test_workflow_loads_keeps_its_values_and_is_queued(dropped):
     assert canvas.call(AGAIN) == prompt
     canvas.call(QUEUE)
     assert canvas.site.prompts.pop() == prompt
-    canvas.picture(f"{path.stem}-{canvas.style}")
-    assert canvas.errors == []
+
+
+def test_the_first_workflow_can_be_read_as_the_template_browser_opens_it(canvas):
+    canvas.clear()
+    canvas.drop(WORKFLOWS[0])
+    boxes = canvas.call(MEASURE)["boxes"]
+    for window in WINDOWS:
+        assert fitted_zoom(boxes, window) >= LEAST_ZOOM, window
+
+
+def test_a_graph_that_is_not_tidy_is_seen(canvas):
+    canvas.clear()
+    canvas.drop(WORKFLOWS[0])
+    canvas.call("""
+        const {nodes, groups} = app.graph, [one, other] = nodes;
+        other.pos = [one.pos[0] + 40, one.pos[1] + 40];
+        const note = nodes.find((node) => node.type === "MarkdownNote");
+        note.pos = [note.pos[0] - 300, note.pos[1]];
+        const [first] = app.graph.links.values(), from = app.graph.getNodeById(first.origin_id);
+        groups[0].pos = [from.pos[0] + from.size[0] - 20, from.pos[1]];
+        return null;
+    """)
+    seen = canvas.call(MEASURE)
+    assert list(overlaps(seen["boxes"]))
+    assert width(seen["boxes"]) > WIDEST
+    [note] = [box for name, box in seen["boxes"].items() if name.endswith("MarkdownNote")]
+    assert hidden(note, seen["opened"], WINDOWS[0])
+    assert set(seen["crossed"]) - BACKWARD
