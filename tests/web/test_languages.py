@@ -27,6 +27,7 @@ def translated(request, chromium):
     """A canvas in a language with the first workflow dropped on it, and our texts of it."""
     language = request.param
     with open_canvas(chromium, language, **{"Comfy.Locale": language}) as canvas:
+        canvas.errors.clear()  # what the front end says while it starts
         canvas.drop(FIRST)
         canvas.picture(f"language-{language}")
         yield canvas, texts_of(language)
