@@ -31,11 +31,15 @@ def read_video(path: Path, rows: int = 480) -> Tensor:
         ) from None
     try:
         with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise ValueError(
+                    f"expected a video, got {path} without a picture; convert it to mp4."
+                )
             frames = [
                 _frame(frame.to_ndarray(format="rgb24"), rows)
                 for frame in container.decode(video=0)
             ]
-    except (av.FFmpegError, IndexError) as error:
+    except av.FFmpegError as error:
         raise ValueError(f"expected a video, got {path}: {error}; convert it to mp4.") from error
     if not frames:
         raise ValueError(f"expected a video, got {path} without frames; convert it to mp4.")

@@ -1,6 +1,7 @@
 """What survived of a reference: faithful copies keep all of it, other videos and noise do not."""
 
 import json
+import wave
 
 import pytest
 import torch
@@ -104,6 +105,27 @@ def test_command_compares_files(tmp_path, capsys, reference, other):
     assert "layout   100%" in capsys.readouterr().out
     assert json.loads((tmp_path / "s.json").read_text())["frames"] == 6
     assert read_video(names[0], rows=48).shape == (1, 3, 6, 48, 48)
+
+
+def test_command_says_that_sound_alone_has_no_picture(tmp_path, capsys):
+    path = tmp_path / "sound.wav"
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1), file.setsampwidth(2), file.setframerate(8000)
+        file.writeframes(bytes(1600))
+    assert main([str(path), str(path)]) == 2
+    assert "sound.wav without a picture; convert it to mp4." in capsys.readouterr().err
+
+
+def test_command_refuses_other_lengths_and_compares_one_frame(tmp_path, capsys):
+    video = torch.rand(3, 20, 96, 96)
+    given = {"all": video, "one": video[:, :1]}
+    paths = {name: tmp_path / f"{name}.mp4" for name in given}
+    for name, path in paths.items():
+        write_mp4(path, given[name], size=96)
+    assert main([str(paths["all"]), str(paths["one"])]) == 2
+    assert "same length, got 20 and 1 frames" in capsys.readouterr().err
+    assert main([str(paths["one"]), str(paths["one"])]) == 0
+    assert "motion      -  one frame" in capsys.readouterr().out
 
 
 def test_command_says_what_is_no_video(tmp_path, capsys):
