@@ -364,3 +364,22 @@ def test_a_changed_widget_is_seen_in_the_cost():
     after = rows(graph)
     assert list(before) != list(after)
     assert list(before.values())[0] < list(after.values())[0]
+
+
+def test_a_plan_is_set_as_the_nodes_that_it_prices():
+    planned = [read(path) for path in WORKFLOWS if read(path).all("SurfPlan")]
+    assert planned
+    for graph in planned:
+        plan, sampler = graph.find("SurfPlan"), graph.find("SurfReshiftKSampler")
+        said, set_there = (graph.widgets(node) for node in (plan, sampler))
+        shared = said.keys() & set_there.keys()
+        assert {"steps", "switch_step", "cfg", "cfg_low", "low_scale"} <= shared
+        assert all(said[name] == set_there[name] for name in shared)
+        refiner = graph.find("SurfRefiner")
+        own = graph.widgets(refiner)
+        assert (said["refine_steps"], said["refine_cfg"]) == (own["steps"], own["cfg"])
+        for name in ("resolution", "scale", "window", "tile", "chunk_frames"):
+            assert said[name] == own[name], name
+        assert graph.source(sampler, "model") is plan
+        assert graph.source(plan, "latent") is graph.source(sampler, "latent_image")
+        assert graph.source(plan, "refiner") is graph.source(refiner, "model")
