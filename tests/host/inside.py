@@ -34,6 +34,14 @@ def enter():
     return results
 
 
+def load(name):
+    """Import a script beside this one that imports the host itself; after `enter`."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
+
+
 class HostLacks(Exception):
     """Raised by a case for what its host has not; it counts as not run."""
 

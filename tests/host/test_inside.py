@@ -50,6 +50,7 @@ SCRIPTS = {
     "av_anchor_cases.py": ("av_anchor_cases.py",),
     "draft_cases.py": ("draft_cases.py",),
     "plan_cases.py": ("plan_cases.py",),
+    "matrix_cases.py": ("matrix_cases.py",),
 }
 """Script -> the files that hold its cases."""
 CASES = [
