@@ -19,6 +19,8 @@ MODEL_CAUSES = (
     "fp8 weights, and a broken LoRA; try without each of them"
 )
 VAE_CAUSES = "run the VAE in bf16 or fp32 (--bf16-vae, --fp32-vae), or take the one of this model"
+GROUP = 64
+"""Frames that are looked at together."""
 TEXT_CAUSES = "look at the node that made it, often a text encoder in fp16 or fp8"
 
 
@@ -26,10 +28,19 @@ def is_finite(x: Tensor) -> Tensor:
     """Return a flag on the device of x, without waiting for it: no NaN and no infinity."""
     # torch has no isfinite for 8 bits.
     x = x.float() if x.element_size() < 2 else x
-    if x.device.type == "cpu" and x.numel():
-        # Both ends are NaN where a value is; isfinite would copy minutes of frames.
-        x = torch.stack(torch.aminmax(x))
+    # Both ends are NaN where a value is; isfinite would copy minutes of frames.
+    x = ends(x) if x.device.type == "cpu" and x.numel() else x
     return torch.isfinite(x).all()
+
+
+def ends(x: Tensor) -> Tensor:
+    """Return the least and the largest value of x [N, ...], or NaN twice where one is: [2].
+
+    Some frames at a time: torch copies what is not contiguous, such as one frame shown for minutes.
+    """
+    parts = x.split(GROUP) if x.ndim else (x,)
+    found = torch.stack([torch.stack(torch.aminmax(part)) for part in parts])
+    return torch.stack((found[:, 0].amin(), found[:, 1].amax()))
 
 
 def check_finite(x: Tensor, what: str, advice: str) -> None:

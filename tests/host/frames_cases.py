@@ -138,6 +138,81 @@ def case_a_vae_stops_within_a_batch_of_frames_and_shows_its_progress():
         comfy.utils.ProgressBar = original
 
 
+class Interrupting(comfy.utils.ProgressBar):
+    """A bar of the host at whose update of this number the user presses the button."""
+
+    stop = updates = 0
+
+    def update_absolute(self, *args, **kwargs):
+        type(self).updates += 1
+        management.interrupt_current_processing(self.updates == self.stop)
+        super().update_absolute(*args, **kwargs)
+
+
+def skip_mask(model, upsample="pixel", **given):
+    return SurfSkipMask.execute(
+        model, {"samples": noise(1, 16, 5, 8, 12)}, "detail", "keep ratio", 0.5, 3.0, dilate=0,
+        resolution="by scale", scale=2.0, width=64, height=64, upsample=upsample, **given,
+    ).result[0]  # fmt: skip
+
+
+def case_every_pass_of_a_vae_stops_within_a_batch_of_frames():
+    vae, model, low = load_vae(), load(), noise(1, 16, 5, 8, 12)
+    held = torch.ones(1, 1, 5, 8, 12)
+    held[:, :, 0] = 0
+    passes = {
+        "the preview": lambda: refine(model, low, vae=vae),
+        "frames": lambda: refine(model, image=video(17), vae=vae),
+        "frames beside a latent": lambda: refine(model, low, video(17), vae=vae),
+        "a start picture": lambda: refine(
+            model, {"samples": low, "noise_mask": held}, vae=vae, start_image=video(1),
+            upsample="latent"),
+        "the preview of a mask": lambda: skip_mask(model, vae=vae),
+        "frames of a mask": lambda: skip_mask(model, vae=vae, image=video(17, 128, 192)),
+    }  # fmt: skip
+    original, comfy.utils.ProgressBar = comfy.utils.ProgressBar, Interrupting
+    try:
+        for name, call in passes.items():
+            Interrupting.stop, Interrupting.updates = 3, 0
+            try:
+                call()
+            except management.InterruptProcessingException:
+                assert Interrupting.updates == 3, (name, Interrupting.updates)
+            else:
+                raise AssertionError(f"{name}: was not interrupted")
+            finally:
+                management.interrupt_current_processing(False)
+    finally:
+        comfy.utils.ProgressBar = original
+
+
+def case_what_does_not_fit_is_refused_before_the_vae_or_the_model_runs():
+    vae, model, ran = load_vae(), load(), []
+    for module in (vae.first_stage_model.encoder, vae.first_stage_model.decoder,
+                   model.model.diffusion_model):  # fmt: skip
+        module.register_forward_pre_hook(lambda *args: ran.append(args))
+    other = skip_mask(model, "latent")
+    two = {"samples": PREVIEW.repeat(2, 1, 1, 1, 1)}
+    for words, given in (
+        ("Split Image with Alpha", {"image": torch.rand(9, 64, 96, 4)}),
+        ("Split Image with Alpha", {"image": torch.rand(9, 64, 96, 4), "latent": PREVIEW}),
+        ("Convert Mask to Image", {"image": torch.rand(9, 64, 96, 1)}),
+        ("type IMAGE", {"image": torch.rand(64, 96, 3)}),
+        ("divide those of 0 to 255", {"image": (255 * video()).to(torch.uint8)}),
+        ("must be finite", {"image": video() / 0}),
+        ("needs a VAE", {"image": video(), "vae": None}),
+        ("9 frames, which the latent makes", {"image": video(13), "latent": PREVIEW}),
+        ("18 frames, which the latent makes", {"image": video(9), "latent": two}),
+        ("scale it to the target", {"image": video(9, 96, 64), "latent": PREVIEW}),
+        ("must not be below", {"image": video(9), "resolution": "by size", "width": 48}),
+        ("a mask of 3 latent frames", {"image": video(9), "mask": other}),
+        ("a mask of 3 latent frames", {"latent": PREVIEW, "mask": other}),
+        ("neither a latent nor an image", {}),
+    ):
+        refused(lambda g=given: refine(model, **{"vae": vae, **g}), words)
+        assert not ran, words
+
+
 def case_a_watched_vae_gives_the_hosts_result_bit_for_bit():
     vae = load_vae()
     frames = vae_frames(vae)

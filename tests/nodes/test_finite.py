@@ -131,6 +131,26 @@ class Late:
         Late.waited += 1
 
 
+def test_frames_that_are_a_view_are_looked_at_without_a_copy_of_all(monkeypatch):
+    """Minutes of one frame: torch would allocate them to find their ends."""
+    sizes, aminmax = [], torch.aminmax
+    monkeypatch.setattr(torch, "aminmax", lambda x: sizes.append(x.numel()) or aminmax(x))
+    frame = torch.rand(1, 4, 6, 3)
+    frames = frame.expand(1000, -1, -1, -1)
+    assert finite.ends(frames).tolist() == [frame.min(), frame.max()]
+    assert sum(sizes) == frames.numel()
+    assert max(sizes) == finite.GROUP * frame.numel()
+
+
+@pytest.mark.parametrize("at", [0, 63, 64, 129])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_bad_frame_is_found_wherever_it_is(at, value):
+    frames = torch.rand(130, 2, 2, 3)
+    frames[at, 1, 1, 2] = value
+    assert not finite.is_finite(frames)
+    assert finite.is_finite(frames[torch.arange(130) != at])
+
+
 def test_a_gpu_is_not_waited_for_until_the_end(monkeypatch):
     events = []
 

@@ -6,10 +6,9 @@ Dims: F pixel frames, C latent channels, T latent frames, H, W latent cells.
 from typing import Any
 
 import comfy.utils
-import torch
 from torch import Tensor
 
-from ..finite import VAE_CAUSES, check_finite
+from ..finite import VAE_CAUSES, check_finite, ends
 from .watched import WatchedCalls
 
 SLACK = 0.5
@@ -33,7 +32,7 @@ def check_values(image: Tensor, name: str) -> None:
     A VAE would encode them without a word.
     """
     check_finite(image, name, "look at the node that made it")
-    lowest, highest = (end.item() for end in torch.aminmax(image))
+    lowest, highest = ends(image).tolist()
     if lowest < -SLACK or highest > 1 + SLACK:
         raise ValueError(
             f"expected values of 0 to 1 as {name}, got {lowest:.3g} to {highest:.3g}; divide those "
