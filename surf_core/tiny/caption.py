@@ -1,4 +1,4 @@
-"""The language of the second embedded model: phrases for large things, swarms of beads, a ground.
+"""The language of the second embedded model: phrases for a large thing, a swarm of beads, a ground.
 
     "red ball moving right, four blue beads moving up, on sand"
 
@@ -20,8 +20,8 @@ DIRECTIONS = ("left", "right", "up", "down")
 GROUNDS = ("sand", "grass", "water", "stone")
 BEADS = "beads"
 WORDS = (*COLOURS, *SHAPES, *COUNTS, *DIRECTIONS, *GROUNDS, BEADS)
-PHRASES = 5
-"""Phrases of a prompt: up to two large things, two swarms and a ground."""
+PHRASES = 3
+"""Phrases of a prompt: a large thing, a swarm and a ground."""
 TEXT_DIM = 4096
 _FILLERS = {"a", "and", "moving", "on", "small"}
 
@@ -55,8 +55,8 @@ def words_of(text: str) -> list[list[str]]:
     phrases = [phrase.lower().split() for phrase in text.split(",") if phrase.strip()]
     if len(phrases) > PHRASES:
         raise ValueError(
-            f"expected at most {PHRASES} phrases, got {len(phrases)}; name up to two large "
-            "things, two swarms of beads and a ground."
+            f"expected at most {PHRASES} phrases, got {len(phrases)}; name a large "
+            "thing, a swarm of beads and a ground."
         )
     split = [
         [BEADS if word == "bead" else word for word in words if word not in _FILLERS]

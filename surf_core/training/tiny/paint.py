@@ -11,7 +11,7 @@ from math import pi
 import torch
 from torch import Tensor
 
-from .world import BEAD, LARGE, STEPS, Scenes
+from .world import BEAD, LARGE, STEPS, SWARMS, Scenes
 
 PALETTE = (
     (0.93, 0.13, 0.12), (0.98, 0.80, 0.08), (0.10, 0.72, 0.22), (0.10, 0.32, 0.95),
@@ -51,14 +51,14 @@ def paint(
     y = ((ticks + top[:, None]) / size[:, None])[:, None, :, None]
     size = _wide(size)
     clock = times.to(device).view(1, -1, 1, 1)
-    angle = 2 * pi * scenes.look[:, 0]
+    angle = pi * (1.25 + 0.5 * scenes.look[:, 0])
     light = torch.stack([angle.cos(), angle.sin()], dim=1) * (1 - _LIFT**2) ** 0.5
     canvas = _ground(scenes, x, y, clock) * _falloff(light, x, y)
     for slot in range(LARGE):
         canvas = canvas * _trail(scenes, slot, x, y, clock)
     for slot in range(LARGE):
         canvas = _large(canvas, scenes, slot, light, (x, y, clock), size)
-    for slot in range(scenes.present.shape[1] - LARGE):
+    for slot in range(SWARMS):
         canvas = _swarm(canvas, scenes, slot, light, (x, y, clock), size)
     return canvas.clamp(0, 1) * 2 - 1
 
@@ -89,26 +89,22 @@ def _falloff(light: Tensor, x: Tensor, y: Tensor) -> Tensor:
 def _ground(scenes: Scenes, x: Tensor, y: Tensor, clock: Tensor) -> Tensor:
     """Paint the textures that the camera pans over: [B, 3, T, H, W] in 0..1."""
     look = scenes.look
-    px = x + _wide(scenes.pan[:, 0]) * clock + 4 * _wide(look[:, 1])
-    py = y + _wide(scenes.pan[:, 1]) * clock + 4 * _wide(look[:, 2])
-    turn = pi * _wide(look[:, 3])
-    u, v = px * turn.cos() + py * turn.sin(), py * turn.cos() - px * turn.sin()
+    u = x + _wide(scenes.pan[:, 0]) * clock + 4 * _wide(look[:, 1])
+    v = y + _wide(scenes.pan[:, 1]) * clock + 4 * _wide(look[:, 2])
     tau = 2 * pi
     slow = ((tau * (1.1 * u + 0.6 * v)).sin() + (tau * (1.7 * v - 0.9 * u) + 1.3).sin()) / 2
     warp = 0.9 * (tau * (1.6 * v + 0.7 * u)).sin()
-    sand = 0.085 * (tau * 7 * u + 2.2 * warp).sin() + 0.03 * (tau * (13 * v - 9 * u)).sin()
-    blades = (tau * (11 * u + 3 * v) + 2 * warp).sin() * (tau * (12 * v - 5 * u) - warp).sin()
-    grass = 0.11 * blades + 0.05 * (tau * (17 * u + 8 * v)).sin()
-    swell = (tau * 4 * u + 2 * warp).sin() + (tau * (4.5 * v - 2 * u) - 1.6 * warp).sin()
-    water = 0.30 * (1 - swell.abs() / 2) ** 3 - 0.06
-    joint = torch.minimum((4 * u - (4 * u).round()).abs(), (4 * v - (4 * v).round()).abs())
-    flag = ((tau * 0.5 * (4 * u).round()).cos() * (tau * 0.5 * (4 * v).round()).cos()) * 0.035
-    stone = flag - 0.16 * (1 - _ramp(0.02, 0.09, joint)) + 0.03 * (tau * (9 * u - 11 * v)).sin()
+    sand = 0.035 * (tau * (4 * v + 0.8 * u) + warp).sin()
+    grass = 0.045 * (tau * (3 * u + 2 * v)).sin() * (tau * (3 * v - 2 * u)).sin()
+    swell = (tau * 2 * u + warp).sin() + (tau * (2.5 * v - u) - warp).sin()
+    water = 0.10 * (1 - swell.abs() / 2) ** 3 - 0.02
+    joint = torch.minimum((3 * u - (3 * u).round()).abs(), (3 * v - (3 * v).round()).abs())
+    stone = 0.01 - 0.06 * (1 - _ramp(0.04, 0.13, joint))
     kinds = torch.stack(torch.broadcast_tensors(sand, grass, water, stone))
     pattern = kinds[scenes.ground, torch.arange(len(scenes), device=x.device)]
     earth = torch.tensor(EARTH, device=x.device)[scenes.ground]
     earth = earth * (0.92 + 0.16 * look[:, 4:5])
-    return earth[:, :, None, None, None] * (1 + pattern + 0.07 * slow)[:, None]
+    return earth[:, :, None, None, None] * (1 + pattern + 0.04 * slow)[:, None]
 
 
 def _local(
@@ -203,7 +199,7 @@ def _trail(scenes: Scenes, slot: int, x: Tensor, y: Tensor, clock: Tensor) -> Te
     groove = 0.34 * (1 - _ramp(0.35, 0.62, beside.abs())) - 0.10 * _ramp(0.3, 0.6, beside.abs()) * (
         1 - _ramp(0.6, 0.85, beside.abs())
     )
-    return (1 + groove * fade * _wide(scenes.present[:, slot].float()))[:, None]
+    return (1 + groove * fade)[:, None]
 
 
 def _large(
@@ -213,12 +209,11 @@ def _large(
     """Paint a large thing and its shadow over the canvas [B, 3, T, H, W]."""
     radius, shape = scenes.radius[:, slot], scenes.shape[:, slot]
     dx, dy = _local(scenes.middle[:, slot], scenes.travel[:, slot], radius, axes)
-    seen = _wide(scenes.present[:, slot].float())
     away = distance(shape, dx + 0.42 * _wide(light[:, 0]), dy + 0.42 * _wide(light[:, 1]))
-    canvas = canvas * (1 - 0.55 * seen * (1 - _ramp(-0.25, 0.3, away)))[:, None]
+    canvas = canvas * (1 - 0.55 * (1 - _ramp(-0.25, 0.3, away)))[:, None]
     inside = (0.5 - distance(shape, dx, dy) * _wide(radius) * size).clamp(0, 1)
     colour = torch.tensor(PALETTE, device=canvas.device)[scenes.colour[:, slot]]
-    return _paint_over(canvas, _shaded(colour, *_slope(shape, dx, dy), light), inside * seen)
+    return _paint_over(canvas, _shaded(colour, *_slope(shape, dx, dy), light), inside)
 
 
 def _swarm(
@@ -246,13 +241,12 @@ def _swarm(
         far, shade, glow = (
             torch.minimum(far, square), torch.minimum(shade, shadow), torch.maximum(glow, tail),
         )  # fmt: skip
-    seen = _wide(scenes.present[:, LARGE + slot].float())
-    canvas = canvas * (1 - 0.45 * seen * (1 - _ramp(0.5, 1.5, shade.sqrt())))[:, None]
+    canvas = canvas * (1 - 0.45 * (1 - _ramp(0.5, 1.5, shade.sqrt())))[:, None]
     colour = torch.tensor(PALETTE, device=canvas.device)[scenes.colour[:, LARGE + slot]]
     pale = (0.55 + 0.45 * colour)[:, :, None, None, None]
-    canvas = _paint_over(canvas, pale, 0.6 * glow * seen)
+    canvas = _paint_over(canvas, pale, 0.6 * glow)
     r = far.sqrt()
     inside = (0.5 - (r - 1) * BEAD * size).clamp(0, 1)
     scale = 0.94 / r.clamp(min=1)
     lit = _shaded(1.08 * colour, nx * scale, ny * scale, light)
-    return _paint_over(canvas, lit, inside * seen)
+    return _paint_over(canvas, lit, inside)
