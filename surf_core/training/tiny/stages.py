@@ -3,7 +3,7 @@
     python -m surf_core.training.tiny.stages vae --out runs/second --stills 900 --steps 6000
     python -m surf_core.training.tiny.stages vae-check --out runs/second
     python -m surf_core.training.tiny.stages bank --out runs/second
-    python -m surf_core.training.tiny.stages t2v --out runs/second --stills 2000 --steps 8000
+    python -m surf_core.training.tiny.stages t2v --out runs/second --stills 2000 --steps 21300
     python -m surf_core.training.tiny.stages controls --out runs/second
     python -m surf_core.training.tiny.stages refiner --out runs/second --scenes 512 --steps 2000
 
@@ -335,7 +335,7 @@ TRAINED = ("vae", "t2v", "refiner")
 FULL: dict[str, dict[str, int | str | bool]] = {
     "vae": {"stills": 900, "steps": 6000},
     "vae-check": {},
-    "t2v": {"stills": 2000, "steps": 8000, "precision": "bf16", "compile": True},
+    "t2v": {"stills": 2000, "steps": 21_300, "precision": "bf16", "compile": True},
     "controls": {"precision": "bf16"},
     "refiner": {"scenes": 512, "steps": 2000, "precision": "bf16", "compile": True},
 }

@@ -45,7 +45,7 @@ class Videos(Task):
     """First steps, which see stills alone."""
     layers: int = 6
     """Blocks of the model."""
-    shift: float = 3.0
+    shift: float = 5.0
     """Timestep shift of sigma, which is logit-normal before it."""
     width: float = 1.2
     """Standard deviation of the normal distribution."""
