@@ -47,6 +47,16 @@ def table_of(text, first):
     return {cells[0]: dict(zip(head, cells, strict=True)) for cells in rows}
 
 
+def test_readme_says_of_the_second_generation_what_its_page_measured():
+    [page] = (ROOT / "benchmarks" / "results").glob("*-second-generation.md")
+    rows = table_of(page.read_text(encoding="utf-8"), "videos | GFLOPs")
+    right = float(rows["50 steps"]["right, %"].split(" +- ")[0])
+    said = " ".join(README.split())
+    assert f"{right:.0f} % of what its prompts name right" in said
+    assert float(rows["grey"]["right, %"]) == 0
+    assert float(rows["50 steps of the next prompt"]["right, %"].split(" +- ")[0]) < right
+
+
 def test_signature_table_is_from_the_committed_benchmark_and_has_its_controls():
     [result] = (ROOT / "benchmarks" / "results").glob("*-tiny-signature.md")
     measured = table_of(result.read_text(encoding="utf-8"), "video | GFLOPs")
