@@ -6,7 +6,16 @@ from .host.drawing import saved_frames
 from .host.latents import check_sides
 from .host.node import ABSENT, checks_inputs, declare, names_errors, refusal
 from .host.refiner import refiner_names
-from .host.skip import BUILT_IN, CHOICES, Choice, check_encoded, make_mask, picture, report
+from .host.skip import (
+    BUILT_IN,
+    CHOICES,
+    Choice,
+    check_encoded,
+    check_sees_frames,
+    make_mask,
+    picture,
+    report,
+)
 from .host.vae import check_has_vae
 from .refine_inputs import target_inputs
 from .types import SurfMask
@@ -46,12 +55,14 @@ class SurfSkipMask(io.ComfyNode):
     @classmethod
     def validate_inputs(
         cls, resolution=ABSENT, width=ABSENT, height=ABSENT, upsample=ABSENT, vae=ABSENT,
-        image=ABSENT,
+        image=ABSENT, predictor=ABSENT,
     ):  # fmt: skip
         given = {"resolution": resolution, "width": width, "height": height}
         given |= {"upsample": upsample, "has_vae": vae is not ABSENT}
         given |= {"has_image": image is not ABSENT}
-        return refusal(cls, given, check_sides, check_has_vae, check_encoded)
+        given |= {"predictor": predictor}
+        checks = check_sides, check_has_vae, check_encoded, check_sees_frames
+        return refusal(cls, given, *checks)
 
     @classmethod
     @names_errors
@@ -86,7 +97,8 @@ def _inputs() -> list:
             io.Combo.Input, "predictor", options=[*BUILT_IN, *refiner_names()], default="detail",
             tooltip="What scores the tokens. detail: the preview's own detail, any model: of its "
             "pixels where a vae is connected, else of its latent. tiny: a trained network, for "
-            "Surf Tiny Models alone. Else a file in models/diffusion_models that training "
+            "Surf Tiny Models alone. footage: a small network on the pixels, any model; needs "
+            "a vae. Else a file in models/diffusion_models that training "
             "with the recipe mask wrote; others are refused.",
         ),
         declare(

@@ -195,7 +195,7 @@ INPUTS = {
     "SurfSkipMask": {
         "model": socket("MODEL"),
         "latent": socket("LATENT"),
-        "predictor": widget("COMBO", "detail", options=["detail", "tiny", HOST]),
+        "predictor": widget("COMBO", "detail", options=["detail", "tiny", "footage", HOST]),
         "choose": widget("COMBO", "keep ratio", options=["keep ratio", "tau"]),
         "keep": widget("FLOAT", 0.5, min=0.05, max=1.0, step=0.05),
         "tau": widget("FLOAT", 3.0, min=0.0, max=255.0, step=0.1),

@@ -216,11 +216,11 @@ def test_skipping_is_measured_where_it_matters_for_every_source_of_masks(
     assert 0.6 < operations[2] < 0.8
 
 
-def animated(path, seed, frames=13):
+def animated(path, seed, frames=13, side=96):
     """Write noise that is smooth in its left half and sharp in its right one."""
     generator = torch.Generator().manual_seed(seed)
-    video = torch.rand(frames, 96, 96, 3, generator=generator)
-    video[:, :, :48] = 0.4 + 0.1 * torch.linspace(0, 1, 48).view(1, 1, -1, 1)
+    video = torch.rand(frames, side, side, 3, generator=generator)
+    video[:, :, : side // 2] = 0.4 + 0.1 * torch.linspace(0, 1, side // 2).view(1, 1, -1, 1)
     pages = [Image.fromarray((255 * frame).byte().numpy()) for frame in video]
     pages[0].save(path, save_all=True, append_images=pages[1:], lossless=True, minimize_size=False)
 
@@ -239,6 +239,51 @@ def test_footage_is_measured_file_by_file_beside_chance(measured, tmp_path):
     assert rows["pixel detail"][:3] == ["1.0000 +- 0.0000"] * 3
     assert float(rows["pixel detail"][4].split()[0]) > 99
     assert float(rows["chance"][4].split()[0]) < 80
+
+
+@pytest.mark.slow
+def test_a_network_is_measured_on_makers_that_it_was_not_trained_on(measured, tmp_path):
+    folder = tmp_path / "busy"
+    folder.mkdir()
+    for seed, name in enumerate(("kling", "kling-2", "luma", "vidu", "runway")):
+        animated(folder / f"{name}.webp", seed, side=128)
+    options = [f"--clips={folder}", "--seeds=1", "--steps=20", "--batch=1"]
+    rows = measured("footage_net", tmp_path / "a.md", *options)
+    assert list(rows) == ["score", "pixel detail", "network", "its control"]
+    assert rows["pixel detail"][3] == "1.0000 +- 0.0000"
+    assert all("[" in cell for name in list(rows)[2:] for cell in rows[name])
+
+
+@pytest.mark.slow
+def test_a_network_starts_as_pixel_detail_and_folds_divide_makers(forks):
+    script = """
+from pathlib import Path
+import torch
+from benchmarks.quality import footage_net
+from surf_core.resample import resize
+from surf_core.skip import pixel_detail
+from surf_core.skip.pixel_net import PixelNet
+names = ("kling-1", "kling-2", "grok", "luma", "vidu", "wan-1", "wan-2", "own")
+videos = []
+for seed, name in enumerate(names):
+    frames = torch.rand(13, 3, 64, 96, generator=torch.Generator().manual_seed(seed)).mul(255)
+    videos.append(footage_net.video_of(Path("a"), name, frames.byte(), seed))
+folds = footage_net.folds_of(videos)
+assert sorted(video.name for fold in folds for video in fold) == sorted(names)
+for fold in folds:
+    seen = footage_net.unlike(videos, fold)
+    assert seen and not {v.maker for v in seen} & {v.maker for v in fold}
+alike = footage_net.video_of(Path("a"), "other", frames.byte())
+assert footage_net.unlike([alike], [videos[-1]]) == []
+clip = videos[-1].clips[0]
+assert [one.ratio for one in videos[1].clips] == [4, 2]
+small = resize(frames.byte().float().div(255).transpose(0, 1)[None], (16, 24), "area")
+known = pixel_detail(small, (64, 96), 4, cell=(4, 8)).flatten()
+for pixels in (True, False):
+    found = footage_net.tokens(PixelNet(pixels), clip)
+    torch.testing.assert_close(found, known, rtol=1e-4, atol=1e-3)
+"""
+    forks.start_script(script).finish(600)
 
 
 @pytest.mark.slow

@@ -200,6 +200,23 @@ def test_figures_of_footage_are_those_of_clips_that_the_score_was_not_chosen_on(
         assert figure in said
 
 
+def test_figures_of_the_network_on_footage_are_those_of_its_page():
+    [result] = (ROOT / "benchmarks" / "results").glob("*-footage-net.md")
+    groups = re.findall(r"## (\w+)[:,][^\n]*\n\n(.*?)\n\n", result.read_text(), re.DOTALL)
+    rows = {group: table_of(f"{text}\n\n", "score |") for group, text in reversed(groups)}
+    said = MEASURED[MEASURED.index("network:begin") : MEASURED.index("network:end")]
+    said = " ".join(said.split())
+    energy = "energy in the better half, %"
+    value, more = rows["generated"]["network"]["AUC, tau 5"].split("; ")
+    assert f"an AUC of {value}, {more} more" in said
+    value, more = rows["generated"]["network"][energy].split("; ")
+    assert f"better half holds {value} %, {more} points more" in said
+    control = rows["generated"]["its control"][energy].split("; ")[1]
+    assert f"detail alone gains {control} points" in said
+    camera = rows["camera"]["network"][energy].split("; ")[1]
+    assert f"of a camera it gains {camera} points" in said
+
+
 def test_refiner_table_is_from_the_committed_benchmarks():
     def rows(kind):
         [result] = (ROOT / "benchmarks" / "results").glob(kind)

@@ -96,6 +96,26 @@ def pixel_detail(
 
     Source: ours.
     """
+    check_frames(frames, ratio, cell, patch)
+    sides = patch[1] * cell[1], patch[2] * cell[1]
+    padding = (0, -size[1] % sides[1], 0, -size[0] % sides[0])
+    kept = []
+    for frame in frames.unbind(dim=2):
+        large = F.pad(resize(frame.float(), size, "bicubic").clamp(0, 1), padding, mode="replicate")
+        mean = F.avg_pool2d(F.pad(large, (1, 1, 1, 1), mode="replicate"), 3, 1)
+        kept.append(F.avg_pool2d((large - mean).square().mean(dim=1), sides).sqrt())
+    # UNIT is for pixels in -1..1.
+    return 2 * UNIT * GAIN * ratio**2 * largest(torch.stack(kept, dim=1), cell[0], patch[0])
+
+
+def check_frames(
+    frames: Tensor, ratio: float, cell: tuple[int, int], patch: tuple[int, int, int]
+) -> None:
+    """Raise for what `pixel_detail` cannot score.
+
+    Raises:
+        ValueError: no clip, a ratio out of range, or frames that tokens do not divide.
+    """
     check_range(ratio, "ratio", 1.0, 64.0, "pass the upscale of the refiner, e.g. 4")
     if frames.ndim != 5 or frames.shape[1] != 3:
         raise ValueError(
@@ -108,12 +128,3 @@ def pixel_detail(
             f"expected frames of whole tokens for {patch=}, {cell=}, got {frames.shape[2]}; pass "
             "all frames of the preview and no other."
         )
-    sides = patch[1] * cell[1], patch[2] * cell[1]
-    padding = (0, -size[1] % sides[1], 0, -size[0] % sides[0])
-    kept = []
-    for frame in frames.unbind(dim=2):
-        large = F.pad(resize(frame.float(), size, "bicubic").clamp(0, 1), padding, mode="replicate")
-        mean = F.avg_pool2d(F.pad(large, (1, 1, 1, 1), mode="replicate"), 3, 1)
-        kept.append(F.avg_pool2d((large - mean).square().mean(dim=1), sides).sqrt())
-    # UNIT is for pixels in -1..1.
-    return 2 * UNIT * GAIN * ratio**2 * largest(torch.stack(kept, dim=1), cell[0], patch[0])

@@ -234,6 +234,20 @@ def case_an_image_is_encoded_by_the_hosts_vae_and_refined_from():
     )  # fmt: skip
 
 
+def case_the_network_on_pixels_chooses_for_the_models_of_the_host():
+    _, refiner, vae, _ = tiny()
+    widgets = CHOICE | SIZE | {"predictor": "footage"}
+    made, ratio, _, text = SurfSkipMask.execute(refiner, preview(), vae=vae, **widgets).result
+    assert 0.5 <= ratio < 0.75, ratio
+    assert "network on pixels" in text, text
+    detail = SurfSkipMask.execute(
+        refiner, preview(), vae=vae, **widgets | {"predictor": "detail"}
+    ).result[0]
+    assert made.mask.scores.isfinite().all()
+    assert not torch.equal(made.mask.scores, detail.mask.scores)
+    refused(lambda: wan_mask(wan(), predictor="footage"), "Surf Skip Mask: ", "footage", "VAE")
+
+
 def case_what_does_not_fit_is_refused_by_name():
     model = wan()
     refused(lambda: wan_mask(model, predictor="tiny"), "Surf Skip Mask: ", "Wan21", "detail")
@@ -255,7 +269,7 @@ def case_the_schema_is_read_by_the_host():
     assert info["output"] == ["SURF_MASK", "FLOAT", "IMAGE", "STRING"]
     assert info["output_node"]
     inputs = {**info["input"]["required"], **info["input"]["optional"]}
-    assert inputs["predictor"][1]["options"][:2] == ["detail", "tiny"]
+    assert inputs["predictor"][1]["options"][:3] == ["detail", "tiny", "footage"]
     refiner = SurfRefiner.GET_NODE_INFO_V1()["input"]["optional"]
     names = list(refiner)
     at = names.index("mask")

@@ -12,7 +12,7 @@ from surf.nodes.tiny import SurfTinyModels
 from surf.nodes.types import SkipMask, SurfMask
 from surf.surf_core import cost
 from surf.surf_core.resample import resize
-from surf.surf_core.skip import packing, pixel_detail, predict_mask
+from surf.surf_core.skip import packing, pixel_detail, pixel_net, predict_mask
 from surf.surf_core.skip import predictor as files
 from surf.surf_core.tiny import codec
 from surf.surf_core.tiny.model import MASK
@@ -73,7 +73,27 @@ def test_where_there_are_frames_their_pixels_score(upsample, size):
     assert run(preview=preview, keep=0.5)[0].mask.source == "detail"
 
 
-@pytest.mark.parametrize("predictor", ["detail", "tiny"])
+@pytest.mark.parametrize("upsample", ["pixel", "latent"])
+def test_the_network_on_pixels_scores_the_frames_of_any_model(upsample):
+    wanted = {"resolution": "by size", "upsample": upsample, "height": 64, "width": 96}
+    preview = latent(2, 16, 3, 4, 6)
+    made = run(preview=preview, vae=CellVae(), predictor="footage", **wanted)[0]
+    frames = CellVae().decode(preview["samples"]).movedim(-1, 1)
+    expected = pixel_net.load().scores(frames, (64, 96), 2.0, cell=(4, 8)).amax(dim=0)
+    torch.testing.assert_close(made.mask.scores, expected)
+    assert made.mask.source == "network on pixels"
+    plain = run(preview=preview, vae=CellVae(), **wanted)[0]
+    assert not torch.equal(plain.mask.scores, made.mask.scores)
+
+
+def test_the_network_on_pixels_is_refused_without_frames():
+    with pytest.raises(ValueError, match="Surf Skip Mask: .*footage looks at frames, got no VAE"):
+        run(predictor="footage", upsample="latent")
+    assert "got no VAE" in SurfSkipMask.validate_inputs(predictor="footage")
+    assert SurfSkipMask.validate_inputs(predictor="footage", vae=None) is True
+
+
+@pytest.mark.parametrize("predictor", ["detail", "tiny", "footage"])
 def test_tau_refines_fewer_the_higher_it_is(given, predictor):
     _, refiner, vae, _ = given
     wanted = FULL_SIZE | {"predictor": predictor, "choose": "tau"}

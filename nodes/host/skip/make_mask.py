@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ....surf_core.checks import check_choice, check_range
-from ....surf_core.skip import Mask, MaskPredictor, choose, pixel_detail, predict_mask
+from ....surf_core.skip import Mask, MaskPredictor, choose, pixel_detail, pixel_net, predict_mask
 from ....surf_core.skip.predictor import load
 from ....surf_core.tiny.model import MASK
 from ..latents import open_latent
@@ -30,7 +30,9 @@ from ..vae import (
 )
 from .skip_mask import CHOICES, SkipMask
 
-BUILT_IN = ("detail", "tiny")
+FOOTAGE = "footage"
+"""The network on pixels."""
+BUILT_IN = ("detail", "tiny", FOOTAGE)
 """Predictors that need no file of the user's; a saved workflow knows their names."""
 LEAST_KEEP = 0.05
 MOST_TAU = 255.0
@@ -42,7 +44,7 @@ class Choice:
     """How to score tokens, and how many to refine."""
 
     predictor: str
-    """"detail", "tiny", or a file of the folder of diffusion models."""
+    """One of BUILT_IN, or a file of the folder of diffusion models."""
     choose: str
     """One of CHOICES: which of the next two counts."""
     keep: float
@@ -96,6 +98,7 @@ def make_mask(
         check_vae(vae, samples)
     if image is not None:
         check_image(image, samples, size, upsample, vae)
+    check_sees_frames(choice.predictor, vae is not None)
     predictor = find_predictor(model, choice.predictor)
     frames = None if vae is None else [decode_frames(vae, x) for x in samples.split(1)]
     clips = frames if image is None else image.movedim(-1, 1).chunk(len(samples))
@@ -142,7 +145,7 @@ def _choose_tokens(
 def _choose_by_pixels(
     model: Any, clips: Sequence[Tensor], samples: Tensor, size: tuple[int, int], choice: Choice
 ) -> Mask:
-    """Score the tokens by the detail of frames [F, 3, height, width], and choose those to refine.
+    """Score the tokens by frames [F, 3, height, width], their detail or the network on them.
 
     Pixels are the same for every model and VAE; the energy of a latent is not.
     """
@@ -151,15 +154,14 @@ def _choose_by_pixels(
     rate = max(1, (len(clips[0]) - 1) // max(1, latent_frames - 1))
     ratio = max(1.0, sqrt(size[0] * size[1] / (rows * columns)))
     pixels = size[0] * cell, size[1] * cell
+    score, source = pixel_detail, "pixel detail"
+    if choice.predictor == FOOTAGE:
+        score, source = pixel_net.load().scores, "network on pixels"
     scores = [
-        pixel_detail(
-            clip.movedim(0, 1)[None], pixels, ratio, cell=(rate, cell), patch=(1, side, side)
-        )
+        score(clip.movedim(0, 1)[None], pixels, ratio, cell=(rate, cell), patch=(1, side, side))
         for clip in clips
     ]
-    return choose(
-        torch.cat(scores), source="pixel detail", dilate=choice.dilate, **choice.criterion()
-    )
+    return choose(torch.cat(scores), source=source, dilate=choice.dilate, **choice.criterion())
 
 
 def _upsample(
@@ -223,13 +225,22 @@ def check_encoded(upsample: str, has_image: bool) -> None:
         )
 
 
+def check_sees_frames(predictor: str, has_vae: bool) -> None:
+    """Refuse the network on pixels where there are none."""
+    if predictor == FOOTAGE and not has_vae:
+        raise ValueError(
+            "the predictor footage looks at frames, got no VAE to decode them; connect the VAE of "
+            "the preview's model, or take detail."
+        )
+
+
 def find_predictor(model: Any, name: str) -> MaskPredictor | None:
-    """Load a predictor by its name; "detail" is none.
+    """Load a predictor of latents by its name; "detail" and "footage" are none.
 
     Raises:
         ValueError: one of another latent space, or a file that is no predictor of ours.
     """
-    if name == "detail":
+    if name in ("detail", FOOTAGE):
         return None
     space = model.get_model_object("latent_format")
     if name == "tiny" and not isinstance(space, TinyFormat):
