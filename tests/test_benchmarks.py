@@ -301,3 +301,16 @@ def test_hard_tiles_leave_a_seam_and_blended_ones_less(measured, tmp_path):
     rows = measured("seams", tmp_path / "a.md", "--videos=1")
     hard, blended = (float(rows[name][2]) for name in ("none: hard edges", "8 cells"))
     assert hard > 1.5 * blended
+
+
+@pytest.mark.slow
+def test_hard_chunks_flicker_and_blended_ones_do_not(measured, tmp_path):
+    rows = measured("chunk_edges", tmp_path / "a.md", "--videos=1")
+    tiny = {name: cells for name, cells in rows.items() if name.startswith("embedded model")}
+    assert len(tiny) == 2
+    assert len(rows) == 1 + 3 + len(tiny)
+    for name, (_, blended, _hard) in rows.items():
+        if name != "clip":
+            # One video of the embedded model is few; the page has more.
+            assert float(blended) <= (1.3 if name in tiny else 1.05), name
+    assert all(float(hard) > 2 > float(blended) for _, blended, hard in tiny.values())

@@ -214,10 +214,11 @@ def test_the_workflows_are_there():
         "19 4 drafts of MiniMax H3 T2V to 1080p",
         "20 Refine my video to 1080p with Wan 2.2 and 4-step LoRA",
         "21 Refine my video to 4K with Wan 2.2 and 4-step LoRA",
-        "22 Refine my video with SeedVR2",
-        "23 Wan 2.2 A14B I2V to 1080p with SeedVR2",
-        "24 Refine my video to 1080p with Wan 2.1 tile control LoRA",
-        "25 Wan 2.2 A14B I2V to 1080p, refined with tile control LoRA",
+        "22 Refine my long video to 1080p with Wan 2.2 and 4-step LoRA",
+        "23 Refine my video with SeedVR2",
+        "24 Wan 2.2 A14B I2V to 1080p with SeedVR2",
+        "25 Refine my video to 1080p with Wan 2.1 tile control LoRA",
+        "26 Wan 2.2 A14B I2V to 1080p, refined with tile control LoRA",
     }
     assert not (ROOT / "workflows" / "index.json").exists()
 

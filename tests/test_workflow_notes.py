@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass, replace
 
 import pytest
+from surf.nodes.host.refine.timeline import Timeline
 from surf.surf_core.cost import (
     HUNYUAN_VIDEO_15,
     LTX_2,
@@ -25,6 +26,7 @@ from surf.surf_core.cost import (
     tokens,
 )
 from surf.surf_core.resample import target_size
+from surf.tests.nodes.test_time_chunks import model
 from surf.tests.test_workflow_files import WORKFLOWS, describe
 
 SHAPES = {
@@ -40,6 +42,8 @@ SHAPES = {
 """Beginning of a file's name -> its model."""
 MY_VIDEO = (81, (1080, 1920))
 """Frames and shape of the video that notes price where the user brings one."""
+MY_LONG_FRAMES = 481
+"""Of a long one: 20 seconds at 24 a second."""
 IMAGE_TOKENS = 729
 """Tokens that the vision encoder adds to the text of HunyuanVideo 1.5."""
 UNKNOWN_SIZES = {
@@ -224,9 +228,15 @@ def my_frames(graph):
     node, (frames, size) = graph.find("SurfRefiner"), MY_VIDEO
     clip, own = PricedClip(graph.shape(node), frames), graph.widgets(node)
     size = clip.smaller(size, {"resolution": own["resolution"]}, exact=True)
-    leg = clip.run(own["steps"], size, own["cfg"], own["window"])
-    name = f"refiner: {own['steps']} steps at {text_of(size)}, {frames} frames"
-    table = {name: [leg], "the same, without windows": [replace(leg, window=0)]}
+    whole = clip.run(own["steps"], size, own["cfg"], own["window"])
+    legs, said = [whole], f"{frames} frames"
+    if own["chunk_frames"]:
+        time = Timeline(model("WAN21"), latent_frames(clip.shape, MY_LONG_FRAMES), own["window"])
+        parts = time.chunks(time.frames, time.by_hand(own["chunk_frames"]))
+        legs = [replace(whole, frames=time.pixels(part.length)) for part in parts]
+        said = f"{MY_LONG_FRAMES} frames in {len(parts)} chunks"
+    name = f"refiner: {own['steps']} steps at {text_of(size)}, {said}"
+    table = {name: legs, "the same, without windows": [replace(leg, window=0) for leg in legs]}
     return {row: plan_flops(run) for row, run in table.items()}
 
 

@@ -32,6 +32,28 @@ def test_without_a_host_it_says_what_it_needs():
 
 @pytest.mark.host
 @pytest.mark.skipif("COMFYUI_PATH" not in os.environ, reason="COMFYUI_PATH is not set")
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the resident set")
+def test_a_decode_into_a_file_does_not_grow_with_the_video_and_a_whole_one_does(tmp_path):
+    command = [PYTHON, "-m", "benchmarks.cost.streamed_decode", "--lengths", "81", "241"]
+    done = patience.run(command, 1800, cwd=ROOT, env=os.environ)
+    assert done.returncode == 0, done.stderr[-3000:]
+    counted, measured = (
+        [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")][2:]
+        for text in done.stdout.split("## ")[1:]
+    )
+    assert len(counted) == 6
+    for row in counted:
+        assert float(row[3]) <= float(row[2]) < float(row[1])
+    (_, _, whole, streamed, _), (_, frames, more, longer, _) = (
+        [*map(float, row)] for row in measured
+    )
+    assert more - whole > 0.15
+    assert longer - streamed < 0.05
+    assert longer < more - frames
+
+
+@pytest.mark.host
+@pytest.mark.skipif("COMFYUI_PATH" not in os.environ, reason="COMFYUI_PATH is not set")
 def test_columns_fit_each_other_and_every_call_is_timed(tmp_path):
     out = tmp_path / "page.md"
     options = ("--toy", "--time", "--reps", "1", "--frames", "1", "--size", "480p", "720p")

@@ -5,6 +5,7 @@ The pack goes into custom_nodes as a user installs it: the files of the publishe
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -27,8 +28,10 @@ WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
 WITH_SOUND = ("LTX", "MiniMax H3")
 """Models in the titles of workflows whose videos have sound."""
 SOUND_DECODERS = ("VAEDecodeAudio", "LTXVAudioVAEDecode")
-OF_MY_VIDEO = "Refine my video"
+OF_MY_VIDEO = "Refine my"
 """In the titles of workflows that start from a video with sound."""
+LONG = ROOT / "workflows" / "22 Refine my long video to 1080p with Wan 2.2 and 4-step LoRA.json"
+LONG_FRAMES = 37
 VIDEO_RATE, SOUND_RATE = 12, 44100
 """Frames and samples a second of that video."""
 EMBEDDED = "01 Try SURF without downloads"
@@ -59,11 +62,11 @@ def write_picture(path):
     Image.fromarray((shades * 255).byte().numpy()).save(path)
 
 
-def write_video(path):
-    """A clip of FRAMES frames with stereo sound as long: a square wanders over noise."""
-    shades = torch.rand(FRAMES, HEIGHT, WIDTH, 3, generator=torch.Generator().manual_seed(1))
+def write_video(path, count=FRAMES, longer=0):
+    """A clip of `count` frames with stereo sound, `longer` seconds more: a square over noise."""
+    shades = torch.rand(count, HEIGHT, WIDTH, 3, generator=torch.Generator().manual_seed(1))
     frames = (shades * 60 + 90).byte().numpy()
-    seconds = np.arange(FRAMES * SOUND_RATE // VIDEO_RATE) / SOUND_RATE
+    seconds = np.arange((count / VIDEO_RATE + longer) * SOUND_RATE) / SOUND_RATE
     wave = np.stack([np.sin(2 * np.pi * pitch * seconds) for pitch in (440, 660)])
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as out:
@@ -71,7 +74,7 @@ def write_video(path):
         video.width, video.height, video.pix_fmt = WIDTH, HEIGHT, "yuv420p"
         sound.layout = "stereo"
         for i, frame in enumerate(frames):
-            frame[16:32, 4 * i : 4 * i + 16] = (230, 160, 60)
+            frame[16:32, 4 * i % WIDTH : 4 * i % WIDTH + 16] = (230, 160, 60)
             out.mux(video.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         heard = av.AudioFrame.from_ndarray(wave.astype(np.float32), "fltp", "stereo")
         heard.sample_rate = SOUND_RATE
@@ -242,7 +245,7 @@ def test_frames_of_ones_own_get_larger_and_keep_their_rate_and_sound(server, pat
 
 @pytest.mark.parametrize(
     "path",
-    [p for p in WORKFLOWS if f"{OF_MY_VIDEO} with SeedVR2" in p.stem],
+    [p for p in WORKFLOWS if "my video with SeedVR2" in p.stem],
     ids=lambda path: path.stem,
 )
 def test_a_video_of_ones_own_is_refined_and_keeps_its_rate_and_sound(server, path):
@@ -266,6 +269,39 @@ def test_a_video_of_ones_own_is_refined_and_keeps_its_rate_and_sound(server, pat
     # Encoded twice, so not the same to the bit, but the same sound.
     heard = np.corrcoef(waves[0][0, :length], waves[1][0, :length])[0, 1]
     assert heard > 0.9, heard
+
+
+def test_a_long_video_runs_in_chunks_and_keeps_its_frames_and_sound(server):
+    """Its sound is longer than its frames: that much is cut, and the log says so."""
+    write_video(server.base / "input" / "my_long_video.mp4", LONG_FRAMES, longer=1)
+    prompt, log = tiny(server, LONG), len(server.log.read_text())
+    changes = {
+        "LoadVideo": {"file": "my_long_video.mp4"},
+        "SurfRefiner": {"scale": 2.0, "chunk_frames": 33},
+        "SurfDecodeVideo": {"memory": 0.1},
+        "SaveVideo": {"filename_prefix": "video/surf_long"},
+    }
+    for node in prompt.values():
+        node["inputs"] |= changes.get(node["class_type"], {})
+    before = set((server.base / "output").rglob("*.mp4"))
+    server.run(prompt)
+    said = server.log.read_text()[log:]
+    assert re.search(rf"[2-9] chunks of \d+ of {LONG_FRAMES} frames", said)
+    # AAC fills its last block up.
+    assert re.search(r"4\.\d\d s of sound for 3\.08 s of frames, cut", said)
+    sizes, sounds = set(), []
+    for saved in set((server.base / "output").rglob("*.mp4")) - before:
+        with av.open(str(saved)) as video:
+            frames = [frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]
+            assert "prompt" in video.metadata
+        with av.open(str(saved)) as video:
+            sounds.append(np.concatenate([x.to_ndarray() for x in video.decode(audio=0)], axis=-1))
+        sizes.add((len(frames), *frames[0].shape[:2]))
+        assert np.std(frames) > 1
+    shapes = [(LONG_FRAMES, HEIGHT, WIDTH), (LONG_FRAMES, 2 * HEIGHT, 2 * WIDTH)]
+    assert sizes == set(shapes)
+    assert abs(sounds[0].shape[1] / SOUND_RATE - LONG_FRAMES / VIDEO_RATE) < 0.1
+    assert np.array_equal(*sounds)
 
 
 def test_the_5b_workflow_begins_with_a_picture_where_that_is_not_bypassed(server):
