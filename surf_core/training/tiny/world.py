@@ -177,8 +177,8 @@ def _offsets(chance: Chance, count: Tensor, step: Tensor) -> Tensor:
         step: [B, 2] unit step of the swarm.
     """
     table = torch.zeros(len(COUNTS), MEMBERS, 2, device=count.device)
-    for row, places in zip(table, FORMATIONS, strict=True):
-        row[: len(places)] = torch.tensor(places, device=count.device)
+    for row, formation in zip(table, FORMATIONS, strict=True):
+        row[: len(formation)] = torch.tensor(formation, device=count.device)
     ahead, aside = table[count - 1].unbind(dim=-1)
     right = torch.stack([-step[:, 1], step[:, 0]], dim=-1)
     places = ahead[..., None] * step[:, None] + aside[..., None] * right[:, None]
