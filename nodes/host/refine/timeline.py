@@ -22,11 +22,13 @@ OVERLAP = 7
 """Latent frames that neighbours share, as the host's context windows of Wan do: 30 frames."""
 MADE_FOR = {
     "MiniMaxH3": 362, "LTXAV": 481, "LTXV": 257, "HunyuanVideo15": 121, "HunyuanVideo": 129,
-    "WAN22": 121, "WAN21": 81, "SurfRefinerModel": 81,
+    "WAN22": 121, "WAN22_S2V": 77, "WAN22_Animate": 77, "WAN21": 81, "SurfRefinerModel": 81,
 }  # fmt: skip
-"""The host's models -> the frames that they were made for. MiniMax H3's are in the host's tooltip,
-LTX-2's are the 20 seconds of its positions at 24 a second; the others are of their model cards.
-Models that derive from one inherit its number. Refiners of ours are trained on clips of 81."""
+"""The host's models -> the frames that they were made for. MiniMax H3's are in the tooltip of its
+nodes, LTX-2's are the 20 seconds of its positions (max_pos of its network) at 24 a second; those of
+Wan and HunyuanVideo 1.5 are in the host's templates or the defaults of its nodes. LTX-Video's are
+below 257 by its model card, and HunyuanVideo's are the 129 of its maker's examples. Models that
+derive from one inherit its number: ours. Refiners of ours are trained on clips of 81."""
 RATES = {"LTXAV": 8, "LTXV": 8}
 """Pixel frames of a latent frame after the first, where they are not 4."""
 
