@@ -124,6 +124,32 @@ def test_times_on_a_gpu_are_those_of_the_committed_page():
         assert cells == [row[15], row[16], row[17]]
 
 
+def rows_of(page, start):
+    """The rows of a page's tables that begin so, as lists of cells."""
+    [path] = (ROOT / "benchmarks" / "results").glob(page)
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [line.strip("| ").split(" | ") for line in lines if line.startswith(f"| {start}")]
+
+
+def test_a_decode_into_a_file_is_what_the_committed_page_counts():
+    counted = [rows_of("cpu-*-streamed-decode.md", f"{size} ") for size in ("720p", "1080p", "4K")]
+    work = [f"{float(row[6]):.1f}" for rows in counted for row in rows if row[2] == "1.5"]
+    assert f"in 1.5 GB with {work[0]}, {work[1]} and {work[2]} times the" in MEASURED
+    page = (GUIDE.parent / "SurfDecodeVideo.md").read_text(encoding="utf-8")
+    assert f"{work[0]} times at 720p, {work[1]} at 1080p, {work[2]} at 4K" in page
+    short, long = (rows_of("cpu-*-streamed-decode.md", f"{frames} ")[0] for frames in (81, 161))
+    held, file = (float(long[i]) - float(short[i]) for i in (2, 3))
+    assert file < held / 5
+
+
+def test_edges_of_chunks_are_those_of_the_committed_page():
+    clips = ("smooth", "texture", "embedded")
+    rows = [row for clip in clips for row in rows_of("cpu-*-chunk-edges.md", clip)]
+    assert len(rows) == 8
+    assert max(float(row[2]) for row in rows) <= 1.05
+    assert f"up to {max(float(row[3]) for row in rows):.1f} times" in MEASURED
+
+
 def test_cost_of_decoding_is_that_of_the_committed_page():
     [result] = (ROOT / "benchmarks" / "results").glob("flops-*-vae-decode.md")
     operations, chosen = result.read_text(encoding="utf-8").split("## What Surf VAE Decode")
