@@ -10,7 +10,9 @@ import host_stub_files
 import pytest
 import torch
 from host_stub import Patcher
+from surf.nodes.host.nested import Parts, tensors_of
 from surf.nodes.host.refine import RefineSettings, refine
+from surf.nodes.host.refiner.loading import TRAITS_KEY, RefinerTraits
 from surf.nodes.host.resume import QueuedNode, key, store
 from surf.nodes.host.resume.key import Key, ancestors, key_of, queued_node, weight_files
 from surf.surf_core.run_state import load_state
@@ -72,12 +74,16 @@ def run(killed_at=None, resume=True, steps=STEPS, **changes):
     settings |= {k: v for k, v in changes.items() if k in settings or k == "chunk_frames"}
     generator = torch.Generator().manual_seed(changes.get("latent_seed", 1))
     latent = {"samples": torch.randn(1, 16, 8, 4, 6, generator=generator)}
+    latent = changes.get("latent", latent)
+    model = Patcher(velocity=velocity)
+    if "made" in changes:
+        model = changes["made"](velocity)
     if "noise_mask" in changes:
         latent["noise_mask"] = changes["noise_mask"]
     prompt = [[torch.full((1, 3, 8), changes.get("prompt", 0.1)), {}]]
     try:
         out, _, _ = refine(
-            Patcher(velocity=velocity), prompt, prompt, latent, RefineSettings(**settings),
+            model, prompt, prompt, latent, RefineSettings(**settings),
             upsample="latent", resume=node(changes.get("graph", GRAPH)) if resume else None,
             resolution="by scale", scale=2.0, width=0, height=0,
         )  # fmt: skip
@@ -103,6 +109,36 @@ def test_a_run_killed_anywhere_and_again_is_that_of_an_undisturbed_run(user, see
         assert len(list(user.folder.glob("*"))) == (done > 0)
     assert done == STEPS
     assert torch.equal(out, undisturbed)
+    assert list(user.folder.glob("*")) == []
+
+
+def flow_map(velocity):
+    """A refiner of ours that goes from the preview to the result."""
+    made = Patcher(velocity=velocity)
+    traits = {"sigma_start": 0.2, "window": 3, "time": "t", "text_dim": 8}
+    made.set_attachments(TRAITS_KEY, RefinerTraits(**traits))
+    return made
+
+
+def with_sound(velocity):
+    made = Patcher(128, velocity, base=type("LTXAV", (), {}))
+    made.model.diffusion_model.patch_size = (1, 1, 1)
+    return made
+
+
+@pytest.mark.parametrize("made", [flow_map, with_sound])
+def test_flow_maps_and_video_with_sound_go_on_too(user, made):
+    changes = {"made": made}
+    if made is with_sound:
+        generator = torch.Generator().manual_seed(0)
+        shapes = (1, 128, 3, 4, 6), (1, 8, 17, 16)
+        parts = Parts(*(torch.randn(shape, generator=generator) for shape in shapes))
+        changes["latent"] = {"samples": parts.joined()}
+    undisturbed, _ = run(resume=False, **changes)
+    run(killed_at=4, **changes)
+    out, calls = run(**changes)
+    assert len(calls) == STEPS - 4
+    assert all(map(torch.equal, tensors_of(out), tensors_of(undisturbed)))
     assert list(user.folder.glob("*")) == []
 
 
