@@ -65,7 +65,7 @@ def _feed(sha: Any, value: Any) -> None:
         sha.update(f"tensor {value.dtype} {tuple(value.shape)};".encode())
         # A view as bytes needs an axis.
         flat = value.detach().cpu().contiguous().reshape(-1)
-        sha.update(memoryview(flat.view(torch.uint8).numpy()))
+        sha.update(flat.view(torch.uint8).numpy().data)
     elif isinstance(value, Mapping):
         sha.update(f"map {len(value)};".encode())
         for key in sorted(value, key=str):
