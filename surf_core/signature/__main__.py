@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 
 from .files import read_video
-from .survival import survival
+from .survival import check_rows, survival
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command; 0 if all went well, 2 if the files do not fit."""
+    """Run the command; 0 if all went well, 2 if not."""
     parser = argparse.ArgumentParser(prog="python -m surf_core.signature", description=__doc__)
     add = parser.add_argument
     add("video", type=Path, help="the video, such as a refined one")
@@ -20,6 +20,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--json", type=Path, help="file to write the numbers to")
     args = parser.parse_args(argv)
     try:
+        check_rows(args.rows)
         given = [args.video, args.reference] + ([args.other] if args.other else [])
         found = survival(*(read_video(path, args.rows) for path in given), rows=args.rows)
     except ValueError as error:
@@ -27,7 +28,11 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     print(found.text())
     if args.json:
-        args.json.write_text(json.dumps(found.as_dict(), indent=2) + "\n")
+        try:
+            args.json.write_text(json.dumps(found.as_dict(), indent=2) + "\n")
+        except OSError as error:
+            print(f"surf_core.signature: {error}; choose another --json.", file=sys.stderr)
+            return 2
     return 0
 
 

@@ -13,7 +13,8 @@ from torch import Tensor
 from ..resample import resize
 
 _SAME_SHAPE = 1.1
-_COARSEST = 8
+COARSEST = 8
+"""Pixels along a side, at least."""
 _FLAT = 1e-9
 _WINDOW, _SIGMA = 11, 1.5
 
@@ -36,8 +37,8 @@ def pair(video: Tensor, baseline: Tensor) -> tuple[Tensor, Tensor]:
             f"{wide} x {high}; crop neither, or both."
         )
     size = min(rows, high), min(columns, wide)
-    if min(size) < _COARSEST:
-        raise ValueError(f"expected at least {_COARSEST} pixels a side, got {size}; decode first.")
+    if min(size) < COARSEST:
+        raise ValueError(f"expected at least {COARSEST} pixels a side, got {size}; decode first.")
     return resize(video.float(), size, "area"), resize(baseline.float(), size, "area")
 
 
@@ -71,7 +72,7 @@ def octaves(video: Tensor) -> list[Tensor]:
     from kornia.filters import gaussian_blur2d
 
     bands = []
-    while min(video.shape[-2:]) >= _COARSEST:
+    while min(video.shape[-2:]) >= COARSEST:
         smooth = gaussian_blur2d(frames(video), (7, 7), (1.0, 1.0))
         smooth = smooth.unflatten(0, (len(video), -1)).transpose(1, 2)
         bands.append(video - smooth)

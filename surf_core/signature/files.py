@@ -21,7 +21,7 @@ def read_video(path: Path, rows: int = 480) -> Tensor:
             keeps them.
 
     Raises:
-        ValueError: PyAV is not installed, the file cannot be read or shows nothing.
+        ValueError: PyAV is not installed, the file is not there, cannot be read or shows nothing.
     """
     try:
         import av
@@ -29,6 +29,8 @@ def read_video(path: Path, rows: int = 480) -> Tensor:
         raise ValueError(
             "expected PyAV to read videos, it is missing; install the package av."
         ) from None
+    if not path.is_file():
+        raise ValueError(f"expected a video, got {path}, which is no file; check its name.")
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..resample import resize
-from .agreement import bands, fine, pair, sharpness
+from .agreement import COARSEST, bands, fine, pair, sharpness
 from .distances import colour_distance
 from .motion import flow, motion
 
@@ -100,6 +100,12 @@ def _part(value: float | None, floor: float, ceiling: float, says: str) -> Signa
     )  # fmt: skip
 
 
+def check_rows(rows: int) -> None:
+    """Refuse a number of rows that nothing can be compared at; 0 is all of them."""
+    if rows and rows < COARSEST:
+        raise ValueError(f"rows must be 0, or at least {COARSEST}, got {rows}; use 480.")
+
+
 def _small(video: Tensor, rows: int) -> Tensor:
     """Bring a video to at most `rows` along its shorter side."""
     share = min(1.0, rows / min(video.shape[-2:])) if rows else 1.0
@@ -121,8 +127,10 @@ def survival(
             smaller video.
 
     Raises:
-        ValueError: lengths that differ by more; see also `surf_core.signature.agreement.pair`.
+        ValueError: lengths that differ by more, rows of 1 to 7; see also
+            `surf_core.signature.agreement.pair`.
     """
+    check_rows(rows)
     given = [video, reference] if other is None else [video, reference, other]
     lengths = [len(x[0, 0]) for x in given]
     if max(lengths) - min(lengths) > PADDING:

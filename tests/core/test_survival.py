@@ -133,5 +133,22 @@ def test_command_says_what_is_no_video(tmp_path, capsys):
     words.write_text("no video")
     assert main([str(words), str(words)]) == 2
     assert "expected a video, got" in capsys.readouterr().err
-    assert main([str(tmp_path / "absent.mp4"), str(words)]) == 2
-    assert "expected a video, got" in capsys.readouterr().err
+    for nothing in (tmp_path / "absent.mp4", tmp_path):
+        assert main([str(nothing), str(words)]) == 2
+        assert "which is no file; check its name." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("rows", [-3, 1, 7])
+def test_command_refuses_rows_before_it_reads(tmp_path, capsys, rows):
+    absent = str(tmp_path / "absent.mp4")
+    assert main([absent, absent, "--rows", str(rows)]) == 2
+    assert f"rows must be 0, or at least 8, got {rows}; use 480." in capsys.readouterr().err
+
+
+def test_command_prints_what_it_cannot_write(tmp_path, capsys):
+    path = tmp_path / "a.mp4"
+    write_mp4(path, torch.rand(3, 2, 96, 96), size=96)
+    assert main([str(path), str(path), "--json", str(tmp_path / "absent" / "s.json")]) == 2
+    said = capsys.readouterr()
+    assert "layout   100%" in said.out
+    assert "choose another --json." in said.err

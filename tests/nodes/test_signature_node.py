@@ -4,6 +4,8 @@ import json
 
 import pytest
 import torch
+from PIL import ImageDraw
+from surf.nodes.host.signature import picture
 from surf.nodes.signature import SurfSignature
 from surf.surf_core.training.tiny.paint import paint
 from surf.surf_core.training.tiny.world import draw
@@ -62,3 +64,25 @@ def test_sizes_and_alpha_may_differ_and_inputs_stay(monkeypatch):
 def test_what_cannot_be_compared_is_refused(image, said):
     with pytest.raises(ValueError, match=f"Surf Signature: .*{said}"):
         run(image, frames(5))
+
+
+def test_no_line_of_the_picture_is_cut(monkeypatch):
+    """The longest texts, of a reference that stands still but for a little, fit in the picture."""
+    written, room = [], []
+
+    class MeasuredCanvas(ImageDraw.ImageDraw):
+        def text(self, place, text, *args, font, **more):
+            written.append(text)
+            room.append(picture.WIDTH - picture.MARGIN - place[0] - font.getlength(text))
+            super().text(place, text, *args, font=font, **more)
+
+    monkeypatch.setattr(picture.ImageDraw, "Draw", MeasuredCanvas)
+    flat = torch.full((5, 64, 64, 3), 0.5)
+    flat[2:] += 0.01
+    for other in (None, frames(6)):
+        written.clear()
+        _, report, _ = run(frames(5), flat, other)
+        assert min(room) >= 0
+        said = " ".join(written)
+        assert report["note"] in said
+        assert all(part["says"] in said for part in report["parts"].values())

@@ -1,16 +1,17 @@
 """Draw a signature: frames of both videos, and a bar for each part between floor and ceiling."""
 
 import torch.nn.functional as F
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ....surf_core.signature import Survival
 from ..drawing import default_font, pixels_of
 
-WIDTH, MARGIN, GAP, LINE, BAR, FONT = 720, 16, 8, 24, 14, 17
+WIDTH, MARGIN, GAP, LINE, BAR, FONT, BESIDE = 720, 16, 8, 24, 14, 17, 190
 GROUND, TEXT, DIM, TRACK, KEPT = "#202226", "#eeeeee", "#9aa0a6", "#3a3e45", "#58c2a9"
 SHOWN = 3
 """Frames of each video: first, middle, last."""
+Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
 
 
 def draw_signature(found: Survival, video: Tensor, reference: Tensor) -> Tensor:
@@ -22,31 +23,62 @@ def draw_signature(found: Survival, video: Tensor, reference: Tensor) -> Tensor:
     wide = (WIDTH - 2 * MARGIN - (SHOWN - 1) * GAP) // SHOWN
     tall = max(1, round(wide * reference.shape[1] / reference.shape[2]))
     top = MARGIN + 2 * (LINE + tall + GAP)
-    height = top + len(found.parts) * (2 * LINE + GAP) + LINE + MARGIN
+    font = default_font(FONT)
+    note = f"0 % is {found.floor}, 100 % a faithful copy; {found.frames} frames. {found.note}"
+    notes = wrapped(note, font, WIDTH - 2 * MARGIN)
+    says = {
+        name: wrapped(part.says, font, WIDTH - 2 * MARGIN - BESIDE)
+        for name, part in found.parts.items()
+    }
+    rows = sum(len(lines) * LINE + LINE + GAP for lines in says.values())
+    height = top + rows + len(notes) * LINE + MARGIN
     image = Image.new("RGB", (WIDTH, height), GROUND)
-    canvas, font = ImageDraw.Draw(image), default_font(FONT)
+    canvas = ImageDraw.Draw(image)
     places = {}
     for row, (title, frames) in enumerate((("video", video), ("reference", reference))):
         y = MARGIN + row * (LINE + tall + GAP)
         canvas.text((MARGIN, y), title, fill=DIM, font=font)
         places[y + LINE] = frames
-    for row, (name, part) in enumerate(found.parts.items()):
-        y = top + row * (2 * LINE + GAP)
+    y = top
+    for name, part in found.parts.items():
         kept = "not measured" if part.kept is None else f"{part.kept:.0%}"
         canvas.text((MARGIN, y), f"{name}: {kept}", fill=TEXT, font=font)
-        canvas.text((MARGIN + 190, y), part.says, fill=DIM, font=font)
-        canvas.rectangle((MARGIN, y + LINE, WIDTH - MARGIN, y + LINE + BAR), fill=TRACK)
+        y = _written(canvas, (MARGIN + BESIDE, y), says[name], font)
+        canvas.rectangle((MARGIN, y, WIDTH - MARGIN, y + BAR), fill=TRACK)
         if part.kept:
             end = MARGIN + part.kept * (WIDTH - 2 * MARGIN)
-            canvas.rectangle((MARGIN, y + LINE, end, y + LINE + BAR), fill=KEPT)
-    note = f"0 % is {found.floor}, 100 % a faithful copy; {found.frames} frames. {found.note}"
-    canvas.text((MARGIN, height - MARGIN - LINE), note[: WIDTH // 8], fill=DIM, font=font)
+            canvas.rectangle((MARGIN, y, end, y + BAR), fill=KEPT)
+        y += LINE + GAP
+    _written(canvas, (MARGIN, y), notes, font)
     pixels = pixels_of(image)
     for y, frames in places.items():
         for column, frame in enumerate(_shown(frames, (tall, wide), found.frames)):
             x = MARGIN + column * (wide + GAP)
             pixels[y : y + tall, x : x + wide] = frame
     return pixels[None]
+
+
+def wrapped(text: str, font: Font, width: int) -> list[str]:
+    """Break a text between words into lines of at most so many pixels."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".lstrip()
+        if lines[-1] and font.getlength(longer) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines
+
+
+def _written(
+    canvas: ImageDraw.ImageDraw, place: tuple[int, int], lines: list[str], font: Font
+) -> int:
+    """Write lines below each other; return the row below them."""
+    x, y = place
+    for line in lines:
+        canvas.text((x, y), line, fill=DIM, font=font)
+        y += LINE
+    return y
 
 
 def _shown(frames: Tensor, size: tuple[int, int], count: int) -> Tensor:
