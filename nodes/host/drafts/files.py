@@ -31,7 +31,7 @@ from .items import INDEX
 log = NodeLog(__name__)
 
 LONGEST = 200
-"""Characters of the beginning of a file's name."""
+"""Bytes of the beginning of a file's name: with number and ending it stays below 255."""
 OUTPUT = " [output]"
 """As the host writes behind the name of a file that is in its output folder."""
 
@@ -51,10 +51,11 @@ def save(latent: dict, prefix: str, graph: dict[str, Any]) -> tuple[str, str]:
         ValueError: no usable latent, no name, or a folder outside of the output folder.
     """
     draft, output = _of_latent(latent), folder_paths.get_output_directory()
-    if not prefix.isprintable() or not 0 < len(prefix) <= LONGEST:
+    if not prefix.isprintable() or not 0 < len(prefix.encode()) <= LONGEST:
         raise ValueError(
-            f"expected filename_prefix of 1 to {LONGEST} printable characters, got "
-            f"{len(prefix)}: {short(repr(prefix))}; write a name such as drafts/ComfyUI."
+            f"expected filename_prefix of printable characters, 1 to {LONGEST} bytes, got "
+            f"{len(prefix)} characters: {short(repr(prefix))}; write a name such as "
+            "drafts/ComfyUI."
         )
     _check_inside(output, os.path.join(output, os.path.normpath(prefix)), prefix)
     folder, name, counter, below, _ = folder_paths.get_save_image_path(prefix, output)
