@@ -21,6 +21,7 @@ RESULTS = inside.enter()
 import comfy.sample  # noqa: E402
 import comfy.sd  # noqa: E402
 import torch  # noqa: E402
+from surf.surf_core.training.live_bytes import LiveBytes  # noqa: E402
 
 HOST = Host()
 SEED, COUNT = 11, 3
@@ -99,6 +100,26 @@ def case_drafts_one_by_one_are_those_of_a_batch():
         assert many["surf_draft"] == alone["surf_draft"]
         # A batch and an item alone are multiplied in another order.
         same(many, alone, 2e-5)
+
+
+def peak(sample):
+    """Bytes alive at once while drafts are sampled, beside the model's weights."""
+    with LiveBytes(HOST.model().model.diffusion_model) as live:
+        made = sample()
+    return live.peak, made
+
+
+def case_drafts_one_by_one_take_the_memory_of_one():
+    latent = {"samples": torch.zeros(1, 16, 3, 16, 24)}
+    sampled(latent)
+    alone, _ = peak(lambda: sampled(latent))
+    ones = started(latent, count=4)
+    one_by_one, made = peak(lambda: [sampled(one) for one in ones])
+    kept = sum(each["samples"].nbytes for each in made)
+    [batch] = started(latent, "as a batch", 4)
+    together, _ = peak(lambda: sampled(batch))
+    assert one_by_one <= alone + kept, (one_by_one, alone, kept)
+    assert together > 3 * alone, (together, alone)
 
 
 def case_the_chosen_draft_is_the_one_that_was_sampled():
