@@ -159,10 +159,11 @@ def too_wide(graph):
 
 
 def overlaps(graph):
-    """Pairs of nodes drawn on top of each other, title bars included."""
+    """Pairs of nodes drawn on top of each other, title bars (all of a collapsed one) included."""
     boxes = []
     for node in graph["nodes"]:
         (left, top), (width, height) = node["pos"], node["size"]
+        height = 0 if node["flags"].get("collapsed") else height
         boxes.append((node["id"], left, top - 30, left + width, top + height))
     for i, (a, left, top, right, bottom) in enumerate(boxes):
         for b, left_b, top_b, right_b, bottom_b in boxes[i + 1 :]:

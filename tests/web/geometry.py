@@ -72,6 +72,8 @@ WINDOWS = ((1366, 768), (1600, 1000), (1920, 1080))
 SIDEBAR, BARS = 50, 40
 """Pixels that the front end keeps at the left and at the top."""
 NODES2_ROUNDING = 1.5
+FIT_MARGIN = 10
+"""What the template browser leaves free at each side of a graph, in pixels of the graph."""
 
 
 def overlaps(boxes):
@@ -100,4 +102,5 @@ def width(boxes):
 def fitted_zoom(boxes, window):
     """The zoom at which the template browser opens a graph: three quarters of the window."""
     tall = max(box[1] + box[3] for box in boxes.values()) - min(box[1] for box in boxes.values())
-    return 0.75 * min(window[0] / width(boxes), window[1] / tall)
+    sizes = width(boxes) + 2 * FIT_MARGIN, tall + 2 * FIT_MARGIN
+    return 0.75 * min(pixels / size for pixels, size in zip(window, sizes, strict=True))

@@ -56,6 +56,9 @@ STRETCHED = 1.2
 """How much larger ComfyUI 0.8.0 draws Nodes 2.0: too large for the smallest window."""
 LEAST_ZOOM = 8 / 14
 """Below it the front end draws no text on classic nodes."""
+TOO_TALL = {"09": 3, "13": 3, "14": 3, "15": 3, "16": 3, "17": 3, "18": 2, "19": 2, "24": 3}
+"""Number of a workflow -> in how many of WINDOWS, the smallest first, the template browser opens it
+too small to read; the others open readable in all."""
 
 
 @pytest.mark.parametrize("words", SEARCHES)
@@ -85,6 +88,7 @@ def test_workflow_looks_tidy_and_can_be_queued(dropped):
     seen = canvas.call(MEASURE)
     keeps_values_and_is_queued(canvas, path)
     is_tidy(seen)
+    opens_readable(seen["boxes"], TOO_TALL.get(path.stem[:2], 0))
     canvas.call(SHOW_PREVIEWS)
     assert list(overlaps(canvas.call(MEASURE)["boxes"])) == [], "with live previews"
     assert canvas.errors == []
@@ -101,6 +105,14 @@ def is_tidy(seen):
     for window in WINDOWS[stretched:]:
         assert not hidden(note, seen["opened"], window), window
     assert seen["opened"]["scale"] >= LEAST_ZOOM
+
+
+def opens_readable(boxes, small):
+    """As the template browser opens it; that of ComfyUI 0.8.0 does not fit graphs."""
+    if width(boxes) > WIDEST:
+        return
+    zooms = [fitted_zoom(boxes, window) for window in WINDOWS]
+    assert [zoom < LEAST_ZOOM for zoom in zooms] == [i < small for i in range(len(WINDOWS))], zooms
 
 
 def keeps_values_and_is_queued(canvas, path):
@@ -122,14 +134,6 @@ def keeps_values_and_is_queued(canvas, path):
     assert canvas.call(AGAIN) == prompt
     canvas.call(QUEUE)
     assert canvas.site.prompts.pop() == prompt
-
-
-def test_the_first_workflow_can_be_read_as_the_template_browser_opens_it(canvas):
-    canvas.clear()
-    canvas.drop(WORKFLOWS[0])
-    boxes = canvas.call(MEASURE)["boxes"]
-    for window in WINDOWS:
-        assert fitted_zoom(boxes, window) >= LEAST_ZOOM, window
 
 
 def test_a_graph_that_is_not_tidy_is_seen(canvas):
