@@ -97,6 +97,26 @@ def test_windows_and_a_mask_save_their_share():
     ]
 
 
+def test_windows_that_the_refiner_would_refuse_are_refused():
+    """Before anything is priced, calibrated or not; without a refinement there is no window."""
+    other = wan()
+    other.model.diffusion_model = Unpriced()
+    with pytest.raises(ValueError, match="Surf Plan: .*set window to 0 for full attention"):
+        run(other, window=4)
+    assert "not known" in run(other, window=4, refine_steps=0)[1]
+    with pytest.raises(ValueError, match="Surf Plan: .*window"):
+        run(window=1)
+
+
+def test_large_numbers_are_written_out():
+    report = run(samples=latent(41, 16, 16), resolution="2160p", window=2)[1]
+    rows = rows_of(report)
+    plain = forward_flops(WAN_1_3B, 161, 2880, 2880) * 80 / 1e15
+    assert plain > 1000
+    assert rows["plain run"][3] == f"{float(f'{plain:.3g}'):.0f} PFLOPs"
+    assert "e+" not in report
+
+
 def test_without_a_refinement_the_plain_run_has_the_size_of_the_latent():
     rows = rows_of(run(refine_steps=0)[1])
     assert "refinement" not in rows

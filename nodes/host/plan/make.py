@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from ....surf_core.cost import price
+from ..attention import check_tokens_known, check_window
 from ..audio_length import check_length
 from ..conditioning import (
     Conditioning,
@@ -19,6 +20,7 @@ from ..finite import check_conditioning
 from ..models import check_grid
 from ..nested import Parts
 from ..node import NodeLog
+from ..refiner import TRAITS_KEY
 from ..skip import cell_weights
 from ..vae import DecodePlan, plan_decode
 from .measure import Measured, even_mask, measure
@@ -63,6 +65,7 @@ def make_plan(
     stages, plain, parts = list_stages(model, latent, inputs, refiner, positive)
     if positive is not None:
         _check_prompt(model, conds, parts)
+    _check_windows(stages)
     _check_mask(stages)
     decode = _decode(vae, stages, parts)
     failed: set[str] = set()
@@ -88,6 +91,14 @@ def _check_prompt(model: Any, conds: dict[str, Conditioning], parts: Parts) -> N
     check_keyframes(conds, size)
     check_grid(model, *size)
     check_length(model, parts)
+
+
+def _check_windows(stages: list[SamplingStage]) -> None:
+    """Refuse windows for a network whose order of tokens is not known, as its node would."""
+    for each in stages:
+        if each.window and each.model.get_attachment(TRAITS_KEY) is None:
+            check_window(each.window)
+            check_tokens_known(each.model.get_model_object("diffusion_model"))
 
 
 def _check_mask(stages: list[SamplingStage]) -> None:

@@ -105,10 +105,10 @@ def _gain(plan: PricedPlan) -> list[str]:
     lines = []
     if plan.seconds and plan.plain_price.seconds:
         gain = plan.plain_price.seconds / plan.seconds
-        lines.append(f"{gain:.2g} times as fast as the plain run.")
+        lines.append(f"{float(f'{gain:.2g}'):g} times as fast as the plain run.")
     elif plan.flops and plan.plain_flops:
         gain = plan.plain_flops / plan.flops
-        lines.append(f"{gain:.2g} times fewer operations than the plain run.")
+        lines.append(f"{float(f'{gain:.2g}'):g} times fewer operations than the plain run.")
     if not plan.calibrated:
         lines.append("counted, not timed: set calibrate to time one evaluation of each size here.")
     return [*lines, "text encoder, VAE and loading are not in it."]

@@ -98,7 +98,7 @@ def _saving(shape: cost.ModelShape, skip: SkipMask, window: int) -> str:
 def flops_text(count: int) -> str:
     """Write a number of operations with its unit."""
     size, unit = next((pair for pair in UNITS if count >= pair[0]), UNITS[-1])
-    return f"{count / size:.3g} {unit}"
+    return f"{float(f'{count / size:.3g}'):g} {unit}"
 
 
 def windows_of(model: Any) -> tuple[int, ...]:
