@@ -56,7 +56,7 @@ STRETCHED = 1.2
 """How much larger ComfyUI 0.8.0 draws Nodes 2.0: too large for the smallest window."""
 LEAST_ZOOM = 8 / 14
 """Below it the front end draws no text on classic nodes."""
-TOO_TALL = {"09": 3, "13": 3, "14": 3, "15": 3, "16": 3, "17": 3, "18": 2, "19": 2, "24": 3}
+TOO_TALL = {"09": 3, "13": 1, "14": 1, "15": 1, "16": 1, "17": 3, "18": 1, "19": 1, "24": 3}
 """Number of a workflow -> in how many of WINDOWS, the smallest first, the template browser opens it
 too small to read; the others open readable in all."""
 
