@@ -10,13 +10,25 @@ from surf.surf_core.training.tiny.world import draw
 SCENES = 12
 
 
+def unlike():
+    """Number 24 scenes, each on another ground than the one before: a cut to the same is none."""
+    numbers, last = [], None
+    for number, ground in enumerate(draw(5, torch.arange(99)).ground.tolist()):
+        if ground != last:
+            numbers, last = [*numbers, number], ground
+    return numbers[: 2 * SCENES]
+
+
+NUMBERS = unlike()
+
+
 def clip(scene, frames, speed=1.0):
     """Paint [1, 3, frames, 64, 64]: things that move over a textured ground that pans.
 
     At speed 1, a thing crosses a third of the picture in 81 frames.
     """
     times = (torch.arange(frames) / 80 - 0.5) * speed
-    return paint(draw(5, torch.tensor([scene])), times, 64)
+    return paint(draw(5, torch.tensor([NUMBERS[scene]])), times, 64)
 
 
 def latent(video, rate=4):
