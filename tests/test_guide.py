@@ -150,6 +150,17 @@ def test_edges_of_chunks_are_those_of_the_committed_page():
     assert f"up to {max(float(row[3]) for row in rows):.1f} times" in MEASURED
 
 
+def test_seconds_of_plans_are_those_of_the_page():
+    rows = rows_of("cpu-*-plan-seconds.md", "")
+    off = {
+        part: [abs(float(row[2]) / float(row[3]) - 1) for row in rows if row[1] == part]
+        for part in ("plan", "plain run")
+    }
+    assert len(off["plan"]) == len(off["plain run"]) == 3
+    assert max(off["plan"]) <= 0.05
+    assert f"within {100 * max(off['plain run']):.0f} % (" in " ".join(MEASURED.split())
+
+
 def test_cost_of_decoding_is_that_of_the_committed_page():
     [result] = (ROOT / "benchmarks" / "results").glob("flops-*-vae-decode.md")
     operations, chosen = result.read_text(encoding="utf-8").split("## What Surf VAE Decode")
