@@ -49,11 +49,16 @@ def measured(forks):
 
 def table(text):
     """First cell of each row -> other cells, first come."""
-    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
     found = {}
-    for row in rows:
-        found.setdefault(row[0], row[1:])
-    return {name: cells for name, cells in found.items() if name != "---"}
+    for name, *cells in rows_of(text):
+        found.setdefault(name, cells)
+    return found
+
+
+def rows_of(text):
+    """The rows of a page's tables, as lists of cells."""
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    return [row for row in rows if row[0] != "---"]
 
 
 @pytest.mark.slow
@@ -305,12 +310,13 @@ def test_hard_tiles_leave_a_seam_and_blended_ones_less(measured, tmp_path):
 
 @pytest.mark.slow
 def test_hard_chunks_flicker_and_blended_ones_do_not(measured, tmp_path):
-    rows = measured("chunk_edges", tmp_path / "a.md", "--videos=1")
-    tiny = {name: cells for name, cells in rows.items() if name.startswith("embedded model")}
-    assert len(tiny) == 2
-    assert len(rows) == 1 + 3 + len(tiny)
-    for name, (_, blended, _hard) in rows.items():
-        if name != "clip":
-            # One video of the embedded model is few; the page has more.
-            assert float(blended) <= (1.3 if name in tiny else 1.05), name
-    assert all(float(hard) > 2 > float(blended) for _, blended, hard in tiny.values())
+    measured("chunk_edges", tmp_path / "a.md", "--videos=4")
+    _, *rows = rows_of((tmp_path / "a.md").read_text(encoding="utf-8"))
+    tiny = [name for name, *_ in rows if name.startswith("embedded model")]
+    # Three clips through two functions each.
+    assert (len(tiny), len(rows)) == (2, 8)
+    for name, _, blended, hard in rows:
+        assert float(blended) <= 1.05, name
+        # What is new in each frame jumps everywhere.
+        if "new in each frame" not in name:
+            assert float(hard) > (2 if name in tiny else 1.2), name

@@ -4,10 +4,7 @@ from itertools import pairwise, product
 
 import pytest
 import torch
-from surf.surf_core import flow
 from surf.surf_core.chunks import Chunk, blend_weights, chunks, in_chunks
-from surf.surf_core.tiny.demo import to_pixels
-from surf.surf_core.tiny.model import TinyT2V
 
 SIZES = [
     case
@@ -145,84 +142,3 @@ def test_chunks_reject_what_cannot_cover(case, more, said):
 def test_a_function_that_changes_the_shape_is_rejected():
     with pytest.raises(ValueError, match="keep the shape"):
         in_chunks(lambda part, _: part[:, :, 1:], noise(1, 1, 16, 2), chunks(16, 8, 2))
-
-
-def jumps(x):
-    """Mean absolute difference of each frame to the one before it: [T - 1]."""
-    return x.diff(dim=2).abs().mean((0, 1, 3, 4))
-
-
-def edge_ratio(x, parts):
-    """Mean jump where a chunk begins or stops to be heard, over that where there is one chunk."""
-    told = [(part.start + part.lead, part.stop) for part in parts]
-    edges = sorted({edge for span in told for edge in span if 0 < edge < x.shape[2]})
-    shared = {t for before, after in pairwise(told) for t in range(after[0], before[1] + 1)}
-    alone = [t for t in range(4, x.shape[2] - 4) if t not in shared and t not in edges]
-    step = x.diff(dim=2).abs().mean((0, 1, 3, 4))
-    at_edges, elsewhere = (step[[t - 1 for t in places]].mean() for places in (edges, alone))
-    return (at_edges / elsewhere).item()
-
-
-def ramp(frames):
-    """A smooth ramp of brightness that passes through the picture in 40 frames."""
-    place = torch.linspace(0, 1, 32)[:, None] + torch.arange(frames)[:, None, None] / 40
-    return (2 * torch.pi * place).sin().expand(1, 2, -1, -1, 4).clone()
-
-
-def texture(length, *shape):
-    """Random pictures [B, C, T, H, W] that change as smoothly as over `length` frames."""
-    white, frames = noise(*shape, seed=3), shape[2]
-    low = torch.exp(-2 * (torch.pi * length * torch.fft.rfftfreq(frames)) ** 2)[:, None, None]
-    field = torch.fft.irfft(torch.fft.rfft(white, dim=2) * low, frames, dim=2)
-    return field / field.std()
-
-
-CLIPS = {
-    "ramp": ramp(121), "smooth": texture(6.0, 8, 16, 121, 8, 8),
-    "texture": texture(0.0, 8, 16, 121, 8, 8),
-}  # fmt: skip
-
-
-def add_half_the_mean(part, chunk):
-    """A model whose answer depends on all frames of its chunk."""
-    return part + 0.5 * part.mean(2, keepdim=True)
-
-
-def blur_over_time(part, chunk):
-    """A model that lacks the frames before and after its chunk, and meets zeros there."""
-    return torch.nn.functional.avg_pool3d(part, (3, 1, 1), 1, (1, 0, 0))
-
-
-@pytest.mark.parametrize("function", [add_half_the_mean, blur_over_time])
-@pytest.mark.parametrize("clip", CLIPS)
-def test_the_jump_at_a_chunk_edge_is_no_larger_than_elsewhere(function, clip):
-    blended, abrupt = chunks(121, 21, 7, lead=1), chunks(121, 21, 0)
-    soft, hard = (in_chunks(function, CLIPS[clip], parts) for parts in (blended, abrupt))
-    assert edge_ratio(soft, blended) <= 1.05
-    if clip != "texture":
-        assert edge_ratio(hard, abrupt) > 1.2
-
-
-@pytest.mark.slow
-def test_a_refined_video_shows_no_chunk_edges():
-    """The embedded model, a whole run, against the same run in one chunk."""
-    count, frames = 4, 32
-    tiny = TinyT2V(["red circle moving right, blue square moving up, on stripes"] * count)
-    start = 0.5 * texture(2.0, count, 16, frames, 12, 12)
-
-    @torch.inference_mode()
-    def run(parts):
-        def velocity(z, sigma):
-            t = torch.full((count,), 1000 * sigma)
-            return in_chunks(lambda part, _: tiny.model(part, t, tiny.context), z, parts)
-
-        return flow.refine(velocity, start, 0.65, 5, noise(*start.shape, seed=4))
-
-    whole = run(chunks(frames, frames, 0))
-    for parts, holds in (
-        (chunks(frames, 16, 7, lead=1), lambda ratio: ratio <= 1.05),
-        (chunks(frames, 16, 0), lambda ratio: ratio > 2),
-    ):
-        cut = run(parts)
-        for see in (lambda z: z, to_pixels):
-            assert holds(edge_ratio(see(cut), parts) / edge_ratio(see(whole), parts))

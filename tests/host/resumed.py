@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from surf.surf_core.run_state import read_progress
 from surf.tests import patience
 from surf.tests.host.graphs import TEXT, node
+from surf.tests.host.own_video import write_own_video
 from surf.tests.host.server import Server, install_pack
 
 HERE = Path(__file__).parent
@@ -96,25 +97,16 @@ def video_graph(width, height, **changes):
     }  # fmt: skip
 
 
-def write_own_video(path, frames, width, height, rate=24, sound_rate=44100):
+def write_wandering_square(path, frames, width, height, rate=24, sound_rate=44100):
     """A clip with stereo sound as long: a square wanders over a ramp, a tone rises."""
-    ramp = np.linspace(40, 200, width, dtype=np.uint8)[None, :, None].repeat(height, 0)
+    ramp = np.linspace(40, 200, width, dtype=np.uint8)
+    pictures = np.broadcast_to(ramp[:, None], (frames, height, width, 3)).copy()
+    for i, picture in enumerate(pictures):
+        left = i * (width - 8) // frames
+        picture[8:16, left : left + 8] = (230, 160, 60)
     seconds = np.arange(frames * sound_rate // rate) / sound_rate
     wave = np.stack([np.sin(pitch * seconds * (1 + seconds / 20)) for pitch in (2000, 3000)])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w") as out:
-        video, sound = out.add_stream("h264", rate), out.add_stream("aac", sound_rate)
-        video.width, video.height, video.pix_fmt = width, height, "yuv420p"
-        sound.layout = "stereo"
-        for i in range(frames):
-            picture, left = ramp.repeat(3, 2), i * (width - 8) // frames
-            picture[8:16, left : left + 8] = (230, 160, 60)
-            out.mux(video.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        heard = av.AudioFrame.from_ndarray(wave.astype(np.float32), "fltp", "stereo")
-        heard.sample_rate = sound_rate
-        out.mux(sound.encode(heard))
-        for stream in (video, sound):
-            out.mux(stream.encode())
+    write_own_video(path, pictures, wave, rate, sound_rate)
 
 
 def digests(path):

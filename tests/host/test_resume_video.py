@@ -19,7 +19,7 @@ pytestmark = [
 
 def test_twenty_seconds_killed_twice_are_those_of_an_undisturbed_run(tmp_path):
     resumed.prepare(tmp_path)
-    resumed.write_own_video(tmp_path / "input" / resumed.VIDEO, FRAMES, *SMALL, RATE)
+    resumed.write_wandering_square(tmp_path / "input" / resumed.VIDEO, FRAMES, *SMALL, RATE)
     settings = {"steps": STEPS, "low_band_lock": 0.0}
     with Server(tmp_path) as server:
         server.run(resumed.video_graph(*LARGE, resume=False, **settings), seconds=3000)

@@ -20,6 +20,7 @@ from surf.tests.frozen_nodes import INPUTS
 from surf.tests.host.checkpoints import refiner
 from surf.tests.host.convert import NOTES, to_api
 from surf.tests.host.graphs import FIRST_SIZE, FRAMES, HEIGHT, WIDTH, WRITTEN, shrink
+from surf.tests.host.own_video import write_own_video
 from surf.tests.host.server import Server, install_pack
 
 HERE = Path(__file__).parent
@@ -68,19 +69,9 @@ def write_video(path, count=FRAMES, longer=0):
     frames = (shades * 60 + 90).byte().numpy()
     seconds = np.arange((count / VIDEO_RATE + longer) * SOUND_RATE) / SOUND_RATE
     wave = np.stack([np.sin(2 * np.pi * pitch * seconds) for pitch in (440, 660)])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w") as out:
-        video, sound = out.add_stream("h264", VIDEO_RATE), out.add_stream("aac", SOUND_RATE)
-        video.width, video.height, video.pix_fmt = WIDTH, HEIGHT, "yuv420p"
-        sound.layout = "stereo"
-        for i, frame in enumerate(frames):
-            frame[16:32, 4 * i % WIDTH : 4 * i % WIDTH + 16] = (230, 160, 60)
-            out.mux(video.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        heard = av.AudioFrame.from_ndarray(wave.astype(np.float32), "fltp", "stereo")
-        heard.sample_rate = SOUND_RATE
-        out.mux(sound.encode(heard))
-        for stream in (video, sound):
-            out.mux(stream.encode())
+    for i, frame in enumerate(frames):
+        frame[16:32, 4 * i % WIDTH : 4 * i % WIDTH + 16] = (230, 160, 60)
+    write_own_video(path, frames, wave, VIDEO_RATE, SOUND_RATE)
 
 
 @pytest.fixture(scope="module")
