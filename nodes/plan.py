@@ -13,7 +13,7 @@ from .refine_inputs import target_size_inputs
 
 
 class SurfPlan(io.ComfyNode):
-    """Count a plan, time one evaluation of each of its sizes, and warn of what will not fit."""
+    """Count a plan, time two evaluations at each of its sizes, and warn of what will not fit."""
 
     @classmethod
     def define_schema(cls):

@@ -56,7 +56,7 @@ _CACHE: WeakKeyDictionary[Any, dict[Hashable, Measured]] = WeakKeyDictionary()
 def measure(
     stages: list[SamplingStage], conds: dict[str, Conditioning], source: tuple[int, int]
 ) -> list[Measured]:
-    """Time one evaluation of each stage, or recall it; the user can interrupt as in any sampling.
+    """Time two evaluations of each stage, or recall them; the user can interrupt as in a sampling.
 
     Args:
         conds: "positive" and "negative"; fitted to each size, not changed.

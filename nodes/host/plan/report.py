@@ -110,7 +110,7 @@ def _gain(plan: PricedPlan) -> list[str]:
         gain = plan.plain_flops / plan.flops
         lines.append(f"{float(f'{gain:.2g}'):g} times fewer operations than the plain run.")
     if not plan.calibrated:
-        lines.append("counted, not timed: set calibrate to time one evaluation of each size here.")
+        lines.append("counted, not timed: set calibrate to time two evaluations at each size here.")
     return [*lines, "text encoder, VAE and loading are not in it."]
 
 
