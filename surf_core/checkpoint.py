@@ -126,7 +126,7 @@ def _config(header: Header) -> RefinerConfig:
             f"{listed(sorted(metadata), ', ') or 'none'}; it is not ours, use the loader of its "
             "kind."
         )
-    version_of(version, FORMAT, path)
+    version_of(version, FORMAT, header)
     try:
         config = config_of(RefinerConfig, metadata["surf.config"])
         header.check_room(config.layers, _largest(config))

@@ -12,10 +12,15 @@ from typing import Any
 from torch import Tensor
 
 from .checks import check_latent
+from .digest import digest
 from .header import FLOATS, Header, json_object, listed, read_header, short, version_of, write
 
 FORMAT = 1
 VERSION_KEY, ABOUT_KEY = "surf.draft.format", "surf.draft.config"
+SEAL_KEY = "surf.draft.seal"
+"""Digest of the config and the tensors; files of the first versions have none."""
+REMEDY = "restore the file from a copy, or make the draft again"
+"""What to do about a damaged draft."""
 ENDING = ".draft.safetensors"
 VIDEO, AUDIO, VIDEO_MASK, AUDIO_MASK = "video", "audio", "video_mask", "audio_mask"
 NAMES = (VIDEO, AUDIO, VIDEO_MASK, AUDIO_MASK)
@@ -84,7 +89,8 @@ def save_draft(path: Path, draft: Draft, more: Mapping[str, str]) -> None:
     about = {
         "batch_index": draft.batch_index, "made_for": draft.made_for, "record": dict(draft.record),
     }  # fmt: skip
-    ours = {VERSION_KEY: str(FORMAT), ABOUT_KEY: json.dumps(about, sort_keys=True)}
+    text = json.dumps(about, sort_keys=True)
+    ours = {VERSION_KEY: str(FORMAT), ABOUT_KEY: text, SEAL_KEY: digest([text, draft.tensors])}
     # The parts of a video with sound may share memory, which the format refuses.
     write(path, {name: x.clone() for name, x in draft.tensors.items()}, {**more, **ours})
 
@@ -96,21 +102,33 @@ def load_draft(path: Path) -> Draft:
         FileNotFoundError: there is no such file.
         ValueError: not a file of ours, a newer format, or damaged.
     """
-    header = read_header(path)
+    header = read_header(path, REMEDY)
     if not {VERSION_KEY, ABOUT_KEY} <= header.metadata.keys():
         raise ValueError(
             f"expected a draft that Surf Save Draft wrote, {short(path)} is not one, its metadata "
             f"has {listed(sorted(header.metadata), ', ') or 'nothing'}; take the loader of its "
             "kind, for a .latent Load Latent."
         )
-    version_of(header.metadata[VERSION_KEY], FORMAT, path)
+    version_of(header.metadata[VERSION_KEY], FORMAT, header)
     try:
-        return _draft(header, json_object(header.metadata[ABOUT_KEY]))
+        draft = _draft(header, json_object(header.metadata[ABOUT_KEY]))
     except ValueError as error:
         raise ValueError(
-            f"expected a draft in {short(path)}, got {short(error)}; the file is damaged, save the "
-            "draft again."
+            f"expected a draft in {short(path)}, got {short(error)}; it is damaged: {REMEDY}."
         ) from error
+    _check_seal(header, draft)
+    return draft
+
+
+def _check_seal(header: Header, draft: Draft) -> None:
+    """Refuse a file that holds another thing than was saved; one without a seal passes."""
+    expected = header.metadata.get(SEAL_KEY)
+    found = digest([header.metadata[ABOUT_KEY], draft.tensors])
+    if expected not in (None, found):
+        raise ValueError(
+            f"expected {short(header.path)} as it was saved, with the seal {short(expected)}, got "
+            f"other bytes, with {found}; it was damaged since: {REMEDY}."
+        )
 
 
 def _draft(header: Header, about: dict[str, Any]) -> Draft:

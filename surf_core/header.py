@@ -31,6 +31,8 @@ DEEPEST = 16
 """Levels of a piece of JSON."""
 LISTED = 20
 """Keys that an error names."""
+DOWNLOAD = "download it again"
+"""What to do about a damaged file that others publish."""
 FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
 """Dtypes of weights, in the words of the format."""
 _WHOLE = 2**53
@@ -61,6 +63,8 @@ class Header:
     """Shape of each tensor, by name."""
     dtypes: Mapping[str, str]
     """Dtype of each tensor, by name, in the words of the format."""
+    remedy: str = DOWNLOAD
+    """What to do where the file turns out to be damaged."""
 
     def check_room(self, blocks: int, elements: Mapping[str, int]) -> None:
         """Refuse a config for more than the file can hold.
@@ -89,7 +93,7 @@ class Header:
 
     def tensors(self) -> dict[str, Tensor]:
         """Read all tensors."""
-        with _opened(self.path) as file:
+        with _opened(self.path, self.remedy) as file:
             return {name: file.get_tensor(name) for name in self.shapes}
 
     def weights(self) -> dict[str, Tensor]:
@@ -103,8 +107,11 @@ class Header:
         return tensors
 
 
-def read_header(path: Path) -> Header:
+def read_header(path: Path, remedy: str = DOWNLOAD) -> Header:
     """Read the header of a file; no tensor is loaded.
+
+    Args:
+        remedy: what to do about a damaged one, for errors.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -122,9 +129,10 @@ def read_header(path: Path) -> Header:
     if size > MOST_BYTES:
         raise ValueError(
             f"expected a .safetensors file with a header of at most {MOST_BYTES} bytes, "
-            f"{short(path)} is not one: got {size}; it is damaged, or not ours."
+            f"{short(path)} is not one: got {size}; it is not ours, or damaged: "
+            f"{remedy}."
         )
-    with _opened(path) as file:
+    with _opened(path, remedy) as file:
         names = list(file.keys())
         if len(names) > MOST_KEYS:
             raise ValueError(
@@ -137,33 +145,37 @@ def read_header(path: Path) -> Header:
             metadata=file.metadata() or {},
             shapes={name: tuple(one.get_shape()) for name, one in slices.items()},
             dtypes={name: str(one.get_dtype()) for name, one in slices.items()},
+            remedy=remedy,
         )
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def _opened(path: Path, remedy: str) -> Iterator[Any]:
     try:
         with safe_open(path, "pt") as file:
             yield file
     except SafetensorError as error:
         raise ValueError(
-            f"expected a .safetensors file, {short(path)} is not one: {short(error)}; "
-            "download it again."
+            f"expected a .safetensors file, {short(path)} is not one: {short(error)}; {remedy}."
         ) from error
 
 
-def version_of(text: str, newest: int, path: Path) -> int:
-    """The version of a format, from 1.
+def version_of(text: str, newest: int, header: Header) -> int:
+    """The version of a format, from 1, as the metadata of a file says it.
 
     Raises:
         ValueError: no number, or a newer one than `newest`.
     """
     known = text.isascii() and text.isdecimal() and len(text) < 10 and int(text) > 0
     if not known:
-        raise ValueError(f"expected a format from 1, got {short(text)} in {short(path)}.")
+        raise ValueError(
+            f"expected a format from 1 to {newest}, got {short(text)} in {short(header.path)}; the "
+            f"file is damaged: {header.remedy}."
+        )
     if int(text) > newest:
         raise ValueError(
-            f"expected format {newest} or older, got {text} in {short(path)}; update the pack."
+            f"expected format {newest} or older, got {text} in {short(header.path)}; update the "
+            "pack."
         )
     return int(text)
 

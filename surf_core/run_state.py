@@ -3,22 +3,20 @@
 Dims: B batch; the other axes are the sampler's.
 """
 
-import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import Tensor
 
+from .digest import digest
 from .header import FLOATS, Header, config_of, read_header, short, version_of, write
 
 FORMAT = 1
 VERSION_KEY, ABOUT_KEY, SEAL_KEY = "surf.run.format", "surf.run.config", "surf.run.seal"
 ENDING = ".run.safetensors"
 LATENT = "latent"
+_REMEDY = "delete it"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,38 +48,6 @@ class Progress:
             raise ValueError(f"tiles of {self.tile} and chunks of {self.most}")
 
 
-def digest(value: Any) -> str:
-    """Return a digest of tensors, numbers and texts in lists and dictionaries, bit for bit.
-
-    Of other objects, such as models, only the class counts.
-    """
-    sha = hashlib.sha256()
-    _feed(sha, value)
-    return sha.hexdigest()[:32]
-
-
-def _feed(sha: Any, value: Any) -> None:
-    if isinstance(value, Tensor):
-        sha.update(f"tensor {value.dtype} {tuple(value.shape)};".encode())
-        # A view as bytes needs an axis.
-        flat = value.detach().cpu().contiguous().reshape(-1)
-        sha.update(flat.view(torch.uint8).numpy().data)
-    elif isinstance(value, Mapping):
-        sha.update(f"map {len(value)};".encode())
-        for key in sorted(value, key=str):
-            _feed(sha, str(key))
-            _feed(sha, value[key])
-    elif isinstance(value, list | tuple):
-        sha.update(f"list {len(value)};".encode())
-        for each in value:
-            _feed(sha, each)
-    elif value is None or isinstance(value, bool | int | float | str):
-        text = repr(value).encode()
-        sha.update(f"{type(value).__name__} {len(text)};".encode() + text)
-    else:
-        sha.update(f"object {type(value).__qualname__};".encode())
-
-
 def save_state(path: Path, latent: Tensor, progress: Progress) -> None:
     """Write a state, whole or not at all.
 
@@ -104,7 +70,7 @@ def read_progress(path: Path) -> Progress:
         FileNotFoundError: there is no such file.
         ValueError: no state of ours, one of a newer format, or a damaged one.
     """
-    return _progress(read_header(path))
+    return _progress(read_header(path, _REMEDY))
 
 
 def load_state(path: Path) -> tuple[Progress, Tensor]:
@@ -114,7 +80,7 @@ def load_state(path: Path) -> tuple[Progress, Tensor]:
         FileNotFoundError: there is no such file.
         ValueError: no state of ours, one of a newer format, or a damaged one.
     """
-    header = read_header(path)
+    header = read_header(path, _REMEDY)
     progress = _progress(header)
     latent = header.tensors()[LATENT]
     if digest([header.metadata[ABOUT_KEY], latent]) != header.metadata.get(SEAL_KEY):
@@ -131,7 +97,7 @@ def _progress(header: Header) -> Progress:
         raise ValueError(
             f"expected the state of a run in {short(path)}, got another file; delete it."
         )
-    version_of(metadata[VERSION_KEY], FORMAT, path)
+    version_of(metadata[VERSION_KEY], FORMAT, header)
     try:
         progress = config_of(Progress, metadata[ABOUT_KEY])
         if list(header.dtypes) != [LATENT] or header.dtypes[LATENT] not in FLOATS:

@@ -32,6 +32,7 @@ THIRD_PARTY = {
 # Leaves first: a module imports its own rank or a lower one. A new subject needs one entry.
 RANK = {
     "checks": 0,
+    "digest": 0,
     "header": 0,
     "schedule": 1,
     "legs": 2,

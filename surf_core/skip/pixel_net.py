@@ -138,7 +138,7 @@ def load(path: Path = WEIGHTS) -> PixelNet:
             f"expected surf.pixels.format in the metadata of {short(path)}, got "
             f"{listed(sorted(header.metadata), ', ') or 'none'}; it is no network on pixels."
         )
-    version_of(version, FORMAT, path)
+    version_of(version, FORMAT, header)
     model = PixelNet()
     if problems := header.misfits(shapes_of(model)):
         raise ValueError(

@@ -208,7 +208,7 @@ def _read(header: Header) -> tuple[PredictorConfig, float, dict]:
             f"expected surf.skip.format in the metadata of {short(path)}, got "
             f"{listed(sorted(metadata), ', ') or 'none'}; it is no mask predictor."
         )
-    version_of(version, FORMAT, path)
+    version_of(version, FORMAT, header)
     try:
         config = config_of(PredictorConfig, metadata.get("surf.skip.config", "{"))
         header.check_room(config.depth, _largest(config))

@@ -9,12 +9,12 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from surf.surf_core.digest import digest
 from surf.surf_core.run_state import (
     ABOUT_KEY,
     SEAL_KEY,
     VERSION_KEY,
     Progress,
-    digest,
     load_state,
     read_progress,
     save_state,

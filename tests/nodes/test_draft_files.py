@@ -137,8 +137,17 @@ def test_foreign_and_damaged_files_are_refused(folders):
     saved(latent(), "y")
     whole = (folders / "output" / "y_00001_.draft.safetensors").read_bytes()
     path.write_bytes(whole[:-100])
-    with pytest.raises(ValueError, match="Surf Load Draft: expected a .safetensors file"):
+    with pytest.raises(ValueError, match="Surf Load Draft: expected a .*; restore .* from a copy"):
         SurfLoadDraft.execute(file=path.name)
+    for place in (1, 100, 1000):
+        bad = bytearray(whole)
+        bad[-place] ^= 4
+        path.write_bytes(bad)
+        with pytest.raises(
+            ValueError, match="Surf Load Draft: expected .* as it was saved, .*copy"
+        ):
+            SurfLoadDraft.execute(file=path.name)
+        assert path.read_bytes() == bad
 
 
 def test_the_graph_goes_along_unless_the_host_is_told_to_save_none(folders, monkeypatch):

@@ -17,7 +17,7 @@ import comfyui_version
 import folder_paths
 import torch
 
-from ....surf_core.run_state import digest
+from ....surf_core.digest import digest
 from ..node import NodeLog, running_node_id
 
 log = NodeLog(__name__)
