@@ -137,54 +137,96 @@ torch.testing.assert_close(preview, shown(tiny, [0], 10), rtol=0, atol=1e-3)
     forks.start_script(script).finish(600)
 
 
+@pytest.fixture(scope="module")
+def switch_ways(measured, models, tmp_path_factory):
+    """The page of two pairs, made, and again from what was kept: rows, and both texts."""
+    folder, texts = tmp_path_factory.mktemp("switch"), []
+    for name in ("first.md", "again.md"):
+        options = ["--pairs=2", "--batch=1", f"--state={folder / 'kept'}", models["weights"]]
+        rows = measured("tiny_switch", folder / name, *options)
+        texts.append((folder / name).read_text(encoding="utf-8"))
+    return rows, texts
+
+
 @pytest.mark.slow
-def test_ways_of_switching_are_measured_beside_their_controls(measured, models, tmp_path):
-    rows = measured("tiny_switch", tmp_path / "a.md", "--pairs=2", "--batch=2", models["weights"])
+def test_ways_of_switching_are_measured_beside_their_controls(switch_ways):
+    rows, (text, again) = switch_ways
     names = list(rows)
     assert names[:7] == [
         "video", "baseline", "baseline, averaged down in pixels",
         "baseline, averaged down in the latent", "grey", "another seed", "half resolution",
     ]  # fmt: skip
-    controls = ["8 steps", "12 steps", "16 steps", "20 steps", "clean estimate after 10"]
-    assert [name.split(",")[0] for name in names[7:12]] == controls
-    cost = {name: float(rows[name][0]) for name in names[1:28]}
-    assert len(set(cost)) == 11 + 16
-    assert cost["16 steps"] == pytest.approx(cost["the nodes' defaults"], rel=0.03)
-    assert cost["8 steps"] == pytest.approx(cost["5 + 15, B"], rel=0.03)
-    assert rows["baseline"][1:7] == ["1.000 +- 0.000"] * 6
+    fewer = [f"{steps} steps" for steps in (8, 12, 15, 16, 18, 25, 32, 40)]
+    assert [*names[7:15], *names[15:18]] == [
+        *fewer, "no low steps", "the paper's rule", "the nodes' defaults",
+    ]  # fmt: skip
+    assert {"A", "B + D", "A + B + C", "A + B + C + D", "5 + 15, B + D"} < set(names)
+    assert {"5 - 35, the paper's rule", "30 - 10, the nodes' defaults"} < set(names)
+    for k in (2, 5, 10, 20):
+        assert f"k = {k} of 50, the nodes' defaults" in names
+    assert rows["baseline"][1:8] == ["1.000 +- 0.000"] * 7
     assert all(abs(float(cell.split()[0])) < 1e-3 for cell in rows["grey"][1:7])
+    assert rows["10 - 30, the paper's rule"] == rows["the paper's rule"]
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    assert lines == [line for line in again.splitlines() if line.startswith("| ")]
+
+
+@pytest.mark.slow
+def test_every_preview_is_compared_with_full_steps_of_equal_cost(switch_ways):
+    rows, (text, _) = switch_ways
+    cost = {
+        name: float(cells[0]) for name, cells in rows.items() if name not in ("video", "preview")
+    }
+    pairs = [
+        (one, other)
+        for one, other, *cells in rows_of(text)
+        if re.fullmatch(r"\d+ steps", other) and len(cells) == 6
+    ]
+    previews = [name for name, cells in rows.items() if name in dict(pairs)]
+    drawn = list(rows)[list(rows).index("the paper's rule") :]
+    assert previews == [name for name in drawn if name != "preview" and "no low" not in name]
+    for one, other in pairs:
+        assert 0.8 * cost[one] <= cost[other] <= 1.05 * cost[one], (one, other)
+    ratio = cost["no guidance after the switch"] - cost["no low steps"]
+    assert ratio == pytest.approx((cost["the nodes' defaults"] - cost["no low steps"]) / 2, abs=0.1)
 
 
 @pytest.mark.slow
 def test_ways_of_switching_are_drawn_alike_for_both_generations(forks):
     script = """
 import torch
-from benchmarks.quality import tiny_signature, tiny_switch
+from benchmarks.quality import switch_ways, tiny_signature
+from surf_core.flow import euler
 from surf_core.refiner.rope import rotary_table
+from surf_core.schedule import flow_sigmas
 from surf_core.tiny.model import WEIGHTS, TinyT2V
 from surf_core.training.tiny import autoencoder, controls, videos
 grid, wide, cpu = (2, 3, 4), (2, 6, 8), torch.device("cpu")
 plain, far = rotary_table(grid, 64, cpu), rotary_table(wide, 64, cpu)
-assert torch.equal(tiny_switch.table_of(grid, 64, 1.0), plain)
+assert torch.equal(switch_ways.table_of(grid, 64, 1.0), plain)
 far = far.unflatten(1, wide)[:, :, ::2, ::2].flatten(1, 3)
-torch.testing.assert_close(tiny_switch.table_of(grid, 64, 2.0), far)
-first = tiny_switch.first([0], WEIGHTS)
+torch.testing.assert_close(switch_ways.table_of(grid, 64, 2.0), far)
+toy = switch_ways.first([0], WEIGHTS)
 prompt = tiny_signature.scenes(1, 8, 0, frames=1).prompts
+ours, paper = (switch_ways.RULES[name] for name in (switch_ways.OURS, switch_ways.PAPER))
 with torch.inference_mode():
     known = tiny_signature.Switched(TinyT2V(prompt), [0]).preview(10, "inherited", "snr_equal")
-    ours = tiny_switch.switched(first, tiny_switch.WAYS[tiny_switch.OURS], 4.0, 3.0)
-    assert torch.equal(ours, known)
+    assert torch.equal(switch_ways.switched(toy, ours, 4.0, 3.0), known)
+    # The steps before the switch are those of a whole run, where there was one.
+    fresh = switch_ways.first([0], WEIGHTS)
+    switch_ways.full(fresh, 4.0, flow_sigmas(40, 3.0))
+    assert len(fresh.known) == 1
+    assert torch.equal(switch_ways.switched(fresh, ours, 4.0, 3.0), known)
+    assert len(fresh.known) == 1
     model = videos.Videos(scenes={}, batch_size=1, layers=1).build()
     for weight in model.parameters():
         weight.add_(0.05 * torch.randn(weight.shape))
     made = controls.Controls(model, autoencoder.Autoencode(batch_size=1).build().eval(), 2)
-    toy = tiny_switch.second([0, 1], made)
-    drawn = {name: tiny_switch.switched(toy, tiny_switch.WAYS[name], 7.5, 5.0)
-             for name in (tiny_switch.PAPER, tiny_switch.OURS)}
-    theirs = made.switched(40, 10, controls.PAPER, cfg_low=5.0)
-    torch.testing.assert_close(drawn[tiny_switch.PAPER], theirs, rtol=0, atol=1e-4)
-    theirs = made.switched(40, 10, controls.OURS, cfg_low=5.0)
-    torch.testing.assert_close(drawn[tiny_switch.OURS], theirs, rtol=0, atol=1e-4)
+    toy = switch_ways.second([0, 1], made)
+    for way, theirs in ((paper, controls.PAPER), (ours, controls.OURS)):
+        drawn = switch_ways.switched(toy, way, 7.5, 5.0)
+        theirs = made.switched(40, 10, theirs, cfg_low=5.0)
+        torch.testing.assert_close(drawn, theirs, rtol=0, atol=1e-4)
     assert toy.right(torch.full((2, 3, 13, 128, 128), 0.5)).sum() == 0
 """
     forks.start_script(script).finish(900)
