@@ -85,8 +85,8 @@ class SurfDrafts(io.ComfyNode):
     def execute(cls, drafts, index, fps, vae=None, model=None, seed=None) -> io.NodeOutput:
         """Choose before anything is decoded; the inputs stay as they are."""
         items = flatten(listed(drafts))
-        draft = choose(items, single(index, "index"), listed(seed))
         fps, vae, model = single(fps, "fps"), single(vae, "vae"), single(model, "model")
+        draft = choose(items, single(index, "index"), listed(seed), model)
         return io.NodeOutput(draft, ui=show(items, fps, vae, model))
 
 
@@ -113,6 +113,11 @@ class SurfFinishDraft(io.ComfyNode):
                     tooltip="The latent that its sampler started from, as it goes to Surf Start "
                     "Drafts.",
                 ),
+                declare(
+                    io.Model.Input, "model", optional=True,
+                    tooltip="The model that will make the draft again: a draft of another kind of "
+                    "latents is refused before it runs. Surf Reshift KSampler needs none here.",
+                ),
             ],
             outputs=[
                 declare(
@@ -130,9 +135,9 @@ class SurfFinishDraft(io.ComfyNode):
     @classmethod
     @names_errors
     @checks_inputs
-    def execute(cls, draft, start) -> io.NodeOutput:
+    def execute(cls, draft, start, model=None) -> io.NodeOutput:
         """Number the start; the inputs stay as they are."""
-        return io.NodeOutput(*made_again(draft, start))
+        return io.NodeOutput(*made_again(draft, start, model))
 
 
 def _inputs() -> list[io.Input]:
@@ -158,7 +163,8 @@ def _inputs() -> list[io.Input]:
         declare(
             io.Model.Input, "model", optional=True,
             tooltip="The model that made the drafts: says which colours its latents have, where no "
-            "vae is connected. Drafts of Surf Reshift KSampler say it themselves.",
+            "vae is connected, and is kept with the draft. Drafts of Surf Reshift KSampler say it "
+            "themselves.",
         ),
         declare(
             io.Int.Input, "seed", optional=True, force_input=True, min=0, max=2**64 - 1,

@@ -279,7 +279,11 @@ INPUTS = {
         "model": socket("MODEL", optional=True),
         "seed": socket("INT", min=0, max=2**64 - 1, optional=True, force_input=True),
     },
-    "SurfFinishDraft": {"draft": socket("LATENT"), "start": socket("LATENT")},
+    "SurfFinishDraft": {
+        "draft": socket("LATENT"),
+        "start": socket("LATENT"),
+        "model": socket("MODEL", optional=True),
+    },
     "SurfSaveDraft": {
         "draft": socket("LATENT"),
         "filename_prefix": widget("STRING", "drafts/ComfyUI"),

@@ -8,8 +8,8 @@ from typing import Any
 
 KEY = "surf_draft"
 """Key of a LATENT: {name: number, text or bool} of the run that made it."""
-SEED, FORMAT = "seed", "latent_format"
-"""Names in a record: the seed of the run, and the host's class of its latents."""
+SEED, FORMAT, MODEL = "seed", "latent_format", "model"
+"""Names in a record: the seed of the run, the host's class of its latents, that of its model."""
 LARGEST_SEED = 2**64 - 1
 
 
@@ -29,6 +29,11 @@ def format_name(model: Any) -> str:
     return type(model.get_model_object("latent_format")).__name__
 
 
+def maker(model: Any) -> dict[str, str]:
+    """Return what a record says of the MODEL: the host's classes of its latents and of itself."""
+    return {FORMAT: format_name(model), MODEL: type(model.model).__name__}
+
+
 def check_made_of(model: Any, latent: dict, name: str) -> None:
     """Refuse latents of a kind that their record says this MODEL does not make.
 
@@ -37,10 +42,12 @@ def check_made_of(model: Any, latent: dict, name: str) -> None:
     Raises:
         ValueError: says which kinds.
     """
-    made_of, wanted = record_of(latent).get(FORMAT), format_name(model)
+    record, wanted = record_of(latent), format_name(model)
+    made_of, by = record.get(FORMAT), record.get(MODEL)
     if isinstance(made_of, str) and made_of != wanted:
+        of = f", of {by[:100]}" if isinstance(by, str) else ""
         raise ValueError(
             f"{name}: expected latents of the kind {wanted} for {type(model.model).__name__}, got "
-            f"a draft of the kind {made_of[:100]}; connect a model with the VAE of the one that "
-            "made the draft."
+            f"a draft of the kind {made_of[:100]}{of}; connect a model with the VAE of the one "
+            "that made the draft."
         )

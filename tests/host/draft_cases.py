@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import av_models  # noqa: E402
 import inside  # noqa: E402
 from av_runs import H3, LTX, STEPS, basic, inputs, switched  # noqa: E402
+from av_runs import model as av_model  # noqa: E402
 from inprocess import Host, prompts, random, refused, same  # noqa: E402
 
 RESULTS = inside.enter()
@@ -180,6 +181,43 @@ def case_latents_of_another_kind_are_refused_where_they_would_be_used():
     given = {"model": model, "positive": conds[0], "negative": conds[1], "seed": 3, **REFINE}
     refused(lambda: refiner.execute(latent=draft, **given), "HunyuanVideo", "Wan21")
     refiner.execute(latent={"samples": draft["samples"]}, **given)
+
+
+def case_a_draft_is_not_finished_by_a_model_of_other_latents():
+    """Refused before anything is sampled: by the node, or by the sampler that gets its latent."""
+    draft, finish = sampled(started(count=1)[0]), HOST.nodes["SurfFinishDraft"].execute
+    start, _ = again(draft)
+    for name, kind in (("tiny_wan22_5b", "Wan22"), ("tiny_hunyuan", "HunyuanVideo")):
+        model = HOST.model(name)
+        refused(
+            lambda m=model: finish(draft=draft, start=BLANK, model=m),
+            "Surf Finish Draft: draft", f"of the kind {kind}", "got a draft of the kind Wan21, of",
+        )  # fmt: skip
+        refused(lambda m=model: HOST.ours(m, start, *prompts(), seed=SEED), kind, "Wan21; connect")
+    low_noise = HOST.model("tiny_wan_low_noise")
+    finish(draft=draft, start=BLANK, model=low_noise)
+    HOST.ours(low_noise, start, *prompts(), seed=SEED)
+
+
+def case_a_draft_is_not_finished_by_a_model_of_video_and_sound_nor_the_reverse():
+    av_models.check_known()
+    draft, finish = sampled(started(count=1)[0]), HOST.nodes["SurfFinishDraft"].execute
+    for name in (H3, LTX):
+        given, model = {"samples": inputs(name)[1]}, av_model(name)
+        refused(
+            lambda m=model: finish(draft=draft, start=BLANK, model=m),
+            "Surf Finish Draft: draft", "got a draft of the kind Wan21",
+        )  # fmt: skip
+        # Without the model, the start tells.
+        refused(lambda g=given: again(draft, g), "expected a start of the draft's model", "16")
+        unsaid = {**given, "surf_draft": {"seed": SEED}}
+        said = chosen([unsaid], 1, model=[model])
+        finish(draft=said, start=given, model=model)
+        for made, words in ((said, "expected latents of the kind Wan21"), (unsaid, "draft")):
+            refused(
+                lambda d=made: finish(draft=d, start=BLANK, model=HOST.model()),
+                "Surf Finish Draft: draft", words,
+            )  # fmt: skip
 
 
 def case_the_host_colours_drafts_without_a_vae():

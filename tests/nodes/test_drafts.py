@@ -14,6 +14,7 @@ from surf.nodes.host.draft_record import KEY
 from surf.nodes.host.drafts import drafts_of
 from surf.nodes.host.drafts.pictures import previewed
 from surf.nodes.host.drafts.sheet import DIGITS, LARGEST, fitted, numbered, sheet
+from surf.nodes.host.latents import open_parts
 from surf.tests.node_calls import changes, kept
 from surf.tests.nodes.skip_node import CellVae
 
@@ -134,7 +135,8 @@ def test_a_seed_is_kept_with_the_draft_that_does_not_say_its_own():
     ("drafts", "index", "words"),
     [
         ([], 1, "expected at least one draft, got none"),
-        (latent(), 4, "at most the number of drafts, 3, got 4"),
+        (latent(), 4, "at most the number of drafts, 3, got 4; choose one from 1 to 3, or make"),
+        (latent(1), 4, "at most the number of drafts, 1, got 4; choose 1, or make more drafts"),
         (latent(), 0, "index must lie within 1 to 4096"),
         (latent(), [1, 2], "expected one index, got 2"),
         ([latent(), None], 1, "drafts must be of type LATENT, got NoneType"),
@@ -164,6 +166,62 @@ def test_a_draft_is_made_again_from_its_number_and_seed():
     ):
         with pytest.raises(ValueError, match=words):
             finish(**{"draft": draft, "start": one} | wrong)
+
+
+class OtherLatents(host_stub.Wan21):
+    latent_channels = 48
+
+
+@pytest.fixture
+def other():
+    """A MODEL of other latents than the drafts'."""
+    model = host_stub.Patcher()
+    model.model.latent_format = OtherLatents()
+    return model
+
+
+def test_a_draft_of_another_model_is_not_made_again(other):
+    finish, model = SurfFinishDraft.execute, host_stub.Patcher()
+    blank = {"samples": torch.zeros(1, 16, 3, 8, 12)}
+    said = {"seed": 11, "latent_format": "Wan21", "model": "WAN21"}
+    draft, unsaid = latent(1, **{KEY: said}), latent(1, **{KEY: {"seed": 11}})
+    before = kept(draft)
+    with pytest.raises(ValueError, match="^Surf Finish Draft: draft: .* OtherLatents .* Wan21, of"):
+        finish(draft=draft, start=blank, model=other)
+    with pytest.raises(ValueError, match="^Surf Finish Draft: draft .*48 channels"):
+        finish(draft=unsaid, start=blank, model=other)
+    assert KEY not in finish(draft=unsaid, start=blank, model=model).args[0]
+    # Of an empty start, the kind goes along: the sampler that takes it looks.
+    made, seed = finish(draft=draft, start=blank, model=model).args
+    assert (made[KEY], seed) == ({"latent_format": "Wan21"}, 11)
+    assert not changes(before, kept(draft), "draft")
+    with pytest.raises(ValueError, match="got a draft of the kind Wan21; connect"):
+        open_parts(other, made, "latent_image")
+
+
+def test_a_start_of_another_model_is_refused(other):
+    finish = SurfFinishDraft.execute
+    draft = latent(1, **{KEY: {"seed": 11}})
+    zeros = torch.zeros(1, 48, 3, 8, 12)
+    finish(draft=draft, start={"samples": zeros})
+    sound = torch.zeros(1, 32, 2, 9)
+    joint = {"samples": NestedTensor([draft["samples"], sound]), KEY: {"seed": 11}}
+    finish(draft=joint, start={"samples": zeros})
+    for made, given in (
+        (draft, zeros + 1), (draft, NestedTensor([zeros, sound])), (joint, draft["samples"]),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match="^Surf Finish Draft: expected a start of the draft's"):
+            finish(draft=made, start={"samples": given})
+
+
+def test_the_model_is_kept_with_the_chosen_draft_and_another_is_refused(other):
+    made = choose(latent(), model=host_stub.Patcher(), seed=[3])
+    assert made[KEY] == {"latent_format": "Wan21", "model": "Network", "seed": 3}
+    own = {"latent_format": "Wan21", "model": "WAN21"}
+    assert choose(latent(**{KEY: own}), model=host_stub.Patcher())[KEY] == own
+    for drafts in (latent(), latent(**{KEY: own})):
+        with pytest.raises(ValueError, match="^Surf Drafts: drafts"):
+            choose(drafts, model=other)
 
 
 def test_drafts_are_decoded_once():
@@ -258,8 +316,6 @@ def test_a_record_names_the_kind_of_latents_and_an_unknown_one_shows_nothing(mon
 
 
 def test_a_draft_of_other_latents_is_refused_by_its_record():
-    from surf.nodes.host.latents import open_parts
-
     given = latent(1, **{KEY: {"latent_format": "HunyuanVideo"}})
     with pytest.raises(ValueError, match="kind Wan21 for Network, got a draft of the kind Hun"):
         open_parts(host_stub.Patcher(), given, "latent")

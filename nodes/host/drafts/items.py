@@ -12,8 +12,8 @@ from typing import Any
 from torch import Tensor
 
 from ....surf_core.checks import check_choice
-from ..draft_record import SEED, record_of, with_record
-from ..latents import check_companions
+from ..draft_record import FORMAT, SEED, check_made_of, maker, record_of, with_record
+from ..latents import check_channels, check_companions, is_blank
 from ..nested import Parts, join_mask, split, split_mask
 
 ONE_BY_ONE, BATCH = "one by one", "as a batch"
@@ -100,16 +100,18 @@ def _item_mask(mask: Tensor | None, part: Tensor | None, place: int) -> Tensor |
     return mask[place : place + 1]
 
 
-def choose(drafts: list[dict], index: int, seeds: list[int]) -> dict:
+def choose(drafts: list[dict], index: int, seeds: list[int], model: Any = None) -> dict:
     """Take one of the drafts.
 
     Args:
         drafts: LATENTs of one item each.
         index: its number, from 1.
         seeds: one for all drafts, or one for each; [] for what the drafts say themselves.
+        model: the MODEL that made them; None for what the drafts say themselves.
 
     Raises:
-        ValueError: no such draft, other numbers of seeds, or a seed that is not the draft's own.
+        ValueError: no such draft, other numbers of seeds, a seed that is not the draft's own, or
+            drafts that this MODEL did not make.
     """
     if not drafts:
         raise ValueError(
@@ -117,8 +119,8 @@ def choose(drafts: list[dict], index: int, seeds: list[int]) -> dict:
         )
     if index > len(drafts):
         raise ValueError(
-            f"index must be at most the number of drafts, {len(drafts)}, got {index}; choose a "
-            "number that the preview shows."
+            f"index must be at most the number of drafts, {len(drafts)}, got {index}; choose "
+            f"{'1' if len(drafts) == 1 else f'one from 1 to {len(drafts)}'}, or make more drafts."
         )
     if len(seeds) not in (0, 1, len(drafts)):
         raise ValueError(
@@ -126,6 +128,11 @@ def choose(drafts: list[dict], index: int, seeds: list[int]) -> dict:
             f"{len(seeds)}; connect what the seed of their sampler comes from."
         )
     draft = drafts[index - 1]
+    if model is not None:
+        for each in drafts:
+            _check_maker(model, each, "drafts")
+        # What a draft says of itself stays.
+        draft = with_record(draft, **(maker(model) | record_of(draft)))
     return _with_seed(draft, seeds[min(index, len(seeds)) - 1]) if seeds else draft
 
 
@@ -140,18 +147,26 @@ def _with_seed(draft: dict, seed: int) -> dict:
     return with_record(draft, **{SEED: seed})
 
 
-def made_again(draft: dict, start: dict) -> tuple[dict, int]:
+def _check_maker(model: Any, draft: dict, name: str) -> None:
+    """Refuse a draft that a MODEL cannot have made: by its record, then by its shape."""
+    check_made_of(model, draft, name)
+    check_channels(model, draft["samples"], name)
+
+
+def made_again(draft: dict, start: dict, model: Any = None) -> tuple[dict, int]:
     """Return what a sampler needs to make a draft again.
 
     Args:
         draft: LATENT of one item.
         start: LATENT that its sampler started from: one item, or the batch that it was of.
+        model: the MODEL that will make it again; None: not known.
 
     Returns:
-        The start LATENT of one item, with the draft's number; and the seed.
+        The start LATENT of one item, with the draft's number and kind of latents; and the seed.
 
     Raises:
-        ValueError: several drafts, one that does not say its seed, or a start without it.
+        ValueError: several drafts, one that does not say its seed, a start without it, or a draft
+            of another kind of latents than the MODEL or the start.
     """
     items = drafts_of(draft, "draft")
     if len(items) > 1:
@@ -162,12 +177,43 @@ def made_again(draft: dict, start: dict) -> tuple[dict, int]:
             "expected a draft that says its seed, got one without, of another sampler than Surf "
             "Reshift KSampler; connect to seed of Surf Drafts what the sampler's seed comes from."
         )
+    if model is not None:
+        _check_maker(model, items[0], "draft")
     starts = drafts_of(start, "start")
+    _check_start(items[0], starts[0])
+    return _of_kind(_numbered(starts, number), draft), seed
+
+
+def _of_kind(start: dict, draft: dict) -> dict:
+    """Write a draft's kind of latents into its start, for the sampler that takes it."""
+    kind = record_of(draft).get(FORMAT)
+    return start if kind is None else with_record(start, **{FORMAT: kind})
+
+
+def _check_start(draft: dict, start: dict) -> None:
+    """Refuse a start that was encoded for another model than the draft's.
+
+    An empty one has no model: the host gives it the channels, and the audio, of its sampler's.
+    """
+    made, given = split(draft["samples"], "draft"), split(start["samples"], "start")
+    if given.audio is None and is_blank(given.video):
+        return
+    lacks_audio = made.audio is not None and given.audio is None
+    if made.video.shape[1] != given.video.shape[1] or lacks_audio:
+        raise ValueError(
+            f"expected a start of the draft's model, with {made.video.shape[1]} channels as "
+            f"{made.shapes}, got {given.shapes}; connect the latent that the draft's sampler "
+            "started from, with the model that made the draft."
+        )
+
+
+def _numbered(starts: list[dict], number: Any) -> dict:
+    """Find the start of a draft, or give the only one the draft's number."""
     if len(starts) == 1:
-        return (starts[0] if number is None else {**starts[0], INDEX: number}), seed
+        return starts[0] if number is None else {**starts[0], INDEX: number}
     for one in starts:
         if one[INDEX] == number:
-            return one, seed
+            return one
     raise ValueError(
         f"expected a start with the number of the draft, {number}, got {len(starts)} items with "
         f"{[one[INDEX][0] for one in starts]}; connect the latent that goes to Surf Start Drafts, "

@@ -15,7 +15,7 @@ from torch import Tensor
 from ....surf_core.checks import check_choice
 from .. import models
 from ..conditioning import Conditioning, with_made_for
-from ..draft_record import FORMAT, SEED, format_name, with_record
+from ..draft_record import SEED, maker, with_record
 from ..latents import close_latent, open_latent, to_intermediate
 from .guider import ReshiftGuider, cfg_guider
 from .leg import OWN_GRID, check_sampler
@@ -103,7 +103,7 @@ def sample_preview(
     made = sample_latent(guider, course, latent, samples, sampler, sigmas, seed)
     numbers = {"cfg": sides.cfg, "cfg_low": sides.cfg_low, "shift": shift, "shift_low": shift_low}
     numbers |= {"expert_boundary": sides.expert_boundary, "cfg_low_noise": sides.cfg_low_noise}
-    names = {"sampler_name": sampler_name, "scheduler": scheduler, FORMAT: format_name(model)}
+    names = {"sampler_name": sampler_name, "scheduler": scheduler, **maker(model)}
     names |= {"sampler_low": after, "scheduler_low": spaced}
     record = {SEED: seed, "steps": steps, "denoise": denoise, **asdict(plan), **numbers, **names}
     preview, switch_x0 = (with_record(latent, **record) for latent in made)
