@@ -68,7 +68,8 @@ def test_what_a_prompt_asks_for_is_found_in_rendered_scenes(measured, models, tm
         rows = measured("prompts", tmp_path / "a.md", f"--objects={objects}", *options)
         assert all(float(cell.split()[0]) > 98 for cell in rows["rendered, 64 pixels"])
         assert float(rows["full resolution, 64 pixels"][-1].split()[0]) < 60
-        assert len(rows) == 7
+        assert float(rows["grey, 64 pixels"][-1].split()[0]) == 0
+        assert len(rows) == 1 + 11
 
 
 @pytest.mark.slow
@@ -127,8 +128,8 @@ def test_a_signature_goes_on_from_what_was_kept(signature):
 def test_previews_of_the_table_are_those_of_the_demo(forks):
     script = """
 import torch
-from benchmarks.quality.held_out import shown
-from benchmarks.quality.tiny_signature import OURS, Switched
+from benchmarks.quality.held_out import Switched, shown
+from benchmarks.quality.tiny_signature import OURS
 from surf_core.tiny.model import TinyT2V
 tiny = TinyT2V(["red circle moving right"])
 preview = Switched(tiny, [0]).preview(10, *OURS.split(", "))

@@ -8,8 +8,16 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from surf_core.reshift import DEFAULT_NOISE, DEFAULT_SIGMA, preview
-from surf_core.schedule import flow_sigmas
+from surf_core.flow import euler
+from surf_core.reshift import (
+    DEFAULT_NOISE,
+    DEFAULT_SIGMA,
+    implied_noise,
+    inherit_noise,
+    preview,
+    reshift,
+)
+from surf_core.schedule import flow_sigmas, switch
 from surf_core.tiny.demo import Settings
 from surf_core.tiny.model import CELLS, FRAMES, TinyT2V
 from surf_core.training.tiny.scenes import CaptionedScenes, render
@@ -62,14 +70,41 @@ def schedule(steps: int = Settings().steps) -> Tensor:
     return flow_sigmas(steps, Settings().shift)
 
 
-def shown(tiny: TinyT2V, numbers: list[int], switch: int = Settings().switch_step) -> Tensor:
+def shown(tiny: TinyT2V, numbers: list[int], k: int = Settings().switch_step) -> Tensor:
     """Make SURF previews, latents [B, 16, T, LOW, LOW], the way the demo does."""
     s = Settings()
     return preview(
-        tiny.velocity(s.cfg), tiny.noise(seeds(numbers)), schedule(), switch, (LOW, LOW),
+        tiny.velocity(s.cfg), tiny.noise(seeds(numbers)), schedule(), k, (LOW, LOW),
         noise=tiny.noise(seeds(numbers, FRESH), LOW), velocity_low=tiny.velocity(s.cfg_low),
         sigma_policy=DEFAULT_SIGMA, noise_policy=DEFAULT_NOISE,
     )  # fmt: skip
+
+
+class Switched:
+    """One baseline of some pairs, whose first k steps are those of every preview."""
+
+    def __init__(self, tiny: TinyT2V, numbers: list[int]):
+        s = Settings()
+        self.high, self.low = tiny.velocity(s.cfg), tiny.velocity(s.cfg_low)
+        self.noise, self.sigmas = tiny.noise(seeds(numbers)), schedule()
+        self.fresh = tiny.noise(seeds(numbers, FRESH), LOW)
+        self.other = tiny.noise(seeds(numbers, OTHER))
+        self.evaluated: list[Tensor] = []
+        self.clean: list[Tensor] = []
+        self.baseline = euler(self.high, self.noise, self.sigmas, self._keep)
+
+    def _keep(self, _: int, z: Tensor, clean: Tensor) -> None:
+        self.evaluated.append(z)
+        self.clean.append(clean)
+
+    def preview(self, k: int, noise: str, sigma: str) -> Tensor:
+        """Return what `surf_core.reshift.preview` returns, from the baseline's own first steps."""
+        cut = switch(self.sigmas, k, ratio=2.0, sigma_policy=sigma)
+        x0, drawn = self.clean[k - 1], self.fresh
+        if noise == "inherited":
+            implied = implied_noise(self.evaluated[k - 1], x0, self.sigmas[k - 1].item())
+            drawn = inherit_noise(implied, (LOW, LOW))
+        return euler(self.low, reshift(x0, cut.sigma, (LOW, LOW), drawn), cut.low)
 
 
 def pixels(video: Tensor) -> Tensor:

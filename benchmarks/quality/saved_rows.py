@@ -55,21 +55,21 @@ class SavedRows:
             for name, value in found.items()
         }
         beside = path.with_suffix(".part")
-        save_file(flat, beside, {"made_of": self.made_of})
+        save_file(flat, beside, {"made_of": self.made_of, "rows": "\n".join(values)})
         beside.rename(path)
         return values
 
     def _load(self, path: Path) -> Values:
-        values: Values = {}
         with safe_open(path, "pt") as file:
-            made_of = (file.metadata() or {}).get("made_of")
-            if made_of != self.made_of:
+            notes = file.metadata() or {}
+            if notes.get("made_of") != self.made_of or "rows" not in notes:
                 raise ValueError(
                     f"expected values of these weights and settings in {path}, got those of "
-                    f"{made_of}; give --state another folder."
+                    f"{notes.get('made_of')}; give --state another folder."
                 )
             # The file lists its tensors by name, and rows stand in the order of their making.
+            values: Values = {name: {} for name in notes["rows"].split("\n")}
             for key in file.keys():  # noqa: SIM118
                 method, _, name = key.partition(BETWEEN)
-                values.setdefault(method, {})[name] = file.get_tensor(key)
+                values[method][name] = file.get_tensor(key)
         return values

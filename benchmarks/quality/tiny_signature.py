@@ -16,22 +16,14 @@ import torch
 from torch import Tensor
 
 from benchmarks.page import Page, table
-from benchmarks.quality.held_out import (
-    FRESH,
-    LOW,
-    OTHER,
-    batches,
-    scenes,
-    schedule,
-    seeds,
-)
+from benchmarks.quality.held_out import LOW, Switched, batches, scenes, schedule
 from benchmarks.quality.measures import Rows, arguments, mean_and_error, share_and_error
 from benchmarks.quality.prompts import score
 from benchmarks.quality.saved_rows import SavedRows, Values, fingerprint
 from surf_core.cost import plan_flops
 from surf_core.flow import euler
 from surf_core.resample import resize
-from surf_core.reshift import implied_noise, inherit_noise, reshift
+from surf_core.reshift import inherit_noise
 from surf_core.schedule import switch
 from surf_core.signature import HEADLINE, scores
 from surf_core.tiny import codec
@@ -65,31 +57,8 @@ def full(steps: int) -> str:
     return f"{steps} steps"
 
 
-class Switched:
-    """One baseline of some pairs, whose first k steps are those of every preview."""
-
-    def __init__(self, tiny: TinyT2V, numbers: list[int]):
-        s = Settings()
-        self.high, self.low = tiny.velocity(s.cfg), tiny.velocity(s.cfg_low)
-        self.noise, self.sigmas = tiny.noise(seeds(numbers)), schedule()
-        self.fresh = tiny.noise(seeds(numbers, FRESH), LOW)
-        self.other = tiny.noise(seeds(numbers, OTHER))
-        self.evaluated: list[Tensor] = []
-        self.clean: list[Tensor] = []
-        self.baseline = euler(self.high, self.noise, self.sigmas, self._keep)
-
-    def _keep(self, _: int, z: Tensor, clean: Tensor) -> None:
-        self.evaluated.append(z)
-        self.clean.append(clean)
-
-    def preview(self, k: int, noise: str, sigma: str) -> Tensor:
-        """Return what `surf_core.reshift.preview` returns, from the baseline's own first steps."""
-        cut = switch(self.sigmas, k, ratio=2.0, sigma_policy=sigma)
-        x0, drawn = self.clean[k - 1], self.fresh
-        if noise == "inherited":
-            implied = implied_noise(self.evaluated[k - 1], x0, self.sigmas[k - 1].item())
-            drawn = inherit_noise(implied, (LOW, LOW))
-        return euler(self.low, reshift(x0, cut.sigma, (LOW, LOW), drawn), cut.low)
+class Compared(Switched):
+    """The rows of the table."""
 
     def printed(self, k: int) -> Tensor:
         """Preview with eq. 2 as printed, x0 + sigma * noise."""
@@ -102,12 +71,12 @@ class Switched:
         video = to_pixels(self.baseline)
         yield BASELINE, video
         yield COPY, resize(video, SMALL, "area")
+        yield IN_LATENT, to_pixels(resize(self.baseline, (LOW, LOW), "area"))
         yield GREY, video.mean(dim=(2, 3, 4), keepdim=True).expand_as(video)
         for name, latent in self.latents():
             yield name, to_pixels(latent)
 
     def latents(self) -> Iterator[tuple[str, Tensor]]:
-        yield IN_LATENT, resize(self.baseline, (LOW, LOW), "area")
         yield OTHER_SEED, euler(self.high, self.other, self.sigmas)
         yield DIRECT, euler(self.low, inherit_noise(self.noise, (LOW, LOW)), self.sigmas)
         for steps in FEWER:
@@ -142,7 +111,7 @@ def gflops(name: str) -> float:
 def values_of(numbers: list[int], weights: Path) -> Values:
     """Make and measure all videos of some pairs."""
     prompts = [scenes(1, 8, number, frames=1).prompts[0] for number in numbers]
-    made, baseline, found = Switched(TinyT2V(prompts, weights), numbers), None, {}
+    made, baseline, found = Compared(TinyT2V(prompts, weights), numbers), None, {}
     for name, video in made.videos():
         baseline = video if baseline is None else baseline
         found[name] = measured(video, baseline, prompts)
@@ -221,8 +190,8 @@ def main() -> None:
         done = 0
         for part in batches(list(range(args.pairs)), args.batch):
             found = saved.batch(part, lambda part=part: values_of(part, args.weights))
-            for name in order(found):
-                rows.add(name, found[name])
+            for name, values in found.items():
+                rows.add(name, values)
             done += len(part)
             how = (
                 f"{done} held-out prompt and seed pairs, {s.steps} steps, shift {s.shift}, cfg "
@@ -230,16 +199,6 @@ def main() -> None:
                 "differences paired by prompt and seed"
             )
             page.write([*tables(rows), page.origin(how)])
-
-
-def order(found: Values) -> list[str]:
-    """Name all rows: controls first, then the fewest steps, then previews by k."""
-    return [
-        BASELINE, COPY, IN_LATENT, GREY, OTHER_SEED, DIRECT, *map(full, FEWER),
-        *(name for k, policies in POLICIES.items()
-          for name in (estimate(k), *(f"k = {k}, {policy}" for policy in policies))),
-        PRINTED,
-    ]  # fmt: skip
 
 
 if __name__ == "__main__":

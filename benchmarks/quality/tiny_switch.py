@@ -111,13 +111,6 @@ def values_of(toy: Embedded, steps: int, cfg: tuple[float, float]) -> Values:
     return found
 
 
-def names_of(steps: int) -> list[str]:
-    """List all rows in their order: the baseline and its controls first."""
-    alone = [f"{fewer} steps" for fewer in steps_alone(steps)]
-    drawn = [name for section in sections(steps, DIRECT) for name in section.ways]
-    return [BASELINE, COPY, IN_LATENT, GREY, OTHER_SEED, DIRECT, *alone, *drawn]
-
-
 def is_alone(name: str) -> bool:
     """Tell whether a row is steps at full resolution alone, e.g. "16 steps"."""
     return re.fullmatch(r"\d+ steps", name) is not None
@@ -233,8 +226,8 @@ def main() -> None:
                 return values_of(toy, args.steps, cfg)
 
             found = saved.batch(part, make)
-            for name in names_of(args.steps):
-                rows.add(name, found[name])
+            for name, values in found.items():
+                rows.add(name, values)
             done += len(part)
             how = (
                 f"{done} held-out prompt and seed pairs, baseline of {args.steps} steps, shift "

@@ -97,7 +97,7 @@ def resized(video: Tensor, side: int) -> Tensor:
 
 
 class Demo:
-    """Runs each method once, the steps that cost as much as the preview among them; prices it.
+    """Runs each method once, what a preview has to beat among them, and prices it.
 
     Args:
         prompts: see `encode_prompt`.
@@ -129,6 +129,7 @@ class Demo:
         legs: list[Evaluations],
         make: Callable[[], Tensor],
         after: DemoRow | None = None,
+        shown: bool = True,
     ) -> Tensor:
         """Time `make`, check that `model` ran `legs`, and price both."""
         before, began = model.evaluations, time.perf_counter()
@@ -136,14 +137,22 @@ class Demo:
         seconds = (time.perf_counter() - began) / len(latent)
         count = model.evaluations - before
         assert count == sum(leg.steps for leg in legs), f"{name} ran {count}, planned {legs}"
-        video = to_pixels(latent)
-        self.videos[name] = video
+        self._add(name, to_pixels(latent), legs, seconds, after, shown)
+        return latent
+
+    def _add(
+        self, name: str, video: Tensor, legs: list[Evaluations], seconds: float,
+        after: DemoRow | None = None, shown: bool = True,
+    ) -> None:  # fmt: skip
+        """Add a row, and the videos where they are to be looked at."""
+        if shown:
+            self.videos[name] = video
         pair = resized(video, SMALL), resized(self.videos["baseline"], SMALL)
         self.rows.append(
             DemoRow(
                 name=name,
                 pixels=video.shape[-1],
-                evaluations=count + (after.evaluations if after else 0),
+                evaluations=sum(leg.steps for leg in legs) + (after.evaluations if after else 0),
                 tokens=sum(leg.tokens for leg in legs) + (after.tokens if after else 0),
                 gflops=round(plan_flops(legs) / 1e9 + (after.gflops if after else 0), 1),
                 seconds=round(seconds + (after.seconds if after else 0), 3),
@@ -152,7 +161,6 @@ class Demo:
                 sharpness=round(sharpness(*pair).mean().item(), 3),
             )
         )
-        return latent
 
     def __call__(self) -> None:
         s, tiny = self.settings, self.tiny
@@ -163,17 +171,9 @@ class Demo:
             "baseline", tiny, [leg(s.steps, CELLS)],
             lambda: euler(tiny.velocity(s.cfg), full, self.sigmas),
         )  # fmt: skip
-        self.measure(
-            "direct low resolution", tiny, [leg(s.steps, low)],
-            lambda: euler(tiny.velocity(s.cfg_low), inherit_noise(full, (low, low)), self.sigmas),
-        )  # fmt: skip
-        legs, fewer = preview_legs(s), steps_of_equal_cost(s)
-        self.measure(
-            f"{fewer} steps at full resolution", tiny, [leg(fewer, CELLS)],
-            lambda: euler(tiny.velocity(s.cfg), full, flow_sigmas(fewer, s.shift)),
-        )  # fmt: skip
+        self._control(full)
         low_latent = self.measure(
-            "SURF preview", tiny, legs,
+            "SURF preview", tiny, preview_legs(s),
             lambda: preview(
                 tiny.velocity(s.cfg), full, self.sigmas, s.switch_step, (low, low),
                 noise=fresh, velocity_low=tiny.velocity(s.cfg_low),
@@ -181,6 +181,35 @@ class Demo:
             ),
         )  # fmt: skip
         self._refine(low_latent, self.rows[-1])
+
+    def _control(self, full: Tensor) -> None:
+        """Measure what a preview has to beat; half the resolution and equal cost are shown."""
+        s, tiny, half = self.settings, self.tiny, (CELLS // 2, CELLS // 2)
+        high, video = tiny.velocity(s.cfg), self.videos["baseline"]
+        grey = video.mean(dim=(2, 3, 4), keepdim=True).expand_as(video)
+        self._add("grey", grey, [], 0.0, shown=False)
+        other = tiny.noise([seed + 30_000 for seed in self.seeds])
+        self.measure(
+            "another seed", tiny, [leg(s.steps, CELLS)],
+            lambda: euler(high, other, self.sigmas), shown=False,
+        )  # fmt: skip
+        self.measure(
+            "direct low resolution", tiny, [leg(s.steps, CELLS // 2)],
+            lambda: euler(tiny.velocity(s.cfg_low), inherit_noise(full, half), self.sigmas),
+        )  # fmt: skip
+        equal = steps_of_equal_cost(s)
+        for fewer in sorted({round(0.3 * s.steps), equal, round(0.5 * s.steps)}):
+            self.measure(
+                f"{fewer} steps at full resolution", tiny, [leg(fewer, CELLS)],
+                lambda fewer=fewer: euler(high, full, flow_sigmas(fewer, s.shift)),
+                shown=fewer == equal,
+            )  # fmt: skip
+        first = [*self.sigmas[: s.switch_step].tolist(), 0.0]
+        self.measure(
+            "the switch without low steps", tiny, [leg(s.switch_step, CELLS)],
+            lambda: resize(euler(high, full, self.sigmas.new_tensor(first)), half, "area"),
+            shown=False,
+        )  # fmt: skip
 
     def _refine(self, low_latent: Tensor, after: DemoRow) -> None:
         """Refine a preview with the trained refiner, and with the untrained model.

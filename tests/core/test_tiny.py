@@ -148,13 +148,25 @@ def test_demo_counts_evaluations_and_keeps_more_layout_than_direct_low_resolutio
     run = demo.Demo(list(demo.PROMPTS), settings, refiner=refiner)
     run()
     rows = {row.name: row for row in run.rows}
-    [fewer] = [row for row in run.rows if row.name.endswith("steps at full resolution")]
-    assert [row.evaluations for row in run.rows] == [8, 8, fewer.evaluations, 8, 10, 10]
-    assert [row.pixels for row in run.rows] == [64, 32, 64, 32, 128, 64]
+    fewer = rows["3 steps at full resolution"]
+    assert list(rows) == [
+        "baseline", "grey", "another seed", "direct low resolution", "2 steps at full resolution",
+        fewer.name, "4 steps at full resolution", "the switch without low steps", "SURF preview",
+        "SURF refined", "SURF refined, training-free",
+    ]  # fmt: skip
+    assert [row.evaluations for row in run.rows] == [8, 0, 8, 8, 2, 3, 4, 2, 8, 10, 10]
+    assert [row.pixels for row in run.rows] == [64, 64, 64, 32, 64, 64, 64, 32, 32, 128, 64]
     assert rows["baseline"].bands == rows["baseline"].motion == rows["baseline"].sharpness == 1
+    assert rows["grey"].bands == rows["grey"].gflops == 0
+    assert rows["another seed"].bands < rows["2 steps at full resolution"].bands
     assert rows["SURF preview"].bands > rows["direct low resolution"].bands
     step = rows["baseline"].gflops / 8
     assert fewer.gflops <= rows["SURF preview"].gflops < fewer.gflops + step
+    looked_at = [row.name for row in run.rows if row.name in run.videos]
+    assert looked_at == [
+        "baseline", "direct low resolution", fewer.name, "SURF preview", "SURF refined",
+        "SURF refined, training-free",
+    ]  # fmt: skip
     assert rows["SURF preview"].gflops < rows["baseline"].gflops
     assert json.dumps(run.report())
     write_mp4(tmp_path / "a.mp4", run.videos["baseline"][0])
