@@ -156,9 +156,9 @@ class Demo:
                 tokens=sum(leg.tokens for leg in legs) + (after.tokens if after else 0),
                 gflops=round(plan_flops(legs) / 1e9 + (after.gflops if after else 0), 1),
                 seconds=round(seconds + (after.seconds if after else 0), 3),
-                bands=round(bands(*pair).mean().item(), 3),
-                motion=round(motion(*pair).mean().item(), 3),
-                sharpness=round(sharpness(*pair).mean().item(), 3),
+                bands=round(bands(*pair).mean().item(), 3) + 0.0,
+                motion=round(motion(*pair).mean().item(), 3) + 0.0,
+                sharpness=round(sharpness(*pair).mean().item(), 3) + 0.0,
             )
         )
 
