@@ -5,7 +5,7 @@ from .detail import detail, pixel_detail
 from .mask import Mask, check_keep, choose
 from .oracle import down_up, oracle_mask, scores
 from .pack import Packing, pack, packing, unpack
-from .predict import predict_mask
+from .predict import predict_mask, token_scores
 from .predictor import MaskPredictor, PredictorConfig
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "predict_mask",
     "refine_skipping",
     "scores",
+    "token_scores",
     "unpack",
     "weight",
 ]

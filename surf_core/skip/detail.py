@@ -4,6 +4,8 @@ Dims: B batch, C latent channels, F pixel frames, T latent frames, H, W latent c
 tokens.
 """
 
+from functools import reduce
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -52,11 +54,19 @@ def detail(
             f"expected a latent [B, C, T, H, W] of whole tokens of {patch}, got "
             f"{tuple(start.shape)}; choose a size that fits."
         )
-    x = start.to(torch.promote_types(start.dtype, torch.float32))
+    wide = torch.promote_types(start.dtype, torch.float32)
+    channels = (_energy(x.to(wide), temporal) for x in start.split(1, dim=1))
+    # Summed in this order, and not by torch, whose order depends on where in memory a cell is.
+    energy = reduce(torch.Tensor.add_, channels)
+    return UNIT * F.avg_pool3d(energy[:, 0] / start.shape[1], patch).sqrt()
+
+
+def _energy(x: Tensor, temporal: float) -> Tensor:
+    """Square what a local mean removes in space, and a share of what one removes over time."""
     energy = (x - _local_mean(x, (1, 3, 3))).square()
     if temporal:
-        energy = energy + temporal * (x - _local_mean(x, (3, 1, 1))).square()
-    return UNIT * F.avg_pool3d(energy.mean(dim=1), patch).sqrt()
+        energy += temporal * (x - _local_mean(x, (3, 1, 1))).square()
+    return energy
 
 
 def _local_mean(x: Tensor, size: tuple[int, int, int]) -> Tensor:

@@ -122,6 +122,12 @@ class MaskPredictor(nn.Module):
         Raises:
             ValueError: another number of channels, or a size that tokens do not divide.
         """
+        self._check(start)
+        clip = self._tokens(start.transpose(1, 2).flatten(0, 1)).unflatten(0, (len(start), -1))
+        clip = clip.transpose(1, 2)
+        return self._logarithms(clip + self.time(clip))
+
+    def _check(self, start: Tensor) -> None:
         config = self.config
         rows, columns = config.patch[1:]
         if start.ndim != 5 or start.shape[1] != config.latent_channels:
@@ -134,14 +140,18 @@ class MaskPredictor(nn.Module):
                 f"expected rows and columns of whole tokens of {rows}x{columns} cells, got "
                 f"{tuple(start.shape[3:])}; choose a size that fits."
             )
-        batch = start.shape[0]
-        x = self.stem(start.transpose(1, 2).flatten(0, 1))
+
+    def _tokens(self, frames: Tensor) -> Tensor:
+        """Map frames [N, C, H, W], each by itself, to [N, width, h, w]."""
+        x = self.stem(frames)
         for block in self.blocks:
             x = block(x)
-        clip = x.unflatten(0, (batch, -1)).transpose(1, 2)
-        clip = clip + self.time(clip)
+        return x
+
+    def _logarithms(self, clip: Tensor) -> Tensor:
+        """Map tokens [B, width, T, h, w] to [B, T, h, w]."""
         x = F.silu(clip.transpose(1, 2).flatten(0, 1))
-        return self.head(x)[:, 0].unflatten(0, (batch, -1)).float()
+        return self.head(x)[:, 0].unflatten(0, (len(clip), -1)).float()
 
     @torch.no_grad()
     def scores(self, start: Tensor) -> Tensor:
@@ -149,9 +159,19 @@ class MaskPredictor(nn.Module):
 
         The calibration makes a threshold of tau reach its recall, see `training.mask`.
         """
+        self._check(start)
         weight = self.head.weight
-        raw = self(start.to(weight.device, weight.dtype))
+        frames = start.to(weight.device, weight.dtype).unbind(2)
+        # One frame at a time: the last bits of a convolution may depend on how many it gets.
+        tokens = [self._tokens(frame) for frame in frames]
+        none = torch.zeros_like(tokens[0])
+        beside = zip([none, *tokens], tokens, [*tokens[1:], none], strict=False)
+        raw = torch.cat([self._frame(torch.stack(three, dim=2)) for three in beside], dim=1)
         return (raw.exp() - FLOOR).clamp(min=0) / self.calibration
+
+    def _frame(self, three: Tensor) -> Tensor:
+        """Map the tokens of three frames [B, width, 3, h, w] to those of the middle one."""
+        return self._logarithms(three[:, :, 1:2] + self.time(three)[:, :, 1:2])
 
 
 def save(

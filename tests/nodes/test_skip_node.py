@@ -3,19 +3,21 @@
 import host_stub_api
 import pytest
 import torch
+import torch.nn.functional as F
 from surf.nodes.host.models import TARGETS
 from surf.nodes.host.refiner.tiny import TinyFormat
-from surf.nodes.host.skip.report import DIMMED, TINT, TINTED, picture
+from surf.nodes.host.skip.report import DIMMED, TINT, TINTED, picture, rough
 from surf.nodes.refine import SurfRefiner
 from surf.nodes.skip import SurfSkipMask
 from surf.nodes.tiny import SurfTinyModels
 from surf.nodes.types import SkipMask, SurfMask
 from surf.surf_core import cost
 from surf.surf_core.resample import resize
-from surf.surf_core.skip import packing, pixel_detail, pixel_net, predict_mask
+from surf.surf_core.skip import detail, packing, pixel_detail, pixel_net, predict_mask, weight
 from surf.surf_core.skip import predictor as files
 from surf.surf_core.tiny import codec
 from surf.surf_core.tiny.model import MASK
+from surf.surf_core.training.live_bytes import LiveBytes
 
 from .skip_node import (
     DEFAULTS,
@@ -128,6 +130,44 @@ def test_sizes_that_a_model_pads_get_whole_tokens(frames, size, grid):
     assert made.size == tuple(made.upsampled.shape[-2:]) == size
     assert made.mask.grid == grid
     assert image.shape == (frames, 32, 48, 3)
+
+
+@pytest.mark.parametrize("has_vae", [False, True])
+@pytest.mark.parametrize("videos", [1, 2])
+def test_a_long_video_is_scored_and_drawn_as_all_of_its_frames_at_once(has_vae, videos):
+    preview, vae = latent(videos, 16, 41, 3, 5), CellVae() if has_vae else None
+    made, _, image, _ = run(preview=preview, vae=vae)
+    if not has_vae:
+        clean = wan().model.process_latent_in(made.upsampled)
+        assert torch.equal(made.mask.scores, detail(clean).amax(dim=0))
+    # The mask drawn over all frames by one expression.
+    frames = rough(wan(), preview["samples"])
+    if has_vae:
+        frames = vae.decode(preview["samples"]).flatten(0, 1).movedim(-1, 1)
+    ratio = 4 if has_vae else 1
+    shares = weight(made.mask.tokens, (1, 2, 2))[None]
+    shares = F.interpolate(shares, (24, 40), mode="nearest-exact")[0]
+    first, rest = shares[:1], shares[1:].repeat_interleave(ratio, 0)
+    shares = torch.cat([first, rest]).repeat(videos, 1, 1)[:, None]
+    tint = torch.tensor(TINT).view(3, 1, 1)
+    drawn = torch.lerp(frames * (DIMMED + (1 - DIMMED) * shares), tint, TINTED * shares)
+    assert torch.equal(image, drawn.movedim(1, -1))
+
+
+@pytest.mark.parametrize("predictor", ["detail", "footage"])
+def test_a_mask_of_a_longer_video_needs_its_frames_twice_and_no_more(monkeypatch, predictor):
+    """The preview's frames and the picture's; of the rest, the latent alone grows."""
+    # The host saves them as they are, a frame at a time.
+    monkeypatch.setattr("surf.nodes.skip.saved_frames", lambda *args, **kwargs: None)
+    peaks = {}
+    for frames in (17, 65):
+        preview = latent(1, 16, frames, 6, 10)
+        with LiveBytes(preview["samples"]) as live:
+            made, _, image, _ = run(preview=preview, vae=CellVae(), predictor=predictor)
+        peaks[frames] = live.peak, image.nbytes, made.upsampled.nbytes
+    grown, frames, latents = (b - a for a, b in zip(*peaks.values(), strict=True))
+    # Beside them, how far each cell is refined, of one frame in four and in one colour of three.
+    assert grown < (2 + 1 / 6) * frames + 4 * latents
 
 
 def test_inputs_stay_as_they_are_and_a_second_run_gives_the_same():

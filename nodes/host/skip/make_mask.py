@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ....surf_core.checks import check_choice, check_range
-from ....surf_core.skip import Mask, MaskPredictor, choose, pixel_detail, pixel_net, predict_mask
+from ....surf_core.skip import Mask, MaskPredictor, choose, pixel_detail, pixel_net, token_scores
 from ....surf_core.skip.predictor import load
 from ....surf_core.tiny.model import MASK
 from ..latents import open_latent
@@ -115,7 +115,9 @@ def make_mask(
     skip_mask = SkipMask(
         mask=mask, size=size, upsampled=upsampled, upsample=upsample, samples=samples
     )
-    return skip_mask, None if frames is None else torch.cat(frames)
+    if frames is not None and len(frames) > 1:
+        frames = [torch.cat(frames)]
+    return skip_mask, None if frames is None else frames[0]
 
 
 def _open_video(model: Any, latent: dict) -> Tensor:
@@ -136,10 +138,14 @@ def _choose_tokens(
     """Score the tokens of the upsampled preview, and choose those to refine."""
     side = patch_side(model)
     padding = _padding(tuple(upsampled.shape[-2:]), side)
-    tokens = F.pad(model.model.process_latent_in(upsampled.float()), padding, "replicate")
-    return predict_mask(
-        tokens, predictor, patch=(1, side, side), dilate=choice.dilate, **choice.criterion()
-    )
+
+    def padded(part: Tensor) -> Tensor:
+        return F.pad(part, padding, "replicate")
+
+    clean = model.model.process_latent_in(upsampled.float())
+    scores = token_scores(clean, predictor, (1, side, side), padded)
+    source = "detail" if predictor is None else "predictor"
+    return choose(scores, source=source, dilate=choice.dilate, **choice.criterion())
 
 
 def _choose_by_pixels(

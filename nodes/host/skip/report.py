@@ -44,11 +44,16 @@ def picture(model: Any, skip: SkipMask, frames: Tensor | None) -> Tensor:
     count = len(canvas) // batch
     # The first latent frame holds one frame, each other one `ratio` frames.
     ratio = max(1, (count - 1) // max(1, latent_frames - 1))
-    index = ((torch.arange(count) + ratio - 1) // ratio).clamp(max=latent_frames - 1)
-    shares = shares[index].repeat(batch, 1, 1)[:, None].to(canvas)
-    tint = canvas.new_tensor(TINT).view(3, 1, 1)
-    out = canvas * (DIMMED + (1 - DIMMED) * shares)
-    return torch.lerp(out, tint, TINTED * shares).movedim(1, -1).contiguous()
+    tint, out = (
+        canvas.new_tensor(TINT).view(3, 1, 1),
+        torch.empty_like(canvas.movedim(1, -1), memory_format=torch.contiguous_format),
+    )
+    # Frame by frame, so that the frames of a long preview are in memory twice and no more.
+    for i, frame in enumerate(canvas):
+        share = shares[min((i % count + ratio - 1) // ratio, latent_frames - 1)].to(canvas)
+        drawn = torch.lerp(frame * (DIMMED + (1 - DIMMED) * share), tint, TINTED * share)
+        out[i] = drawn.movedim(0, -1)
+    return out
 
 
 def rough(model: Any, samples: Tensor) -> Tensor:
