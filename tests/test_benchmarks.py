@@ -11,6 +11,7 @@ from surf.surf_core import checkpoint
 from surf.surf_core.refiner import RefinerConfig, SurfRefinerDiT
 from surf.surf_core.skip import MaskPredictor, PredictorConfig
 from surf.surf_core.skip import predictor as masks
+from surf.surf_core.skip.pixel_net import WEIGHTS
 
 ROOT = Path(__file__).parents[1]
 
@@ -300,6 +301,9 @@ def test_a_network_is_measured_on_makers_that_it_was_not_trained_on(measured, tm
     assert list(rows) == ["score", "pixel detail", "network", "its control"]
     assert rows["pixel detail"][3] == "1.0000 +- 0.0000"
     assert all("[" in cell for name in list(rows)[2:] for cell in rows[name])
+    rows = measured("footage_net", tmp_path / "b.md", options[0], f"--network={WEIGHTS}")
+    assert list(rows) == ["score", "pixel detail", "network"]
+    assert rows["network"] != rows["pixel detail"]
 
 
 @pytest.mark.slow
@@ -323,6 +327,14 @@ for fold in folds:
     assert seen and not {v.maker for v in seen} & {v.maker for v in fold}
 alike = footage_net.video_of(Path("a"), "other", frames.byte())
 assert footage_net.unlike([alike], [videos[-1]]) == []
+from surf_core.skip.pixel_net import WEIGHTS
+trained = footage_net.video_of(Path("a"), "image_to_video_wan-1", frames.byte())
+try:
+    footage_net.unseen(WEIGHTS, [trained])
+    raise SystemExit("took a clip that the network was trained on")
+except ValueError as error:
+    assert "image_to_video_wan-1" in str(error)
+footage_net.unseen(WEIGHTS, videos)
 clip = videos[-1].clips[0]
 assert [one.ratio for one in videos[1].clips] == [4, 2]
 small = resize(frames.byte().float().div(255).transpose(0, 1)[None], (16, 24), "area")

@@ -2,15 +2,18 @@
 
     python -m benchmarks.quality.footage_net --clips camera generated
     python -m benchmarks.quality.footage_net --clips generated --save pixels.safetensors
+    python -m benchmarks.quality.footage_net --clips camera --network pixels.safetensors
 
 The clips, the oracle and the measures are those of `benchmarks.quality.footage`. Videos are put
 into folds by their maker, so that no maker has a video both in training and in the test of a fold,
 and no video that looks like a tested one is trained on. Each network starts as pixel detail,
 exactly, and is trained to multiply it by what the pixels of the enlarged clip say of what was lost,
 each clip enlarged by 4 and by 2, 3 or 6. Its control sees the map of pixel detail alone. With
---save one network is trained on all videos and written, and nothing is tested.
+--save one network is trained on all videos and written, and nothing is tested. With --network that
+one is tested, and nothing is trained: give clips that it was not trained on.
 """
 
+import json
 import time
 from collections import defaultdict
 from dataclasses import dataclass
@@ -33,10 +36,11 @@ from benchmarks.quality.footage import (
     known,
 )
 from benchmarks.quality.measures import mean_and_error
+from surf_core.checkpoint import read_header
 from surf_core.resample import resize
 from surf_core.skip import down_up, scores
 from surf_core.skip.oracle import UNIT
-from surf_core.skip.pixel_net import FLOOR, SIDE, PixelNet, save
+from surf_core.skip.pixel_net import FLOOR, SIDE, PixelNet, load, save
 from surf_core.training.mask import auc
 
 CROP, FRAMES_SEEN = 128, 4
@@ -196,6 +200,18 @@ def tokens(net: PixelNet, clip: EnlargedClip) -> Tensor:
     return net.scores(clip.large.transpose(0, 1)[None], size, clip.ratio, cell=CELL).flatten()
 
 
+def unseen(path: Path, videos: list[FootageVideo]) -> PixelNet:
+    """Read a network of --save, and refuse videos that it was trained on."""
+    known = json.loads(read_header(path).metadata["surf.notes"])["videos"]
+    again = sorted({video.name for video in videos} & set(known))
+    if again:
+        raise ValueError(
+            f"expected clips that {path.name} was not trained on, got {again[0]} and "
+            f"{len(again) - 1} more; give another folder."
+        )
+    return load(path)
+
+
 @torch.inference_mode()
 def measured(net: PixelNet, video: FootageVideo) -> dict[str, float]:
     """Compare the scores of a network with the oracle's."""
@@ -261,6 +277,7 @@ def main() -> None:
     line = parser(__doc__)
     line.add_argument("--clips", type=Path, nargs="+", required=True, help="folders of videos")
     line.add_argument("--save", type=Path, help="a file for one network of all videos")
+    line.add_argument("--network", type=Path, help="a file of --save, tested in place of training")
     line.add_argument("--most", type=int, default=100, help="files of a folder, evenly chosen")
     line.add_argument("--seeds", type=int, default=3, help="networks of a fold")
     line.add_argument("--steps", type=int, default=250, help="of each network")
@@ -284,7 +301,12 @@ def main() -> None:
         untrained = PixelNet(pixels=False)
         found = [measured(untrained, video) for fold in folds for video in fold]
         rows["pixel detail"] = {n: [torch.tensor([f[n] for f in found])] for n in found[0]}
-        for seed in range(args.seeds):
+        if args.network:
+            net = unseen(args.network, videos)
+            found = [measured(net, video) for fold in folds for video in fold]
+            rows["network"] = {n: [torch.tensor([f[n] for f in found])] for n in found[0]}
+            page.write([*laid_out(rows, groups), page.origin("A clip of 13 frames of each file")])
+        for seed in range(0 if args.network else args.seeds):
             for score in NETWORKS:
                 began, found = time.time(), []
                 for number, fold in enumerate(folds):
