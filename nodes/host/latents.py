@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...surf_core.checks import FLOATS, check_choice, check_latent
+from ...surf_core.checks import check_choice, check_latent
 from ...surf_core.resample import METHODS, cell_pixels, resize, target_size
 from .draft_record import KEY as RECORD_KEY
 from .draft_record import check_made_of
@@ -22,7 +22,6 @@ from .leftover_noise import warn_of_noise
 from .nested import (
     Parts,
     check_audio,
-    check_mask_parts,
     check_parts,
     is_joint,
     join_mask,
@@ -31,6 +30,7 @@ from .nested import (
     tensors_of,
     video_channels,
 )
+from .noise_mask import check_mask_count, check_noise_mask
 
 LEAST_SIDE = 8
 """Pixels that each side is a multiple of, for all models: the smallest patch, or a whole cell."""
@@ -100,7 +100,10 @@ def check_companions(latent: dict, samples: Tensor, name: str) -> None:
             f"{name}: batch_index must number each of the {len(samples)} items from 0, got "
             f"{str(index)[:200]}; take items out of a batch with Latent From Batch."
         )
-    check_noise_mask(latent.get("noise_mask"), name)
+    mask = latent.get("noise_mask")
+    check_noise_mask(mask, name)
+    if samples.ndim == 5:
+        check_mask_count(split_mask(mask)[0], samples)
 
 
 def _numbers(index: Any, count: int) -> bool:
@@ -108,29 +111,6 @@ def _numbers(index: Any, count: int) -> bool:
     values = index.tolist() if hasattr(index, "tolist") else index
     listed = isinstance(values, Sequence) and not isinstance(values, str) and len(values) == count
     return listed and all(isinstance(value, Integral) and value >= 0 for value in values)
-
-
-def check_noise_mask(mask: Any, name: str) -> None:
-    """Refuse a noise mask of other parts, of bools or whole numbers, or not finite."""
-    check_mask_parts(mask, name)
-    for part in tensors_of(mask):
-        _check_mask_part(part, name)
-
-
-def _check_mask_part(mask: Any, name: str) -> None:
-    if mask is None:
-        return
-    kind = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
-    if kind not in FLOATS:
-        raise ValueError(
-            f"{name}: the noise mask must hold floating point values from 0, kept, to 1, got "
-            f"{kind}; convert it, e.g. with mask.float()."
-        )
-    if mask.ndim < 2 or not mask.numel() or not torch.isfinite(mask).all():
-        raise ValueError(
-            f"{name}: the noise mask must be finite with rows and columns, got "
-            f"{tuple(mask.shape)}; set it again with Set Latent Noise Mask."
-        )
 
 
 def check_frames(model: Any, samples: Tensor, name: str) -> None:

@@ -152,8 +152,13 @@ def test_masks_of_other_parts_than_video_and_audio_are_refused(shapes):
     for parts in ([audio, video], [video, audio, audio]):
         with pytest.raises(ValueError, match=f"latent: expected a noise mask.*got {len(parts)} of"):
             opened(name, channels, both, noise_mask=host.NestedTensor(parts))
-    for parts in ([video, audio], [video[:, 0], audio], [video]):
+    for parts in ([video, audio], [video[:1, 0], audio], [video]):
         opened(name, channels, both, noise_mask=host.NestedTensor(parts))
+    # The host would stretch it over the three frames.
+    with pytest.raises(
+        ValueError, match="expected a noise mask for 1 or . items and 1 or 3 latent"
+    ):
+        opened(name, channels, both, noise_mask=host.NestedTensor([video[0, :2], audio]))
 
 
 DOWN = {"resolution": "by scale", "scale": 0.5, "width": 96, "height": 64, "method": "auto"}

@@ -78,6 +78,11 @@ BAD = {
         "at least 16 bits"),
     "a mask of bools": (
         {"preview": latent(noise_mask=torch.ones(1, 4, 6, dtype=torch.bool))}, "torch.bool"),
+    "a mask of another length": (
+        {"preview": latent(noise_mask=torch.ones(2, 4, 6))},
+        "1 or 3 latent frames", r"\(2, 4, 6\)", "make one mask, or one for each frame"),
+    "masks of more videos": (
+        {"preview": latent(noise_mask=torch.ones(2, 1, 3, 4, 6))}, "1 or 1 items", "make one"),
     "sound and picture": (
         {"preview": nested(torch.zeros(1, 16, 3, 4, 6), torch.zeros(1, 8, 5, 16))},
         "one video latent", "nested", "separate"),

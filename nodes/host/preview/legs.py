@@ -26,14 +26,15 @@ from ..conditioning import (
     low_conds,
 )
 from ..finite import check_conditioning, check_finite
-from ..latents import check_channels, check_noise_mask, is_blank
+from ..latents import check_channels, is_blank
 from ..leftover_noise import warn_of_noise
 from ..nested import split_mask
+from ..noise_mask import check_mask_count, check_noise_mask
 from . import audio
 from .after_switch import with_changes
 from .guiders import conds_of
 from .leg import Segment, check_sampler, warn_of_mask
-from .masked import can_hook, check_mask_count
+from .masked import can_hook
 from .pictures import Pictures
 from .plan import Policies, Size, Stage, ratio, turns
 from .samples import parts_of

@@ -9,7 +9,6 @@ Dims: B batch, C channels, T latent frames, H, W latent cells.
 
 import copy
 import functools
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -39,41 +38,6 @@ class Start:
         return base.model_sampling.noise_scaling(
             sigma, drawn, in_model_space(base, self.clean, noise)
         )
-
-
-def check_mask_count(mask: Any, samples: Any) -> None:
-    """Refuse a noise mask of more or fewer items or frames than a latent has.
-
-    The host would stretch it along time, or repeat it, without a word.
-
-    Args:
-        mask: [(B,) (1,) (T,) H, W]; frames may be those of the video before it was encoded.
-        samples: [B, C, (T,) H, W].
-    """
-    if not isinstance(mask, Tensor) or not isinstance(samples, Tensor):
-        return
-    items = frames = math.prod(mask.shape[:-2])
-    if samples.ndim == 5 and mask.ndim == 5:
-        items, frames = mask.shape[0], mask.shape[2]
-    elif samples.ndim == 5:
-        items = 1
-    fits = items in (1, len(samples))
-    if samples.ndim == 5:
-        fits = fits and _are_frames(frames, samples.shape[2])
-    if not fits:
-        batch, times = len(samples), samples.shape[2] if samples.ndim == 5 else 1
-        raise ValueError(
-            f"expected a noise mask for 1 or {batch} items and 1 or {times} latent frames, got "
-            f"{tuple(mask.shape)} for a latent of {tuple(samples.shape)}; make one mask, or one "
-            "for each frame, and for several videos [B, 1, T, rows, columns]."
-        )
-
-
-def _are_frames(count: int, frames: int) -> bool:
-    """Say whether masks are one, or one for each latent frame, or for each of the video's."""
-    if count in (1, frames):
-        return True
-    return frames > 1 and count > frames and (count - 1) % (frames - 1) == 0
 
 
 def in_model_space(base: Any, latent: Tensor, like: Tensor) -> Tensor:
