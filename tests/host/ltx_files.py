@@ -1,4 +1,4 @@
-"""Tiny files of LTX-2.x for the workflows: checkpoint, LoRA, autoencoders, latent upsampler.
+"""Tiny files of LTX-Video, and of LTX-2.x for the workflows: models, LoRA, autoencoders, upsampler.
 
 The autoencoders are the host's classes with few channels; LTX-2.5's own video decoder, which is a
 diffusion model, is not among them: the one of LTX-2.3 has the same latents. In the host's folder:
@@ -20,9 +20,7 @@ VIDEO_VAE = {
     "latent_channels": 128, "norm_layer": "pixel_norm", "patch_size": 4,
     "latent_log_var": "uniform", "causal_decoder": False, "spatial_padding_mode": "zeros",
     "encoder_base_channels": 16, "decoder_base_channels": 16,
-    "blocks": [
-        ["res_x", 1], ["compress_all", 1], ["compress_all", 1], ["compress_all", 1], ["res_x", 1],
-    ],
+    "blocks": [["compress_all", 1], ["compress_all", 1], ["compress_all", 1], ["res_x", 1]],
 }  # fmt: skip
 AUDIO_VAE = {
     "model": {
@@ -44,6 +42,12 @@ VOCODER = {
     "upsample_rates": [5, 4, 2, 2, 2], "upsample_kernel_sizes": [16, 16, 8, 4, 4],
     "upsample_initial_channel": 64, "stereo": True, "resblock": "1",
 }  # fmt: skip
+LTX_VIDEO = {
+    "num_attention_heads": 1, "attention_head_dim": 32, "cross_attention_dim": 32,
+    "caption_channels": av_models.TEXT, "num_layers": 1,
+}  # fmt: skip
+"""The first LTX, of video alone, which hosts since 0.8.0 have. Its VAE works on a sixteenth of the
+pixels, and its model has a quarter of Wan's tokens: the cheapest way to 1080p."""
 UPSAMPLER = {"in_channels": 128, "mid_channels": 32, "num_blocks_per_stage": 1, "dims": 3}
 SOUND = {"audio_vae": AUDIO_VAE, "vocoder": VOCODER}
 
@@ -62,6 +66,14 @@ def video_vae():
     from comfy.ldm.lightricks.vae.causal_video_autoencoder import VideoVAE
 
     return with_statistics(av_models.drawn(VideoVAE(config=VIDEO_VAE), 470))
+
+
+def ltx_video():
+    import comfy.ops
+    from comfy.ldm.lightricks.model import LTXVModel
+
+    made = {"operations": comfy.ops.disable_weight_init, "dtype": torch.float32, "device": "cpu"}
+    return checkpoints.randomise(LTXVModel(**LTX_VIDEO, **made), 473)
 
 
 def audio_vae():
@@ -103,19 +115,31 @@ def lora(rank=4):
     return state
 
 
-def write_all(models):
-    """Write what the workflows of LTX-2.x need, below a folder laid out like `models`."""
-    from safetensors.torch import save_file
+def write_video(models):
+    """Write LTX-Video and its VAE, below a folder laid out like the host's `models`."""
+    made = {
+        "diffusion_models/tiny_ltx_video": (ltx_video(), {"transformer": LTX_VIDEO}),
+        "vae/tiny_ltx_video_vae": (video_vae(), {"vae": VIDEO_VAE}),
+    }
+    _write(models, made)
 
+
+def write_all(models):
+    """Write what the workflows of LTX-2.x need beside it."""
     av_models.write("tiny_ltx25", models / "diffusion_models")
     everything = {"transformer": av_models.LTX, "vae": VIDEO_VAE} | SOUND
     made = {
         "checkpoints/tiny_ltx23": (checkpoint(), everything),
         "loras/tiny_ltx_lora": (lora(), {}),
-        "vae/tiny_ltx_video_vae": (video_vae(), {"vae": VIDEO_VAE}),
         "vae/tiny_ltx_audio_vae": (audio_vae(), SOUND),
         "latent_upscale_models/tiny_ltx_upsampler": (upsampler(), UPSAMPLER),
     }
+    _write(models, made)
+
+
+def _write(models, made):
+    from safetensors.torch import save_file
+
     for name, (state, config) in made.items():
         path = models / f"{name}.safetensors"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -126,5 +150,6 @@ def write_all(models):
 if __name__ == "__main__":
     target = Path(sys.argv[1]).resolve()
     checkpoints.start_host(Path.cwd())
+    write_video(target)
     if importlib.util.find_spec("comfy.ldm.minimax") is not None:
         write_all(target)

@@ -22,25 +22,35 @@ STEPS = 24
 VIDEO = "own.mp4"
 
 
+FAMILIES = {
+    "wan": ("tiny_wan_t2v", "tiny_wan_vae", "RandomConditioning", TEXT["wan"]),
+    "ltx": ("tiny_ltx_video", "tiny_ltx_video_vae", "RandomT5Conditioning", {"width": 48}),
+}
+"""Model, VAE, and what makes a prompt."""
+
+
 def prepare(base):
     """Put the pack, tiny weights and random prompts into a host's folder."""
     python = os.environ.get("COMFYUI_PYTHON", "python")
-    done = patience.run(
-        [python, str(HERE / "checkpoints.py"), str(base / "models")], 600,
-        cwd=os.environ["COMFYUI_PATH"],
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
+    for script in ("checkpoints.py", "ltx_files.py"):
+        done = patience.run(
+            [python, str(HERE / script), str(base / "models")], 600,
+            cwd=os.environ["COMFYUI_PATH"],
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-2000:]
     install_pack(base)
     (base / "custom_nodes" / "stand_ins").mkdir(parents=True)
     shutil.copy(HERE / "stand_ins.py", base / "custom_nodes" / "stand_ins" / "__init__.py")
 
 
-def prompts(negative=2):
-    """A model and its prompts; guidance 1 makes nothing of the negative one."""
+def prompts(negative=2, family="wan"):
+    """A model, its VAE and prompts; guidance 1 makes nothing of the negative one."""
+    model, vae, encoder, text = FAMILIES[family]
     return {
-        "model": node("UNETLoader", unet_name="tiny_wan_t2v.safetensors", weight_dtype="default"),
-        "positive": node("RandomConditioning", seed=1, **TEXT["wan"]),
-        "negative": node("RandomConditioning", seed=negative, **TEXT["wan"]),
+        "model": node("UNETLoader", unet_name=f"{model}.safetensors", weight_dtype="default"),
+        "vae": node("VAELoader", vae_name=f"{vae}.safetensors"),
+        "positive": node(encoder, seed=1, **text),
+        "negative": node(encoder, seed=negative, **text),
     }
 
 
@@ -75,19 +85,17 @@ def latent_graph(negative=2, **changes):
     }
 
 
-def video_graph(width, height, **changes):
+def video_graph(*, family, memory, **changes):
     """A video of one's own, refined, decoded a few frames at a time and saved with its sound."""
-    return prompts() | {
-        "vae": node("VAELoader", vae_name="tiny_wan_vae.safetensors"),
+    return prompts(family=family) | {
         "loaded": node("LoadVideo", file=VIDEO),
         "parts": node("GetVideoComponents", video=["loaded", 0]),
         "refined": refined(
-            image=["parts", 0], vae=["vae", 0], resolution="by size", width=width, height=height,
-            upsample="pixel", **changes,
+            image=["parts", 0], vae=["vae", 0], upsample="pixel", **changes,
         ),
         "decoded": node(
             "SurfDecodeVideo", samples=["refined", 0], vae=["vae", 0], fps=["parts", 2],
-            audio=["parts", 1], width=["refined", 1], height=["refined", 2], crf=23, memory=0.1,
+            audio=["parts", 1], width=["refined", 1], height=["refined", 2], crf=23, memory=memory,
             piece=0,
         ),
         "saved": node(

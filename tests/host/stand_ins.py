@@ -50,6 +50,19 @@ class RandomLtxConditioning:
         return ([[text, {"unprocessed_ltxav_embeds": True}]],)
 
 
+class RandomT5Conditioning:
+    """Emits what the text encoder of LTX-Video would: it says which tokens are text."""
+
+    CATEGORY = "testing"
+    FUNCTION = "make"
+    RETURN_TYPES = ("CONDITIONING",)
+    INPUT_TYPES = RandomLtxConditioning.INPUT_TYPES
+
+    def make(self, seed, width):
+        text = torch.randn(1, 8, width, generator=torch.Generator().manual_seed(seed))
+        return ([[text, {"attention_mask": torch.ones(1, 8, dtype=torch.long)}]],)
+
+
 class RandomClipVision:
     """Emits what the vision encoder of HunyuanVideo 1.5 would, of four tokens."""
 
@@ -178,6 +191,7 @@ NODE_CLASS_MAPPINGS = {
     "RandomConditioning": RandomConditioning,
     "RandomLtxConditioning": RandomLtxConditioning,
     "RandomMiniMaxClip": RandomMiniMaxClip,
+    "RandomT5Conditioning": RandomT5Conditioning,
     "SmallMiniMaxVAELoader": SmallMiniMaxVAELoader,
     "SmallSeedVR2Loader": SmallSeedVR2Loader,
     "SmallSeedVR2VAELoader": SmallSeedVR2VAELoader,
