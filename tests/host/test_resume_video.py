@@ -20,8 +20,8 @@ LARGE = {
     "to": {"resolution": "1080p", "window": 0, "chunk_frames": 41, "tile": 512},
     "made": (1920, 1080),
 }  # fmt: skip
-"""As large as is asked for, and few frames a second: three minutes of one core in ComfyUI 0.33, more
-in older versions, which fix the width of this VAE."""
+"""As large as is asked for, and few frames a second: three minutes of one core in ComfyUI 0.33,
+more in older versions, which fix the width of this VAE."""
 
 pytestmark = [
     pytest.mark.host,
