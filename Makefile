@@ -27,7 +27,7 @@ demo: $(STAMP)
 	$(BIN)/python -m surf_core.tiny --out demo
 
 test: $(STAMP)
-	@echo "About 5000 tests, three to five minutes on two idle cores; each dot is one that passed."
+	@echo "About 6000 tests, three to five minutes on two idle cores; each dot is one that passed."
 	$(PYTEST) -m "$(CPU_TESTS)"
 
 test-web: $(STAMP)
