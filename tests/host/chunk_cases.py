@@ -5,8 +5,11 @@
 Every function `case_*` asserts.
 """
 
+import contextlib
 import sys
+import tempfile
 from pathlib import Path
+from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -24,9 +27,13 @@ import comfy.model_management  # noqa: E402
 import comfy.sample  # noqa: E402
 import comfy.samplers  # noqa: E402
 import comfy.sd  # noqa: E402
+import folder_paths  # noqa: E402
 from comfy_extras.nodes_context_windows import ContextWindowsManualNode  # noqa: E402
+from surf.nodes.host.refine import RefineSettings, refine  # noqa: E402
 from surf.nodes.host.refine.tiling import with_tiles  # noqa: E402
 from surf.nodes.host.refine.timeline import Timeline  # noqa: E402
+from surf.nodes.host.resume import QueuedNode  # noqa: E402
+from surf.nodes.host.resume import run as resume_run  # noqa: E402
 from surf.nodes.refine import SurfRefiner  # noqa: E402
 from surf.surf_core.chunks import in_chunks  # noqa: E402
 from surf.surf_core.tiny.model import FRAMES  # noqa: E402
@@ -68,11 +75,11 @@ def refined(latent, patcher=None, positive=None, **changes):
 
 
 class CallsByTime:
-    """Stand in front of a model's apply_model: note the calls, and fail above a limit."""
+    """Stand in front of a model's apply_model: note the calls, fail above a limit, be killed."""
 
-    def __init__(self, model, limit=10**9):
+    def __init__(self, model, limit=10**9, stop=10**9):
         self.inner, self.limit, self.apply = model.model, limit, model.model.apply_model
-        self.calls = []
+        self.calls, self.stop = [], stop
 
     def __enter__(self):
         self.inner.apply_model = self
@@ -83,6 +90,8 @@ class CallsByTime:
 
     def __call__(self, x, t, **conditioning):
         self.calls.append((tuple(x.shape), conditioning))
+        if len(self.calls) == self.stop:
+            raise Killed
         if x[0, 0].numel() > self.limit:
             raise comfy.model_management.OOM_EXCEPTION("CUDA out of memory")
         return self.apply(x, t, **conditioning)
@@ -227,6 +236,44 @@ def case_context_windows_of_the_model_are_left_to_cut_time():
     assert {shape[2] for shape, _ in calls} <= {8, 9}
     assert torch.equal(out, refined(latent, model, scale=1.0, cfg=1.0))
     refused(lambda: refined(latent, model, scale=1.0, chunk_frames=33), "windows of 8")
+
+
+class Killed(BaseException):
+    """Ends a run at an evaluation."""
+
+
+def case_a_killed_run_under_context_windows_goes_on_to_the_same_bits():
+    """Of the schedules, the uniform ones move their windows from step to step."""
+    user, graph = tempfile.mkdtemp(), {"1": {"class_type": "SurfRefiner", "inputs": {}}}
+    folder_paths.set_user_directory(user)
+    settings = {"context_length": 8, "context_overlap": 2, "context_stride": 1, "dim": 2}
+    for schedule, freenoise in (("standard_static", False), ("looped_uniform", True)):
+        model = ContextWindowsManualNode.execute(
+            load(), context_schedule=schedule, closed_loop=True, fuse_method="pyramid",
+            freenoise=freenoise, **settings,
+        ).args[0]  # fmt: skip
+
+        def run(model=model, **resume):
+            chosen = SETTINGS | {"steps": 5, "cfg": 1.0}
+            names = ("seed", "sigma_start", "steps", "cfg", "window", "low_band_lock",
+                     "colour_match")  # fmt: skip
+            return refine(
+                model, prompt(1), prompt(2), {"samples": START},
+                RefineSettings(**{name: chosen[name] for name in names}), upsample="latent",
+                resolution="by scale", scale=1.0, width=64, height=64, **resume,
+            )[0]["samples"]  # fmt: skip
+
+        with CallsByTime(model) as calls:
+            undisturbed = run()
+        kept = {"resume": QueuedNode(find=graph.get, number="1", leave_out=())}
+        with mock.patch.object(resume_run, "SHARE", 0):
+            with CallsByTime(model, stop=3 * len(calls) // 5 + 1), contextlib.suppress(Killed):
+                run(**kept)
+            assert len(list(Path(user).rglob("*.run.safetensors"))) == 1
+            with CallsByTime(model) as left:
+                assert torch.equal(run(**kept), undisturbed)
+        assert len(left) < len(calls), (len(left), len(calls))
+        assert not list(Path(user).rglob("*.run.safetensors"))
 
 
 def case_every_chunk_hears_its_sound_and_has_its_keyframes():
