@@ -87,14 +87,23 @@ def test_the_shipped_weights_draw_what_their_committed_table_says(measured, mode
 
 
 @pytest.fixture(scope="module")
-def signature(measured, models, tmp_path_factory):
-    """The page of two pairs, made, and again from what was kept: rows, and both texts."""
-    folder, texts = tmp_path_factory.mktemp("signature"), []
-    for name in ("first.md", "again.md"):
-        options = ["--pairs=2", "--batch=1", f"--state={folder / 'kept'}", models["weights"]]
-        rows = measured("tiny_signature", folder / name, *options)
-        texts.append((folder / name).read_text(encoding="utf-8"))
-    return rows, texts
+def made_again(measured, models, tmp_path_factory):
+    """Make the page of two pairs, and again from what was kept: rows, and both texts."""
+
+    def run(benchmark):
+        folder, texts = tmp_path_factory.mktemp(benchmark), []
+        for name in ("first.md", "again.md"):
+            options = ["--pairs=2", "--batch=1", f"--state={folder / 'kept'}", models["weights"]]
+            rows = measured(benchmark, folder / name, *options)
+            texts.append((folder / name).read_text(encoding="utf-8"))
+        return rows, texts
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def signature(made_again):
+    return made_again("tiny_signature")
 
 
 @pytest.mark.slow
@@ -140,14 +149,8 @@ torch.testing.assert_close(preview, shown(tiny, [0], 10), rtol=0, atol=1e-3)
 
 
 @pytest.fixture(scope="module")
-def switch_ways(measured, models, tmp_path_factory):
-    """The page of two pairs, made, and again from what was kept: rows, and both texts."""
-    folder, texts = tmp_path_factory.mktemp("switch"), []
-    for name in ("first.md", "again.md"):
-        options = ["--pairs=2", "--batch=1", f"--state={folder / 'kept'}", models["weights"]]
-        rows = measured("tiny_switch", folder / name, *options)
-        texts.append((folder / name).read_text(encoding="utf-8"))
-    return rows, texts
+def switch_ways(made_again):
+    return made_again("tiny_switch")
 
 
 @pytest.mark.slow

@@ -168,13 +168,6 @@ def case_every_guider_of_the_host_takes_a_lock(host):
         assert not torch.equal(other, held), name
 
 
-def cases():
-    """Bind every case to one host: {name: function without arguments}."""
-    host = inprocess.Host()
-    return {name: partial(case, host) for name, case in globals().items()
-            if name.startswith("case_")}  # fmt: skip
-
-
 if __name__ == "__main__":
     results = inside.enter()
-    inside.report(results, cases())
+    inside.report(results, inprocess.bound(globals()))

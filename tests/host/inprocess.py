@@ -4,6 +4,7 @@ For scripts that called `inside.enter` first.
 """
 
 import asyncio
+from functools import partial
 from unittest import mock
 
 import checkpoints
@@ -145,3 +146,10 @@ class ClipVision:
     def __init__(self, width=1280, tokens=257, seed=3):
         self.penultimate_hidden_states = random(1, tokens, width, seed=seed)
         self.last_hidden_state = random(1, tokens, width, seed=seed + 1)
+
+
+def bound(*scripts):
+    """Bind every case of scripts, as their globals, to one host: {name: function of nothing}."""
+    host = Host()
+    found = [item for names in scripts for item in names.items()]
+    return {name: partial(case, host) for name, case in found if name.startswith("case_")}

@@ -388,13 +388,6 @@ def case_experts_that_cannot_be_a_pair_are_refused(host):
     refused(lambda: ours(**(both | {"model_low_noise": image})), "model_low_noise", "one family")
 
 
-def cases():
-    """Bind every case to one host: {name: function without arguments}."""
-    host = inprocess.Host()
-    return {name: partial(case, host) for name, case in globals().items()
-            if name.startswith("case_")}  # fmt: skip
-
-
 if __name__ == "__main__":
     results = inside.enter()
-    inside.report(results, cases())
+    inside.report(results, inprocess.bound(globals()))

@@ -5,8 +5,6 @@
 Every function `case_*` of the modules below takes the host and asserts.
 """
 
-from functools import partial
-
 import embedded_cases
 import golden_cases
 import inprocess
@@ -16,13 +14,6 @@ import switch_cases
 MODULES = golden_cases, switch_cases, embedded_cases
 
 
-def cases():
-    """Bind every case to one host: {name: function without arguments}."""
-    host = inprocess.Host()
-    found = [item for module in MODULES for item in vars(module).items()]
-    return {name: partial(case, host) for name, case in found if name.startswith("case_")}
-
-
 if __name__ == "__main__":
     results = inside.enter()
-    inside.report(results, cases())
+    inside.report(results, inprocess.bound(*map(vars, MODULES)))

@@ -8,7 +8,7 @@ import pytest
 import torch
 from surf.nodes.decode import SurfVAEDecode
 from surf.nodes.host.vae import memory as pieces
-from surf.tests.nodes.vaes import Vae
+from surf.tests.nodes.vaes import Vae, memory_of_vaes
 
 GB = 2**30
 
@@ -34,12 +34,7 @@ class Tight(Vae):
 
 @pytest.fixture(autouse=True)
 def memory(monkeypatch):
-    """Bytes of the device and of free main memory, which the test may set."""
-    amount = {"device": 1000 * GB, "main": 1000 * GB}
-    host = sys.modules["comfy.model_management"]
-    monkeypatch.setattr(host, "get_total_memory", lambda device: amount["device"])
-    monkeypatch.setattr(host, "get_free_memory", lambda device: amount["main"])
-    return amount
+    return memory_of_vaes(monkeypatch)
 
 
 def latent(*shape):

@@ -1,26 +1,19 @@
 """Previews go through a VAE of any memory: whole where it fits, else in pieces that blend."""
 
-import sys
-
 import pytest
 import torch
 from surf.nodes.host.vae import memory as pieces
 from surf.nodes.host.vae import upsample
 from surf.surf_core.resample import resize
 from surf.surf_core.tiles import boxes
-from surf.tests.nodes.vaes import Vae
+from surf.tests.nodes.vaes import Vae, memory_of_vaes
 
 GB = 2**30
 
 
 @pytest.fixture(autouse=True)
 def memory(monkeypatch):
-    """Bytes of the device and of free main memory, which the test may set."""
-    amount = {"device": 1000 * GB, "main": 1000 * GB}
-    host = sys.modules["comfy.model_management"]
-    monkeypatch.setattr(host, "get_total_memory", lambda device: amount["device"])
-    monkeypatch.setattr(host, "get_free_memory", lambda device: amount["main"])
-    return amount
+    return memory_of_vaes(monkeypatch)
 
 
 def preview(frames=2, rows=20, columns=34):

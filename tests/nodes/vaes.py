@@ -1,7 +1,22 @@
 """VAEs of the fake host that need no network."""
 
+import sys
+
 import torch
 from surf.surf_core.resample import resize
+
+
+def memory_of_vaes(monkeypatch):
+    """Set bytes of the device and of free main memory, all but endless; the test may change them.
+
+    Returns:
+        {"device": bytes, "main": bytes}, read at every question.
+    """
+    amount = {"device": 1000 * 2**30, "main": 1000 * 2**30}
+    host = sys.modules["comfy.model_management"]
+    monkeypatch.setattr(host, "get_total_memory", lambda device: amount["device"])
+    monkeypatch.setattr(host, "get_free_memory", lambda device: amount["main"])
+    return amount
 
 
 class Vae:
