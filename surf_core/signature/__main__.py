@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from .files import read_video
-from .survival import check_rows, survival
+from .survival import check_rows, compared_rates, survival
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -22,7 +22,9 @@ def main(argv: list[str] | None = None) -> int:
     try:
         check_rows(args.rows)
         given = [args.video, args.reference] + ([args.other] if args.other else [])
-        found = survival(*(read_video(path, args.rows) for path in given), rows=args.rows)
+        videos, rates = zip(*(read_video(path, args.rows) for path in given), strict=True)
+        note = compared_rates(rates, [x.shape[2] for x in videos])
+        found = survival(*videos, rows=args.rows).with_note(note)
     except ValueError as error:
         print(f"surf_core.signature: {error}", file=sys.stderr)
         return 2

@@ -150,6 +150,11 @@ def fine(video: Tensor, baseline: Tensor) -> Tensor:
     return likeness(one, other)
 
 
+def finest(video: Tensor) -> Tensor:
+    """Measure the root mean square of the finest octave of a video [B, 3, T, H, W]: [B]."""
+    return octaves(video)[0].square().mean((1, 2, 3, 4)).sqrt()
+
+
 def sharpness(video: Tensor, baseline: Tensor) -> Tensor:
     """Compare the power of the finest octave: [B], 0.., 1 is as sharp; the partner of `fine`.
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from ..resample import resize
 
 
-def read_video(path: Path, rows: int = 480) -> Tensor:
-    """Read the frames of a video: [1, 3, T, H, W] in 0..1, fp32.
+def read_video(path: Path, rows: int = 480) -> tuple[Tensor, float | None]:
+    """Read the frames of a video, [1, 3, T, H, W] in 0..1, fp32; and how many a second has.
 
     Args:
         path: any file that PyAV reads.
@@ -37,6 +37,7 @@ def read_video(path: Path, rows: int = 480) -> Tensor:
                 raise ValueError(
                     f"expected a video, got {path} without a picture; convert it to mp4."
                 )
+            rate = container.streams.video[0].average_rate
             frames = [
                 _frame(frame.to_ndarray(format="rgb24"), rows)
                 for frame in container.decode(video=0)
@@ -45,7 +46,7 @@ def read_video(path: Path, rows: int = 480) -> Tensor:
         raise ValueError(f"expected a video, got {path}: {error}; convert it to mp4.") from error
     if not frames:
         raise ValueError(f"expected a video, got {path} without frames; convert it to mp4.")
-    return torch.stack(frames, dim=1)[None]
+    return torch.stack(frames, dim=1)[None], float(rate) if rate else None
 
 
 def _frame(pixels: Any, rows: int) -> Tensor:

@@ -80,6 +80,21 @@ def _flows(video: Tensor, baseline: Tensor) -> tuple[Tensor, Tensor]:
     return optical_flow(resize(one, size, "area")), optical_flow(resize(other, size, "area"))
 
 
+def flow_lengths(video: Tensor, baseline: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Add up optical flow, in cells.
+
+    Args:
+        video, baseline: as for `motion`.
+
+    Returns:
+        End-point error, length of the video's flow, of the baseline's: three of [B].
+    """
+    one, other = _flows(video, baseline)
+    dims = (1, 2, 3)
+    error = (one - other).norm(dim=1).sum(dims)
+    return error, one.norm(dim=1).sum(dims), other.norm(dim=1).sum(dims)
+
+
 def flow(video: Tensor, baseline: Tensor) -> tuple[Tensor, Tensor]:
     """Compare optical flow: its end-point error, and how much motion there is.
 
@@ -99,10 +114,7 @@ def flow(video: Tensor, baseline: Tensor) -> tuple[Tensor, Tensor]:
 
     Source: end-point error after Otte and Nagel 1994, normalized by us.
     """
-    one, other = _flows(video, baseline)
-    dims = (1, 2, 3)
-    error = (one - other).norm(dim=1).sum(dims)
-    mine, theirs = one.norm(dim=1).sum(dims), other.norm(dim=1).sum(dims)
+    error, mine, theirs = flow_lengths(video, baseline)
     both = mine + theirs
     agreement = torch.where(both > 0, 1 - error / both.clamp(min=1), 1.0)
     return agreement, mine / theirs.clamp(min=1)

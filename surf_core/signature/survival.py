@@ -3,20 +3,26 @@
 Dims: B batch, T frames, H, W pixels of the smaller video.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import torch
 from torch import Tensor
 
 from ..resample import resize
-from .agreement import COARSEST, bands, fine, pair, sharpness
+from .agreement import COARSEST, bands, fine, finest, pair, sharpness
 from .distances import colour_distance
-from .motion import flow, motion
+from .motion import flow_lengths, motion
 
+GREY, SEED = "grey", "another seed"
 MEANING = "Whether both mean the same, no number here can judge: look at them."
+FLAT = "the reference has no fine detail, so that none can be kept or lost"
 PADDING = 4
 """Frames that two videos may differ by: what a VAE adds to fill its last latent frame."""
+MANY = 10
+"""Times as much; more is no number to compare."""
+ROUNDING = 1 / 255 / 12**0.5
+"""Root mean square of what 8 bits leave out: less detail than that is none."""
 _STILL = 2 / 255
 _FEW = 0.01
 
@@ -49,6 +55,10 @@ class Survival:
     floor: str
     """"another seed" or "grey"."""
     note: str = MEANING
+
+    def with_note(self, more: str) -> "Survival":
+        """Return the same with a sentence before the note; "" adds none."""
+        return replace(self, note=f"{more} {self.note}") if more else self
 
     def text(self) -> str:
         """Format as lines for a reader."""
@@ -90,14 +100,47 @@ def flicker(video: Tensor, baseline: Tensor) -> tuple[Tensor, Tensor]:
     return change(one), change(other)
 
 
-def _part(value: float | None, floor: float, ceiling: float, says: str) -> SignaturePart:
-    kept = None
-    if value is not None and value == value and abs(ceiling - floor) > 1e-9:
+def _part(
+    value: float | None, floor: float, ceiling: float, says: str, lowest: str = GREY
+) -> SignaturePart:
+    """Place a value between floor and ceiling.
+
+    Args:
+        lowest: what the floor is.
+    """
+    value, kept = None if value is None or value != value else value, None
+    if value is not None and abs(ceiling - floor) > 1e-9:
         kept = min(max((value - floor) / (ceiling - floor), 0.0), 1.0)
-    return SignaturePart(
-        value=None if value is None or value != value else value,
-        floor=floor, ceiling=ceiling, kept=kept, says=says,
-    )  # fmt: skip
+    elif value is not None:
+        says = f"{says}; {lowest} is as good as a copy here"
+    return SignaturePart(value=value, floor=floor, ceiling=ceiling, kept=kept, says=says)
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:.2f} times as much" if ratio <= MANY else f"over {MANY} times as much"
+
+
+def compared_rates(rates: Sequence[float | None], lengths: Sequence[int]) -> str:
+    """Say that frame rates of files differ, "" where they do not; frames are compared one by one.
+
+    Args:
+        rates: frames a second of each file; None: not known.
+        lengths: frames of each file.
+
+    Raises:
+        ValueError: other rates and other lengths: frames of one number show other moments.
+    """
+    known = {f"{rate:g}" for rate in rates if rate is not None}
+    if len(known) < 2:
+        return ""
+    said = " and ".join("?" if rate is None else f"{rate:g}" for rate in rates)
+    if len(set(lengths)) > 1:
+        raise ValueError(
+            f"expected videos of one frame rate, got {said} frames a second with "
+            f"{' and '.join(map(str, lengths))} frames; convert them to one rate and cut them to "
+            "the same frames."
+        )
+    return f"The files have {said} frames a second: frames of the same number were compared."
 
 
 def check_rows(rows: int) -> None:
@@ -148,32 +191,38 @@ def survival(
     def of(measure: Callable[[Tensor, Tensor], Tensor], x: Tensor) -> float:
         return measure(x, reference).item()
 
-    sharp = of(sharpness, video)
+    lowest = SEED if others else GREY
+
+    def part(
+        measure: Callable[[Tensor, Tensor], Tensor], ceiling: float, says: str
+    ) -> SignaturePart:
+        return _part(of(measure, video), of(measure, floor), ceiling, says, lowest)
+
+    still = _part(None, 0.0, 0.0, "one frame")
     parts = {
-        "layout": _part(
-            of(bands, video), of(bands, floor), 1.0, "what is where, at every scale (bands)"
-        ),
-        "colour": _part(
-            of(colour_distance, video), of(colour_distance, floor), 0.0,
-            "distance of the colours' mean and spread",
-        ),
-        "motion": _part(
-            of(motion, video) if moves else None, of(motion, floor) if moves else 0.0, 1.0,
-            "what changes from frame to frame, where and when" if moves else "one frame",
-        ),
-        "flicker": _flicker(video, reference) if moves else _part(None, 0.0, 0.0, "one frame"),
-        "detail": _part(
-            of(fine, video), of(fine, floor), 1.0,
-            f"the reference's own finest detail; the video has {sharp:.2f} times as much",
+        "layout": part(bands, 1.0, "what is where, at every scale (bands)"),
+        "colour": part(colour_distance, 0.0, "distance of the colours' mean and spread"),
+        "motion": part(motion, 1.0, _flow(video, reference)) if moves else still,
+        "flicker": _flicker(video, reference) if moves else still,
+        "detail": part(
+            fine, 1.0,
+            "the reference's own finest detail; the video has "
+            + _times(of(sharpness, video)),
         ),
     }  # fmt: skip
-    if moves:
-        agreement, more = (x.item() for x in flow(video, reference))
-        says = f"{parts['motion'].says}; flow agrees to {agreement:.0%}, {more:.2f} times as much"
-        parts["motion"] = replace(parts["motion"], says=says)
-    return Survival(
-        parts=parts, frames=min(lengths), size=size, floor="another seed" if others else "grey"
-    )
+    if finest(reference).item() < ROUNDING:
+        parts["detail"] = replace(parts["detail"], kept=None, says=FLAT)
+    return Survival(parts=parts, frames=min(lengths), size=size, floor=lowest)
+
+
+def _flow(video: Tensor, reference: Tensor) -> str:
+    """Say how much optical flow there is, and how it agrees."""
+    error, mine, theirs = (x.item() for x in flow_lengths(video, reference))
+    says = "what changes from frame to frame, where and when; "
+    if not theirs:
+        return f"{says}nothing in the reference moves{', but in the video' if mine else ''}"
+    agreement = 1 - error / (mine + theirs)
+    return f"{says}flow agrees to {agreement:.0%}, {_times(mine / theirs)}"
 
 
 def _flicker(video: Tensor, reference: Tensor) -> SignaturePart:

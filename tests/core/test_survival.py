@@ -2,6 +2,7 @@
 
 import json
 import wave
+from pathlib import Path
 
 import pytest
 import torch
@@ -79,6 +80,25 @@ def test_frames_of_a_vae_are_cropped_and_other_lengths_refused(reference):
         survival(reference[..., :48], reference)
 
 
+def test_a_reference_without_detail_or_motion_says_so(reference):
+    """No number is a multiple of nothing."""
+    grey = torch.full_like(reference, 0.5)
+    noise = torch.rand(reference.shape, generator=torch.Generator().manual_seed(3))
+    near = grey + (noise - 0.5) / 255
+    for flat in (grey, near, torch.zeros_like(grey)):
+        parts = survival(noise, flat).parts
+        assert parts["detail"].kept is None
+        assert parts["detail"].says.startswith("the reference has no fine detail")
+        assert "nothing in the reference moves, but in the video" in parts["motion"].says
+    parts = survival(noise, grey).parts
+    assert all(parts[name].kept is None for name in ("layout", "colour", "motion"))
+    assert "grey is as good as a copy here" in parts["layout"].says
+    assert "another seed is as good" in survival(noise, reference, reference).parts["layout"].says
+    smooth = grey + (noise - 0.5) / 20
+    assert "over 10 times as much" in survival(noise, smooth).parts["detail"].says
+    assert "times as much" in survival(reference, reference).parts["motion"].says
+
+
 def test_a_still_picture_has_neither_motion_nor_flicker(reference):
     found = survival(reference[:, :, :1], reference[:, :, :1])
     assert found.parts["motion"].kept is found.parts["flicker"].kept is None
@@ -104,7 +124,27 @@ def test_command_compares_files(tmp_path, capsys, reference, other):
     assert main([video, truth, "--other", seed, "--json", str(tmp_path / "s.json")]) == 0
     assert "layout   100%" in capsys.readouterr().out
     assert json.loads((tmp_path / "s.json").read_text())["frames"] == 6
-    assert read_video(names[0], rows=48).shape == (1, 3, 6, 48, 48)
+    frames, rate = read_video(names[0], rows=48)
+    assert frames.shape == (1, 3, 6, 48, 48)
+    assert rate == 4
+
+
+def test_command_says_that_frame_rates_differ(tmp_path, capsys):
+    video = torch.rand(3, 6, 96, 96, generator=torch.Generator().manual_seed(1))
+    paths = {rate: str(tmp_path / f"{rate}.mp4") for rate in (8, 16, 24)}
+    for rate, path in paths.items():
+        frames = video if rate < 24 else video[:, [0, *range(6)]]
+        write_mp4(Path(path), frames, size=96, fps=rate)
+    assert main([paths[8], paths[8]]) == 0
+    assert "frames a second" not in capsys.readouterr().out
+    assert main([paths[8], paths[16], "--json", str(tmp_path / "s.json")]) == 0
+    said = "The files have 8 and 16 frames a second: frames of the same number were compared."
+    assert said in capsys.readouterr().out
+    assert json.loads((tmp_path / "s.json").read_text())["note"].startswith(said)
+    assert main([paths[24], paths[8], "--other", paths[8]]) == 2
+    assert "got 24 and 8 and 8 frames a second with 7 and 6 and 6 frames; convert" in (
+        capsys.readouterr().err
+    )
 
 
 def test_command_says_that_sound_alone_has_no_picture(tmp_path, capsys):

@@ -362,5 +362,36 @@ def case_a_prompt_that_its_sampler_refuses_is_refused():
     inprocess.refused(lambda: run(HOST.model(), VIDEO, positive=area), "Surf Plan: ", "area")
 
 
+def case_a_prompt_of_another_text_encoder_is_refused_before_a_model_runs():
+    """By the plan, by the sampler and by the refiner; a raw error of torch says no input."""
+    wide, words = text(64), ("expected text 4096 wide", "got 64; connect the text encoder")
+    inprocess.refused(
+        lambda: run(HOST.model(), VIDEO, positive=wide, calibrate=True), "Surf Plan: ", *words
+    )
+    inprocess.refused(
+        lambda: HOST.ours(HOST.model(), VIDEO, wide, wide), "Surf Reshift KSampler: ", *words
+    )
+    given = {"model": HOST.model(), "positive": wide, "negative": wide, "latent": VIDEO}
+    given |= {"seed": 3, "sigma_start": 0.7, "steps": 2, "cfg": 1.0, "window": 0}
+    given |= {"resolution": "by scale", "scale": 2.0, "width": 64, "height": 64}
+    given |= {"upsample": "latent", "low_band_lock": 0.0, "colour_match": False}
+    refiner = HOST.nodes["SurfRefiner"]
+    inprocess.refused(lambda: refiner.execute(**given), "Surf Refiner: ", *words)
+    pooled = text(4096, pooled_output=torch.zeros(1, 768))
+    inprocess.refused(
+        lambda: run(HOST.model("tiny_hunyuan"), VIDEO, positive=pooled), "expected text 64 wide"
+    )
+
+
+def case_models_of_video_and_sound_refuse_a_prompt_of_another_text_encoder():
+    av_models.check_known()
+    for name, frames in (("tiny_minimax_h3", 22), ("tiny_ltx23", 17)):
+        latent = av_models.latent(name, frames=frames, rows=8, columns=12)
+        model = av_models.load(name, FOLDER)
+        inprocess.refused(
+            lambda m=model, x=latent: run(m, x, positive=text(4097)), "wide in the positive", "4097"
+        )
+
+
 if __name__ == "__main__":
     inside.report(RESULTS, dict(globals()))

@@ -87,6 +87,25 @@ def test_operations_are_counted_by_hand():
     assert f"{80 * pflops('720p') / sum(parts):.2g} times fewer operations" in report
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"cfg_low": 7.5, "low_scale": 1.0}, "about as many operations as the plain run."),
+        ({"switch_step": 40, "cfg": 4.5}, "about as many operations as the plain run."),
+        ({"switch_step": 40, "refine_steps": 40}, "1.5 times the operations of the plain run."),
+    ],
+)
+def test_a_plan_that_saves_nothing_says_so(monkeypatch, given, said):
+    given = {"refine_steps": 0, "scale": 1.0} | given
+    report = run(**given)[1]
+    assert said in report
+    assert " 1 times" not in report
+    if "about" in said:
+        clock = Clock(monkeypatch)
+        given |= {"calibrate": True, "positive": prompt(), "samples": latent(2, 8, 12)}
+        assert "about as fast as the plain run." in run(clock.model(), **given)[1]
+
+
 def test_windows_and_a_mask_save_their_share():
     _, report, _ = run(resolution="720p", window=4, keep=0.5)
     tokens = 21 * round(0.5 * 45 * 80)
@@ -313,6 +332,10 @@ def test_the_largest_stage_names_the_widget():
         ),
         ({"refiner": wan(48)}, "refiner must use the latents"),
         ({"vae": CellVae(48)}, "the VAE that belongs"),
+        (
+            {"model": wan(network=WanModel(text_dim=9)), "positive": prompt(), "calibrate": True},
+            "expected text 9 wide in the positive .* got 8; connect the text encoder",
+        ),
     ],
 )
 def test_bad_plans_are_refused_with_advice(given, said):

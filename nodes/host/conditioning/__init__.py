@@ -8,6 +8,7 @@ from .low import low_conds
 from .made_for import KEY as MADE_FOR
 from .made_for import Pixels, check_made_for, source_cells, with_made_for
 from .resize import carry
+from .text_width import check_text_width
 
 __all__ = [
     "KEYFRAMES",
@@ -21,6 +22,7 @@ __all__ = [
     "check_frames_beside",
     "check_keyframes",
     "check_made_for",
+    "check_text_width",
     "low_conds",
     "maps",
     "pad_cells",

@@ -14,6 +14,7 @@ from ..conditioning import (
     check_areas,
     check_frames_beside,
     check_keyframes,
+    check_text_width,
     source_cells,
 )
 from ..finite import check_conditioning
@@ -57,6 +58,8 @@ def make_plan(
     conds = {"positive": positive, "negative": positive if negative is None else negative}
     if positive is not None:
         check_conditioning(conds)
+        for each in (model, refiner):
+            check_text_width(each, conds)
     elif calibrate:
         raise ValueError(
             "calibrate runs the model, which needs a prompt, got none; connect positive, or set "

@@ -104,14 +104,34 @@ def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
 def _gain(plan: PricedPlan) -> list[str]:
     lines = []
     if plan.seconds and plan.plain_price.seconds:
-        gain = plan.plain_price.seconds / plan.seconds
-        lines.append(f"{float(f'{gain:.2g}'):g} times as fast as the plain run.")
+        lines.append(_faster(plan.plain_price.seconds / plan.seconds))
     elif plan.flops and plan.plain_flops:
-        gain = plan.plain_flops / plan.flops
-        lines.append(f"{float(f'{gain:.2g}'):g} times fewer operations than the plain run.")
+        lines.append(_fewer(plan.plain_flops / plan.flops))
     if not plan.calibrated:
         lines.append("counted, not timed: set calibrate to time two evaluations at each size here.")
     return [*lines, "text encoder, VAE and loading are not in it."]
+
+
+def _faster(gain: float) -> str:
+    """Compare a plan with the plain run, in seconds."""
+    ratio = _two_digits(max(gain, 1 / gain))
+    if ratio == 1:
+        return "about as fast as the plain run."
+    how = f"{ratio:g} times as fast as" if gain > 1 else f"takes {ratio:g} times as long as"
+    return f"{how} the plain run."
+
+
+def _fewer(gain: float) -> str:
+    """Compare a plan with the plain run, in operations."""
+    ratio = _two_digits(max(gain, 1 / gain))
+    if ratio == 1:
+        return "about as many operations as the plain run."
+    how = "fewer operations than" if gain > 1 else "the operations of"
+    return f"{ratio:g} times {how} the plain run."
+
+
+def _two_digits(ratio: float) -> float:
+    return float(f"{ratio:.2g}")
 
 
 def _unknown(plan: PricedPlan) -> list[str]:

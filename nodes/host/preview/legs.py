@@ -23,6 +23,7 @@ from ..conditioning import (
     check_areas,
     check_frames_beside,
     check_keyframes,
+    check_text_width,
     low_conds,
 )
 from ..finite import check_conditioning, check_finite
@@ -109,6 +110,7 @@ def _check_call(guider: Any, course: Course, call: Call, conds: dict[str, Condit
     check_mask_count(split_mask(call.mask)[0], parts_of(samples).video)
     check_sigmas(call.sigmas)
     check_conditioning(conds)
+    check_text_width(model, conds)
     check_areas(conds, tuple(samples.shape[2:]), Grid.of(model))
     check_frames_beside(conds, model, tuple(samples.shape[2:-2]))
     check_keyframes(conds, tuple(samples.shape[-2:]))

@@ -20,6 +20,7 @@ from ..conditioning import (
     carry,
     check_areas,
     check_frames_beside,
+    check_text_width,
     source_cells,
 )
 from ..finite import check_conditioning
@@ -93,6 +94,7 @@ def prepare(
     """
     check_flow(model)
     check_conditioning(conds)
+    check_text_width(model, conds)
     frames, parts = _open(model, latent, image, vae)
     samples = parts.video
     check_joint(parts, conds)
