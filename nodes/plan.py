@@ -107,8 +107,9 @@ def _inputs() -> list:
         ),
         declare(
             io.Boolean.Input, "calibrate", default=False,
-            tooltip="Run the real models here, two evaluations at each size of the plan, and tell "
-            "seconds. Measured once for a model, size and device. Needs positive.",
+            tooltip="Run the real models here, two evaluations at each size of the plan, and of "
+            "the plain run where that at most doubles it, and tell seconds. Measured once for a "
+            "model, size and device. Needs positive.",
         ),
         declare(
             io.Int.Input, "tile", default=0, min=0, max=16384, step=16, advanced=True,

@@ -1,74 +1,21 @@
-"""Surf Plan on the fake host: counts by hand, seconds by a fake clock, warnings, one picture."""
+"""Surf Plan on the fake host: counts by hand, warnings, one picture."""
 
 import comfy.model_management as management
 import host_stub
 import pytest
 import torch
-from surf.nodes.host.plan import measure as measuring
 from surf.nodes.host.plan import picture
 from surf.nodes.plan import SurfPlan
 from surf.surf_core.chunks import chunks
-from surf.surf_core.cost import WAN_1_3B, forward_flops, forward_work
-from surf.tests.node_calls import changes, kept
+from surf.surf_core.cost import WAN_1_3B, forward_flops
+from surf.tests.nodes.plan_runs import Clock, latent, prompt, rows_of, run
 from surf.tests.nodes.skip_node import CellVae, Unpriced, WanModel, wan
 
-DEFAULTS = {
-    "steps": 40, "switch_step": 10, "cfg": 7.5, "cfg_low": 1.0, "low_resolution": "by scale",
-    "low_scale": 0.5, "low_width": 416, "low_height": 240, "refine_steps": 8,
-    "resolution": "by scale", "scale": 2.0, "width": 1920, "height": 1088, "refine_cfg": 1.0,
-    "window": 0, "keep": 1.0, "tile": 0,
-}  # fmt: skip
 PIXELS = {"high": (480, 832), "low": (240, 416), "720p": (720, 1280)}
-MODEL = 1e-13, 2e-13
-"""A machine: seconds an operation of linear maps, and of self-attention."""
-
-
-def latent(frames=21, rows=60, columns=104):
-    return {"samples": torch.zeros(1, 16, frames, rows, columns)}
-
-
-def prompt(seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return [[torch.randn(1, 512, 8, generator=generator), {}]]
-
-
-def run(model=None, samples=None, **changed):
-    """Outputs of the node: model, report; and what it shows."""
-    out = SurfPlan.execute(model=model or wan(), latent=samples or latent(), **DEFAULTS | changed)
-    return *out.args, out.ui
 
 
 def pflops(name, frames=81, window=0):
     return forward_flops(WAN_1_3B, frames, *PIXELS[name], window) / 1e15
-
-
-def rows_of(report):
-    """Stage -> its row of the table, cut where two spaces are."""
-    lines = report.split("\n\n")[0].splitlines()[1:]
-    cut = [[part.strip() for part in line.split("  ") if part.strip()] for line in lines]
-    return {row[0]: row[1:] for row in cut}
-
-
-class Clock:
-    """Time that passes when the model is evaluated, by the operations of its size."""
-
-    def __init__(self, monkeypatch, small=1):
-        self.now, self.small, self.sizes = 0.0, small, []
-        monkeypatch.setattr(measuring, "clock", lambda: self.now)
-
-    def of(self, frames, rows, columns, window=0):
-        work = forward_work(WAN_1_3B, 1 + 4 * (frames - 1), 8 * rows, 8 * columns, window)
-        return MODEL[0] * work.linear + MODEL[1] * work.pairs
-
-    def model(self, **changed):
-        def velocity(x, sigma, cond):
-            self.sizes.append(tuple(x.shape[-2:]))
-            self.now += self.of(*x.shape[-3:])
-            return x
-
-        model = wan()
-        model.velocity = velocity
-        return model
 
 
 def test_operations_are_counted_by_hand():
@@ -144,105 +91,6 @@ def test_without_a_refinement_the_plain_run_has_the_size_of_the_latent():
         "after the switch", "in all", "plain run",
     ]  # fmt: skip
     assert rows_of(run(switch_step=40)[1])["refinement"][0] == "1664 x 960"
-
-
-def test_seconds_are_those_of_the_clock(monkeypatch):
-    """Three sizes and two rates: what is timed and what is predicted are both exact."""
-    clock = Clock(monkeypatch)
-    small = {"samples": torch.zeros(1, 16, 5, 12, 20)}
-    model = clock.model()
-    report = run(model, small, scale=3.0, calibrate=True, positive=prompt())[1]
-    rows = rows_of(report)
-    expected = {
-        "before the switch": 10 * 2 * clock.of(5, 12, 20),
-        "after the switch": 30 * clock.of(5, 6, 10),
-        "refinement": 8 * clock.of(5, 18, 30),
-    }
-    for name, seconds in expected.items():
-        assert rows[name][-1] == f"{seconds:.3g} s", name
-    assert rows["in all"][-1] == f"{sum(expected.values()):.3g} s"
-    assert rows["plain run"][-1] == f"about {40 * 2 * clock.of(5, 18, 30):.3g} s"
-    assert "counted, not timed" not in report
-
-
-def test_each_size_is_measured_once_for_a_model(monkeypatch):
-    clock = Clock(monkeypatch)
-    small = {"samples": torch.zeros(1, 16, 2, 8, 12)}
-    model, positive = clock.model(), prompt()
-    given = {"calibrate": True, "positive": positive}
-    first = run(model, small, **given)[1]
-    assert clock.sizes == [(8, 12)] * 4 + [(4, 6)] * 2 + [(8, 12)] * 2
-    count = len(clock.sizes)
-    second = run(model, small, **given, steps=20, switch_step=5, refine_steps=16)[1]
-    assert len(clock.sizes) == count
-    assert first != second
-    # Of a new size after the switch and its target, nothing was known; before it, all.
-    run(model, small, **given, low_scale=0.75)
-    assert clock.sizes[count:] == [(6, 10)] * 2 + [(12, 20)] * 2
-    # Another prompt of as many tokens takes as long; another MODEL may not.
-    count = len(clock.sizes)
-    run(model, small, calibrate=True, positive=prompt(1))
-    assert len(clock.sizes) == count
-    run(model.clone(), small, **given)
-    assert len(clock.sizes) > count
-
-
-def test_nothing_of_the_user_changes(monkeypatch):
-    clock = Clock(monkeypatch)
-    model, samples, positive = clock.model(), latent(2, 8, 12), prompt()
-    before, state = kept((model, samples, positive)), torch.random.get_rng_state()
-    out = run(model, samples, calibrate=True, positive=positive, negative=prompt(1))
-    assert out[0] is model
-    assert not changes(before, kept((model, samples, positive)), "inputs")
-    assert torch.equal(state, torch.random.get_rng_state())
-
-
-def test_memory_that_runs_out_is_a_finding_and_is_tried_again(monkeypatch):
-    clock = Clock(monkeypatch)
-    model, given = clock.model(), {"calibrate": True, "positive": prompt(), "scale": 3.0}
-    inner, full = model.velocity, [True]
-
-    def velocity(x, sigma, cond):
-        if full[0] and x.shape[-1] == 18:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return inner(x, sigma, cond)
-
-    model.velocity = velocity
-    report = run(model, latent(2, 8, 12), **given)[1]
-    rows = rows_of(report)
-    assert rows["refinement"][-1] == "out of memory"
-    assert rows["before the switch"][-1].endswith(" s")
-    assert rows["in all"][-1] == "-"
-    assert "will not fit: memory ran out refinement" in report
-    full[0] = False
-    assert rows_of(run(model, latent(2, 8, 12), **given)[1])["refinement"][-1].endswith(" s")
-
-
-def test_an_interrupt_passes_and_other_errors_too(monkeypatch):
-    clock = Clock(monkeypatch)
-    for error in (host_stub.Interrupted(), RuntimeError("another")):
-        model = clock.model()
-
-        def stop(x, sigma, cond, error=error):
-            raise error
-
-        model.velocity = stop
-        with pytest.raises(type(error)):
-            run(model, latent(2, 8, 12), calibrate=True, positive=prompt())
-
-
-def test_a_network_that_nobody_priced_has_sizes_and_with_calibrate_seconds(monkeypatch):
-    clock = Clock(monkeypatch)
-    model = clock.model()
-    model.model.diffusion_model = Unpriced()
-    report = run(model, latent(2, 8, 12))[1]
-    assert rows_of(report)["before the switch"][2:5] == ["-", "-", "host says 0 GB"]
-    assert "known are Wan" in report
-    timed = rows_of(run(model, latent(2, 8, 12), calibrate=True, positive=prompt())[1])
-    seconds = 10 * 2 * clock.of(2, 8, 12)
-    assert timed["before the switch"][-1] == f"{seconds:.3g} s"
-    # The preview is 4 x 6 cells, so that the target has the size of the latent.
-    assert timed["plain run"][-1] == "-"
 
 
 def test_tokens_that_are_not_counted_make_the_operations_unknown():

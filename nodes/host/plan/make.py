@@ -25,7 +25,7 @@ from ..refiner import TRAITS_KEY
 from ..skip import cell_weights
 from ..vae import DecodePlan, plan_decode
 from .measure import Measured, even_mask, measure
-from .report import PricedPlan, warnings
+from .report import PricedPlan, room, warnings
 from .stages import PlanInputs, SamplingStage, list_stages, timed
 
 log = NodeLog(__name__)
@@ -75,6 +75,7 @@ def make_plan(
     if calibrate:
         source = source_cells(model, conds, latent, parts.video, (0, 0))
         stages, failed = _with_times(stages, measure(stages, conds, source))
+        plain = _plain_with_time(plain, stages, conds, source)
     prices = price([each.stage for each in stages])
     [plain_price] = price([plain.stage], [each.stage for each in stages])
     made = PricedPlan(
@@ -124,6 +125,28 @@ def _with_times(
             failed.add(each.stage.name)
         made.append(each)
     return made, failed
+
+
+def _plain_with_time(
+    plain: SamplingStage,
+    stages: list[SamplingStage],
+    conds: dict[str, Conditioning],
+    source: tuple[int, int],
+) -> SamplingStage:
+    """Time the plain run, too, where that at most doubles what the calibration takes.
+
+    Rates of smaller sizes, and of windows, tell less of it than an evaluation. What was timed with
+    the same operations is not run again.
+    """
+    [guess] = price([plain.stage], [each.stage for each in stages])
+    took = [each.stage.seconds for each in stages]
+    if guess.timed or guess.seconds is None or None in took:
+        return plain
+    cheap = guess.seconds / plain.stage.count <= sum(took)
+    if not cheap or plain.memory > room(plain.model.load_device):
+        return plain
+    made, _ = _with_times([plain], measure([plain], conds, source))
+    return made[0]
 
 
 def _decode(vae: Any, stages: list[SamplingStage], parts: Parts) -> DecodePlan | None:
