@@ -1,7 +1,7 @@
 """Check from pixels alone which of the things that a prompt names are there, and right.
 
-A thing is right if everything that its phrase says is: colour, and of a large thing its shape and
-direction, of beads their count and direction. No other video is looked at, and every video is
+A thing is right if everything that its phrase says is: colour, direction and place, of a large
+thing its shape, of beads their count. No other video is looked at, and every video is
 brought to one size first, so that a preview is read as its large version is.
 
 Dims: B videos, T frames, G cells along a side of the grid that is read.
@@ -26,6 +26,8 @@ _CHROMA, _SATURATION = 0.16, 0.50
 _BEAD = 34.8
 """Cells that a bead fills."""
 _STEPS = ((-1.0, 0.0), (1.0, 0.0), (0.0, -1.0), (0.0, 1.0))
+_SLACK = 0.03 * GRID
+"""Cells that the middle of a thing's way may lie beyond its quarter of the frame."""
 _TRAVEL = 0.18 * GRID
 """Cells that a thing goes in a clip, in the mean."""
 
@@ -78,7 +80,8 @@ def read(video: Tensor, things: list[list[Thing]]) -> list[list[bool]]:
     colour = torch.tensor([thing.colour for thing in flat], device=video.device)
     mask = colour_mask(small[torch.tensor(where, device=video.device)], colour)
     direction = torch.tensor([thing.direction for thing in flat], device=video.device)
-    moved = _moves(mask, direction)
+    place = torch.tensor([thing.place for thing in flat], device=video.device)
+    moved = _moves(mask, direction) & _lies_in(mask, place)
     large = torch.tensor([thing.shape or 0 for thing in flat], device=video.device)
     count = torch.tensor([thing.count for thing in flat], device=video.device)
     is_large = torch.tensor([thing.shape is not None for thing in flat], device=video.device)
@@ -117,6 +120,16 @@ def _moves(mask: Tensor, direction: Tensor) -> Tensor:
     across = (way - along[:, None] * step).norm(dim=1)
     whole = _TRAVEL * (frames - third) / max(frames - 1, 1)
     return (along > 0.45 * whole) & (across < 0.6 * along) & (seen.mean(dim=1) > 0.7)
+
+
+def _lies_in(mask: Tensor, place: Tensor) -> Tensor:
+    """Whether the middle of the colour's way is in the right quarter of the frame: [N] bool."""
+    area, centre = _centres(mask)
+    seen = (area > 4).float()[..., None]
+    middle = (centre * seen).sum(dim=1) / seen.sum(dim=1).clamp(min=1)
+    beyond = middle - GRID / 2
+    side = torch.stack([2 * (place % 2) - 1, 2 * (place // 2) - 1], dim=-1)
+    return (beyond * side > -_SLACK).all(dim=1)
 
 
 def _shape_is(mask: Tensor, shape: Tensor) -> Tensor:

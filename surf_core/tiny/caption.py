@@ -1,6 +1,6 @@
 """The language of the second embedded model: phrases for a large thing, a swarm of beads, a ground.
 
-    "red ball moving right, four blue beads moving up, on sand"
+    "red ball moving right in the northwest, four blue beads moving up in the southeast, on sand"
 
 Every thing has a colour of its own, so that a colour names one thing of a scene.
 
@@ -17,13 +17,15 @@ COLOURS = ("red", "yellow", "green", "blue", "purple")
 SHAPES = ("ball", "cube", "pyramid", "ring")
 COUNTS = ("one", "two", "three", "four")
 DIRECTIONS = ("left", "right", "up", "down")
+PLACES = ("northwest", "northeast", "southwest", "southeast")
+"""Quarters of the frame: of the middle of a thing's way."""
 GROUNDS = ("sand", "grass", "water", "stone")
 BEADS = "beads"
-WORDS = (*COLOURS, *SHAPES, *COUNTS, *DIRECTIONS, *GROUNDS, BEADS)
+WORDS = (*COLOURS, *SHAPES, *COUNTS, *DIRECTIONS, *GROUNDS, BEADS, *PLACES)
 PHRASES = 3
 """Phrases of a prompt: a large thing, a swarm and a ground."""
 TEXT_DIM = 4096
-_FILLERS = {"a", "and", "moving", "on", "small"}
+_FILLERS = {"a", "and", "in", "moving", "on", "small", "the"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,10 +38,11 @@ class Thing:
     count: int
     """How many there are; 1 of a large thing."""
     direction: int
+    place: int
 
     def phrase(self) -> str:
         """The words for it."""
-        end = f"moving {DIRECTIONS[self.direction]}"
+        end = f"moving {DIRECTIONS[self.direction]} in the {PLACES[self.place]}"
         if self.shape is not None:
             return f"{COLOURS[self.colour]} {SHAPES[self.shape]} {end}"
         beads = BEADS if self.count > 1 else BEADS.removesuffix("s")
@@ -80,21 +83,25 @@ def things_of(text: str) -> list[Thing]:
             name: next((names.index(word) for word in words if word in names), None)
             for name, names in (
                 ("colour", COLOURS), ("shape", SHAPES),
-                ("count", COUNTS), ("direction", DIRECTIONS),
+                ("count", COUNTS), ("direction", DIRECTIONS), ("place", PLACES),
             )
         }  # fmt: skip
         swarm = BEADS in words and at["count"] is not None
         if (
             at["colour"] is None
             or at["direction"] is None
+            or at["place"] is None
             or not (swarm or at["shape"] is not None)
         ):
             continue
         count = 1 + (at["count"] or 0) if swarm else 1
         shape = None if swarm else at["shape"]
         things.append(
-            Thing(colour=at["colour"], shape=shape, count=count, direction=at["direction"])
-        )
+            Thing(
+                colour=at["colour"], shape=shape, count=count, direction=at["direction"],
+                place=at["place"],
+            )
+        )  # fmt: skip
     return things
 
 

@@ -9,6 +9,7 @@ from surf.surf_core.tiny.adherence import read
 from surf.surf_core.tiny.caption import (
     COUNTS,
     DIRECTIONS,
+    PLACES,
     SHAPES,
     encode_caption,
     multi_hot,
@@ -86,6 +87,22 @@ def test_beads_fly_in_the_formation_of_their_count_ahead_along_their_way():
 
 def test_every_thing_of_a_scene_has_a_colour_of_its_own(scenes):
     assert all(len(set(row)) == 2 for row in scenes.colour.tolist())
+
+
+def test_every_thing_lies_in_the_quarter_that_its_phrase_names(scenes):
+    assert (scenes.place[:, 0] != scenes.place[:, 1]).all()
+    shown = scenes.count[:, 0] > 2
+    assert (scenes.place[shown].sum(dim=1) == len(PLACES) - 1).all()
+    beyond = scenes.middle[:, 0] - 0.5
+    side = torch.stack([2 * (scenes.place[:, 0] % 2) - 1, 2 * (scenes.place[:, 0] // 2) - 1], -1)
+    assert (beyond * side > 0).all()
+
+
+def test_a_thing_in_another_quarter_is_not_right(scenes, video):
+    things = scenes.things()
+    for turned in (1, 2, 3):
+        moved = [[replace(one, place=one.place ^ turned) for one in row] for row in things]
+        assert share(read(video, moved)) < 0.05
 
 
 def test_prompts_round_trip_to_things_and_words(scenes):

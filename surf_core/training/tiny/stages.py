@@ -64,6 +64,8 @@ class StageSettings:
     """Videos of a step; None for the stage's usual number."""
     stills: int = 0
     """First steps of VAE and text-to-video model, which see single frames."""
+    start: Path | None = None
+    """Weights that text to video starts from, of other scenes or heads; None draws them."""
     lr: float | None = None
     """Peak learning rate; None for the stage's usual one."""
     layers: int = 2
@@ -264,8 +266,9 @@ def train_t2v(settings: StageSettings) -> None:
     began = time.monotonic()
     batch = settings.batch or 16
     task = videos.Videos(
-        scenes={}, batch_size=batch, still_steps=settings.stills, device=settings.device
-    )
+        scenes={}, batch_size=batch, still_steps=settings.stills, device=settings.device,
+        start=settings.start,
+    )  # fmt: skip
     if settings.compile:
         stills = batch * task.stills
         shapes = [(batch, 16, 4, 16, 16), (batch, 16, 4, 8, 8), (stills, 16, 1, 16, 16)]
@@ -366,6 +369,7 @@ def parser() -> argparse.ArgumentParser:
     words.add_argument("--scenes", type=int, help="that are encoded, at most")
     words.add_argument("--batch", type=int, help="videos of a step")
     words.add_argument("--stills", type=int, help="first steps, on single frames")
+    words.add_argument("--start", type=Path, help="weights that text to video starts from")
     words.add_argument("--lr", type=float, help="peak learning rate")
     words.add_argument("--layers", type=int, help="blocks of the refiner")
     words.add_argument("--wait", type=float, help="seconds to wait for the VAE's file")

@@ -45,9 +45,12 @@ class Videos(Task):
     """First steps, which see stills alone."""
     layers: int = 6
     """Blocks of the model."""
-    shift: float = 5.0
-    """Timestep shift of sigma, which is logit-normal before it."""
-    width: float = 1.2
+    heads: int = 4
+    """Attention heads: one alone would attend to one phrase of the prompt only."""
+    shift: float = 8.0
+    """Timestep shift of sigma, which is logit-normal before it: what lies where is settled above
+    0.8, and below that little is left to learn."""
+    width: float = 1.4
     """Standard deviation of the normal distribution."""
     dropout: float = 0.1
     """Share of samples without a prompt, for classifier-free guidance."""
@@ -55,15 +58,19 @@ class Videos(Task):
     """Seed of weights and batches."""
     device: str = "cpu"
     """Where batches are drawn."""
+    start: Path | None = None
+    """Weights that the first step starts from; None draws them."""
 
     @property
     def config(self) -> RefinerConfig:
         """The model's configuration."""
-        return replace(RefinerConfig.tiny(), layers=self.layers)
+        return replace(RefinerConfig.tiny(), layers=self.layers, heads=self.heads)
 
     def build(self) -> SurfRefinerDiT:
         model = SurfRefinerDiT(self.config)
         model.initialise(torch.Generator().manual_seed(self.seed))
+        if self.start is not None:
+            model.load_state_dict(checkpoint.load(self.start).state_dict())
         return model
 
     def kind(self, step: int) -> str:
@@ -123,7 +130,16 @@ class Videos(Task):
         checkpoint.save(path, weights, self.config, notes)
 
     def notes(self) -> dict:
-        named = ("batch_size", "stills", "still_steps", "layers", "shift", "width", "dropout")
+        named = (
+            "batch_size",
+            "stills",
+            "still_steps",
+            "layers",
+            "heads",
+            "shift",
+            "width",
+            "dropout",
+        )
         counts = {kind: len(scenes) for kind, scenes in self.scenes.items()}
         settings = {name: getattr(self, name) for name in (*named, "seed")}
         return settings | {"turns": TURNS, "scenes": counts}

@@ -18,6 +18,7 @@ from ...tiny.caption import (
     DIRECTIONS,
     GROUNDS,
     PHRASES,
+    PLACES,
     SHAPES,
     WORDS,
     Thing,
@@ -44,6 +45,8 @@ FORMATIONS = (
 as a wedge, as a diamond. No bead flies in the tail of another."""
 _JITTER = 0.012
 """Greatest distance of a bead from its place in the formation, along each axis."""
+_SPREAD = 0.45
+"""Share of the room along an axis that a place has: less than half, so that it is clear."""
 _TRIES = 32
 """K: pairs of places that are tried for the large thing and the swarm."""
 _EDGE, _ROOM = 0.02, 0.03
@@ -67,6 +70,8 @@ class Scenes:
     """[B, 2] index into COLOURS: the large thing, the swarm; not alike."""
     direction: Tensor
     """[B, 2] index into DIRECTIONS."""
+    place: Tensor
+    """[B, 2] index into PLACES; not alike."""
     shape: Tensor
     """[B, 1] index into SHAPES."""
     count: Tensor
@@ -85,19 +90,20 @@ class Scenes:
 
     def things(self) -> list[list[Thing]]:
         """List what each scene holds, in the order of its phrases."""
-        kinds = (self.colour, self.direction, self.shape, self.count)
+        kinds = (self.colour, self.direction, self.place, self.shape, self.count)
         rows = zip(*(kind.tolist() for kind in kinds), strict=True)
         return [
             [
                 Thing(
                     colour=colour[slot],
                     direction=direction[slot],
+                    place=place[slot],
                     shape=shape[slot] if slot < LARGE else None,
                     count=1 if slot < LARGE else count[slot - LARGE],
                 )
                 for slot in range(LARGE + SWARMS)
             ]
-            for colour, direction, shape, count in rows
+            for colour, direction, place, shape, count in rows
         ]
 
     def prompts(self) -> list[str]:
@@ -117,6 +123,7 @@ class Scenes:
         for slot in range(LARGE + SWARMS):
             mark(slot, COLOURS, self.colour[:, slot])
             mark(slot, DIRECTIONS, self.direction[:, slot])
+            mark(slot, PLACES, self.place[:, slot])
             if slot < LARGE:
                 mark(slot, SHAPES, self.shape[:, slot])
             else:
@@ -147,7 +154,10 @@ def draw(seed: int, index: Tensor) -> Scenes:
     travel = steps * chance.uniform(*TRAVEL, slots, 1)
     count = 1 + chance.pick(len(COUNTS), SWARMS)
     offsets = _offsets(chance, count[:, 0], steps[:, LARGE])
-    middle, centre = _apart(chance, radius, travel, offsets)
+    place = chance.order(len(PLACES))[:, :slots]
+    # Large swarms need the room of the opposite quarter.
+    place[:, 1] = torch.where(count[:, 0] > 2, len(PLACES) - 1 - place[:, 0], place[:, 1])
+    middle, centre = _apart(chance, place, radius, travel, offsets)
     beads = (centre[:, None] + offsets).masked_fill(_absent(count[:, 0]), 9.0)
     return Scenes(
         ground=chance.pick(len(GROUNDS)),
@@ -155,6 +165,7 @@ def draw(seed: int, index: Tensor) -> Scenes:
         pan=chance.uniform(-0.12, 0.12, 2),
         colour=chance.order(len(COLOURS))[:, :slots],
         direction=direction,
+        place=place,
         shape=chance.pick(len(SHAPES), LARGE),
         count=count,
         radius=radius,
@@ -187,16 +198,19 @@ def _offsets(chance: Chance, count: Tensor, step: Tensor) -> Tensor:
 
 
 def _apart(
-    chance: Chance, radius: Tensor, travel: Tensor, offsets: Tensor
+    chance: Chance, place: Tensor, radius: Tensor, travel: Tensor, offsets: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Choose places of large thing and swarm that keep apart and in the frame: [B, 2] each.
 
     Args:
+        place: [B, 2] index into PLACES, of both.
         radius: [B, 1] of the large thing.
         travel: [B, 2, 2] of both.
         offsets: [B, M, 2] of the beads from the centre of their swarm.
     """
-    unit = chance.uniform(0, 1, _TRIES, LARGE + SWARMS, 2)
+    east_south = torch.stack([place % 2, place // 2], dim=-1)
+    unit = _SPREAD * chance.uniform(0, 1, _TRIES, LARGE + SWARMS, 2)
+    unit = unit + (1 - _SPREAD) * east_south[:, None]
     around = radius + _EDGE + travel[:, 0].abs() / 2
     middle = around[:, None] + (1 - 2 * around[:, None]) * unit[:, :, 0]
     ends = torch.stack([offsets - travel[:, 1:] / 2, offsets + travel[:, 1:] / 2])
