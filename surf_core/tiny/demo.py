@@ -6,6 +6,7 @@ Dims: B batch, T frames.
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -201,7 +202,7 @@ class Demo:
         for fewer in sorted({round(0.3 * s.steps), equal, round(0.5 * s.steps)}):
             self.measure(
                 f"{fewer} steps at full resolution", tiny, [leg(fewer, CELLS)],
-                lambda fewer=fewer: euler(high, full, flow_sigmas(fewer, s.shift)),
+                partial(euler, high, full, flow_sigmas(fewer, s.shift)),
                 shown=fewer == equal,
             )  # fmt: skip
         first = [*self.sigmas[: s.switch_step].tolist(), 0.0]

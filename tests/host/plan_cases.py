@@ -289,7 +289,8 @@ def case_a_network_that_is_not_counted_is_timed():
 def case_a_refiner_of_ours_is_timed_beside_the_model():
     ours = load_refiner(checkpoints.refiner(FOLDER / "plan_refiner.safetensors", text_dim=4096))
     rows = check_timed(HOST.model(), VIDEO, text(), refiner=ours, keep=0.5, scale=3.0)
-    assert rows["plain run"][-1].startswith("about ")
+    # Timed, or reckoned where that would take long: the machine decides.
+    assert rows["plain run"][-1].removeprefix("about ")[0].isdigit()
 
 
 def case_the_embedded_models_are_timed():
