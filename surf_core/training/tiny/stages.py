@@ -272,13 +272,11 @@ def train_t2v(settings: StageSettings) -> None:
     if settings.compile:
         stills = batch * task.stills
         shapes = [(batch, 16, 4, 16, 16), (batch, 16, 4, 8, 8), (stills, 16, 1, 16, 16)]
-        works = compiles(task, shapes, settings.precision == "bf16")
-        settings = replace(settings, compile=works)
+        settings = replace(settings, compile=compiles(task, shapes, settings.precision == "bf16"))
     task = replace(task, scenes=encode_bank(settings))
     recipe = recipe_of(settings, T2V, batch, 2e-3, 100, 0.998, settings.log_every * 10)
-    turns = len(videos.TURNS)
     paced(
-        task, recipe, settings.out / "t2v", settings.after(began), turns,
+        task, recipe, settings.out / "t2v", settings.after(began), len(videos.TURNS),
         before=settings.stills, blocks=True,
     )  # fmt: skip
 
