@@ -129,8 +129,7 @@ def read_header(path: Path, remedy: str = DOWNLOAD) -> Header:
     if size > MOST_BYTES:
         raise ValueError(
             f"expected a .safetensors file with a header of at most {MOST_BYTES} bytes, "
-            f"{short(path)} is not one: got {size}; it is not ours, or damaged: "
-            f"{remedy}."
+            f"{short(path)} is not one: got {size}; it is not ours, or damaged: {remedy}."
         )
     with _opened(path, remedy) as file:
         names = list(file.keys())

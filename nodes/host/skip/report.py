@@ -44,10 +44,8 @@ def picture(model: Any, skip: SkipMask, frames: Tensor | None) -> Tensor:
     count = len(canvas) // batch
     # The first latent frame holds one frame, each other one `ratio` frames.
     ratio = max(1, (count - 1) // max(1, latent_frames - 1))
-    tint, out = (
-        canvas.new_tensor(TINT).view(3, 1, 1),
-        torch.empty_like(canvas.movedim(1, -1), memory_format=torch.contiguous_format),
-    )
+    tint = canvas.new_tensor(TINT).view(3, 1, 1)
+    out = torch.empty_like(canvas.movedim(1, -1), memory_format=torch.contiguous_format)
     # Frame by frame, so that the frames of a long preview are in memory twice and no more.
     for i, frame in enumerate(canvas):
         share = shares[min((i % count + ratio - 1) // ratio, latent_frames - 1)].to(canvas)

@@ -46,7 +46,7 @@ class Videos(Task):
     layers: int = 6
     """Blocks of the model."""
     heads: int = 4
-    """Attention heads: one alone would attend to one phrase of the prompt only."""
+    """Attention heads; one attends in one way a block, to places and to phrases of the prompt."""
     shift: float = 8.0
     """Timestep shift of sigma, which is logit-normal before it: what lies where is settled above
     0.8, and below that little is left to learn."""
@@ -131,15 +131,8 @@ class Videos(Task):
 
     def notes(self) -> dict:
         named = (
-            "batch_size",
-            "stills",
-            "still_steps",
-            "layers",
-            "heads",
-            "shift",
-            "width",
-            "dropout",
-        )
+            "batch_size", "stills", "still_steps", "layers", "heads", "shift", "width", "dropout",
+        )  # fmt: skip
         counts = {kind: len(scenes) for kind, scenes in self.scenes.items()}
         settings = {name: getattr(self, name) for name in (*named, "seed")}
         return settings | {"turns": TURNS, "scenes": counts}
