@@ -81,6 +81,10 @@ class Runner:
         latent = self.latent(size)
         return {**latent, "samples": 0.5 * noise(*latent["samples"].shape, seed=4)}
 
+    def sees_neighbours(self):
+        """Say whether the network has convolutions over more than a patch, as a camera's."""
+        return hasattr(self.model.model.diffusion_model, "control_adapter")
+
     def experts(self):
         return self.model, self.second or self.model
 
