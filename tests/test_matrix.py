@@ -13,7 +13,7 @@ TABLE = json.loads((FOLDER / "matrix.json").read_text(encoding="utf-8"))
 PAGE = (ROOT / "web" / "docs" / "guide" / "compatibility.md").read_text(encoding="utf-8")
 CASES = (FOLDER / "matrix_cases.py").read_text(encoding="utf-8")
 WORKFLOWS = sorted(path.stem for path in (ROOT / "workflows").glob("*.json"))
-NEWER = ("SCAIL", "MiniMax H3", "LTX-2.3", "LTX-2.5")
+NEWER = ("SCAIL", "SCAIL-2", "MiniMax H3", "LTX-2.3", "LTX-2.5")
 """Families that ComfyUI 0.8.0 lacks."""
 ANSWERS = ("yes", "refused", "not in ComfyUI")
 OWN = ("Try SURF without downloads", "Refine my video with SeedVR2")

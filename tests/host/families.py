@@ -83,10 +83,10 @@ def without_face_network(model):
     network.motion_encoder.get_motion = lambda faces: faces.mean((1, 2))
 
 
-def scail_state():
-    if not hasattr(wan, "SCAILWanModel"):
+def scail_state(kind="SCAILWanModel"):
+    if not hasattr(wan, kind):
         raise HostLacks("SCAIL: use 0.33 or later")
-    return checkpoints.scail()
+    return checkpoints.scail(kind)
 
 
 def flux_state():
@@ -213,13 +213,26 @@ def s2v(vae, *size):
     return made
 
 
-def scail(vae, *size):
+def scail(vae, *size, **masks):
     from comfy_extras import nodes_scail
 
     return nodes_scail.WanSCAILToVideo.execute(
         *texts(), vae, *size, LENGTH, 1, 1.0, 0.0, 1.0, 0, 5, reference_image=picture(),
-        clip_vision_output=ClipVision(), pose_video=picture(frames=LENGTH, seed=5),
+        clip_vision_output=ClipVision(), pose_video=picture(frames=LENGTH, seed=5), **masks,
     ).result[:3]  # fmt: skip
+
+
+def scail2(vae, *size):
+    """With the masks of persons that SCAIL-2 adds, in the poses and in the reference."""
+    masks = {"pose_video_mask": red_half(LENGTH), "reference_image_mask": red_half(1)}
+    return scail(vae, *size, **masks)
+
+
+def red_half(frames):
+    """A mask of one person: the left half, red on black."""
+    mask = torch.zeros_like(picture(frames=frames))
+    mask[:, :, : mask.shape[2] // 2, 0] = 1
+    return mask
 
 
 def hunyuan(vae, *size):
@@ -286,6 +299,7 @@ FAMILIES = {
         state=lambda: wan_state(wan_animate.AnimateWanModel, 8, in_dim=36, num_layers=5),
         make=animate, loaded=without_face_network),
     "SCAIL": TinyFamily(state=scail_state, make=scail),
+    "SCAIL-2": TinyFamily(state=lambda: scail_state("SCAIL2WanModel"), make=scail2),
     "S2V": TinyFamily(
         state=lambda: wan_state(wan.WanModel_S2V, 9, num_layers=5, audio_inject_layers=[0, 4]),
         make=s2v),

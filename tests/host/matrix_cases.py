@@ -319,6 +319,10 @@ def case_scail_goes_with_what_the_page_says():
     check("SCAIL")
 
 
+def case_scail_2_goes_with_what_the_page_says():
+    check("SCAIL-2")
+
+
 def case_s2v_goes_with_what_the_page_says():
     check("S2V")
 
