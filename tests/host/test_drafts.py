@@ -160,3 +160,61 @@ def test_a_file_that_is_not_there_is_refused_when_the_graph_is_queued(server):
         }
         with pytest.raises(RuntimeError, match="which is not there|which leaves it"):
             server.post(prompt)
+
+
+def damaged(whole):
+    """Files that are no whole draft any more, by name."""
+    flipped, cut = bytearray(whole), whole[: len(whole) // 2]
+    flipped[-5] ^= 4
+    # The graph of the host comes first in the file, and names the seed as well.
+    before, about = whole.split(b"surf.draft.config")
+    seed = b"surf.draft.config".join((before, about.replace(b'\\"seed\\": 7', b'\\"seed\\": 8')))
+    assert seed != whole
+    newer = whole.replace(b'surf.draft.format":"1"', b'surf.draft.format":"9"', 1)
+    none = whole.replace(b'surf.draft.format":"1"', b'surf.draft.format":"0"', 1)
+    return {
+        "flipped": bytes(flipped), "seed": seed, "cut": cut, "newer": newer, "none": none,
+        "empty": b"", "text": b"no draft",
+    }  # fmt: skip
+
+
+SAID = {
+    "flipped": "as it was saved, .* restore the file from a copy, or make the draft again",
+    "seed": "as it was saved, .* restore the file from a copy, or make the draft again",
+    "cut": "restore the file from a copy, or make the draft again",
+    "newer": "format 1 or older, got 9 .* update the pack",
+    "none": "a format from 1 to 1, got 0 .* restore the file from a copy",
+    "empty": "restore the file from a copy, or make the draft again",
+    "text": "restore the file from a copy, or make the draft again",
+}
+
+
+def test_damaged_drafts_are_refused_with_advice_and_the_whole_one_still_loads(server):
+    prompt = graph(1)
+    prompt["saved"] = node("SurfSaveDraft", draft=["drafts", 0], filename_prefix="whole/d")
+    server.run(prompt)
+    path = server.base / "output" / "whole" / f"d_00001_{ENDING}"
+    whole = path.read_bytes()
+    files = damaged(whole)
+    assert files.keys() == SAID.keys()
+    for name, data in files.items():
+        bad = server.base / "input" / f"{name}{ENDING}"
+        bad.write_bytes(data)
+        with pytest.raises(RuntimeError, match=f"Surf Load Draft: expected .*{SAID[name]}"):
+            server.run({
+                "a": node("SurfLoadDraft", file=bad.name),
+                "b": node("SurfDrafts", drafts=["a", 0], index=1, fps=8.0),
+            })  # fmt: skip
+        assert bad.read_bytes() == data
+    path.with_name(f"e_00001_{ENDING}").write_bytes(whole)
+    for name in ("d", "e"):
+        file = f"whole/{name}_00001_{ENDING} [output]"
+        server.run({
+            "a": node("SurfLoadDraft", file=file),
+            "b": node("SaveLatent", samples=["a", 0], filename_prefix=f"taken_{name}"),
+        })  # fmt: skip
+    first, second = (
+        load_file(server.base / "output" / f"taken_{name}_00001_.latent")["latent_tensor"]
+        for name in ("d", "e")
+    )
+    assert torch.equal(first, second)
