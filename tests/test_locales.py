@@ -3,6 +3,7 @@
 ComfyUI merges locales/<language>/nodeDefs.json into the texts of its front end.
 """
 
+import itertools
 import json
 import re
 from pathlib import Path
@@ -109,6 +110,19 @@ def test_a_translated_help_page_names_everything_by_label_and_id(language, node_
         options = getattr(item, "options", None)
         if options and item.id not in OF_THE_HOST:
             assert all(f"`{option}`" in page for option in options), item.id
+
+
+@pytest.mark.parametrize(("language", "node_id", "path"), PAGES)
+def test_a_translated_help_page_has_the_rows_of_the_english_one(language, node_id, path):
+    english = ROOT / "web" / "docs" / f"{node_id}.md"
+    assert rows_of_tables(path) == rows_of_tables(english)
+
+
+def rows_of_tables(page):
+    """Count the rows of each table of a page."""
+    lines = page.read_text(encoding="utf-8").splitlines()
+    tables = itertools.groupby(lines, lambda line: line.startswith("|"))
+    return [len([*rows]) for is_table, rows in tables if is_table]
 
 
 def test_every_translated_help_page_has_its_node_and_language():
