@@ -130,10 +130,9 @@ SURF_1B = ModelShape(
 )  # fmt: skip
 """Width and heads of SURF Tab. R6; depth and feed-forward are ours, to reach 1 B."""
 TINY = ModelShape(
-    name="tiny", dim=128, layers=6, heads=1, ffn_dim=512, text_tokens=3, cell_pixels=4,
-    cell_frames=1,
+    name="tiny", dim=128, layers=6, heads=4, ffn_dim=512, text_tokens=3,
 )  # fmt: skip
-"""The embedded model of `surf_core.tiny`."""
+"""The embedded text-to-video model of `surf_core.tiny`; its refiner has 2 of the layers."""
 SHAPES = (
     WAN_14B, WAN_1_3B, WAN_5B, HUNYUAN_VIDEO, HUNYUAN_VIDEO_15, MINIMAX_H3, LTX_2, SEEDVR2_3B,
     SEEDVR2_7B, SURF_1B, TINY,

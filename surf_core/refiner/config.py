@@ -90,7 +90,7 @@ class RefinerConfig:
 
     @classmethod
     def tiny(cls, window: int = 0) -> "RefinerConfig":
-        """The embedded default: 2.3 M parameters, one head of 128 as Wan's loaders expect."""
+        """The embedded models' widths: 2.3 M parameters; one head of 128 as Wan's loader wants."""
         return cls(dim=128, heads=1, layers=6, ffn_dim=512, window=window)
 
     @classmethod

@@ -1,1 +1,1 @@
-"""The embedded models: a tiny text-to-video model, its codec, prompts, refiner and mask."""
+"""The embedded models: a tiny text-to-video model, its VAE, prompts and refiner."""

@@ -18,17 +18,18 @@ from ..resample import resize
 from ..reshift import DEFAULT_NOISE, DEFAULT_SIGMA, inherit_noise, preview
 from ..schedule import flow_sigmas
 from ..signature import bands, motion, sharpness
-from . import codec
-from .model import CELLS, FRAMES, REFINER, WEIGHTS, Prompted, TinyT2V
+from . import vae
+from .model import CELLS, CLIP, PIXELS, REFINER, WEIGHTS, Prompted, TinyT2V, to_pixels
 from .refiner import LARGE, TinyRefiner
 
-SMALL = CELLS // 2 * codec.CELL
+SMALL = PIXELS // 2
 """Pixels along a side of a preview, at which all is compared."""
 PROMPTS = (
-    "red circle moving right, blue square moving up, on stripes",
-    "yellow triangle moving left, on clouds",
-    "green square moving down, red triangle moving right, on checks",
-    "blue circle moving up, yellow square moving left, on clouds",
+    "red ball moving right in the northwest, four blue beads moving up in the southeast, on sand",
+    "yellow ring moving up in the northeast, two red beads moving left in the southwest, on water",
+    "green cube moving left in the southwest, one purple bead moving up in the northeast, on stone",
+    "purple pyramid moving down in the southeast, three yellow beads moving left in the northwest, "
+    "on grass",
 )
 
 
@@ -84,11 +85,6 @@ class DemoRow:
     """The same of the changes from frame to frame."""
     sharpness: float
     """Power of the finest octave over the baseline's, there."""
-
-
-def to_pixels(latent: Tensor) -> Tensor:
-    """Decode to videos [B, 3, T, 4H, 4W] in 0..1."""
-    return codec.decode(latent).add(1).div(2).clamp(0, 1)
 
 
 def resized(video: Tensor, side: int) -> Tensor:
@@ -249,9 +245,9 @@ class Demo:
 
 def leg(steps: int, cells: int, window: int = 0, guided: bool = True) -> Evaluations:
     """Price evaluations of a tiny model at a size in latent cells."""
-    side = cells * codec.CELL
+    side = cells * vae.CELL
     return Evaluations(
-        shape=TINY, steps=steps, frames=FRAMES, height=side, width=side, window=window,
+        shape=TINY, steps=steps, frames=CLIP, height=side, width=side, window=window,
         guided=guided,
     )  # fmt: skip
 

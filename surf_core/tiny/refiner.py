@@ -1,6 +1,6 @@
-"""The embedded refiner: refines a preview of 32 pixels a side to a video of 128.
+"""The embedded refiner: refines a preview of 64 pixels a side to a video of 256.
 
-Dims: B batch, T frames, H, W latent cells; T, h, w tokens.
+Dims: B batch, T latent frames, H, W latent cells.
 """
 
 from collections.abc import Callable
@@ -13,17 +13,17 @@ from torch import Tensor
 from ..flow import refine_with
 from ..resample import resize
 from ..skip import Mask, refine_skipping
-from . import codec
-from .model import CELLS, REFINER, Prompted
+from . import vae
+from .model import CELLS, REFINER, Prompted, to_latent, to_pixels
 
 LARGE = 2 * CELLS
-"""Latent cells along a side of the refiner's training videos: 128 pixels."""
+"""Latent cells along a side of the refiner's training videos: 256 pixels."""
 
 
 def enlarge(latent: Tensor, cells: int = LARGE) -> Tensor:
     """Upsample a latent through pixels: decode, bicubic, encode."""
-    size = (cells * codec.CELL, cells * codec.CELL)
-    return codec.encode(resize(codec.decode(latent), size, "bicubic"))
+    size = (cells * vae.CELL, cells * vae.CELL)
+    return to_latent(resize(to_pixels(latent), size, "bicubic"))
 
 
 class TinyRefiner(Prompted):

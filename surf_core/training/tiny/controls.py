@@ -9,7 +9,7 @@ Dims: B prompts, C latent channels, T frames, t latent frames, h, w latent cells
 import json
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,8 @@ from ...reshift import inherit_noise, preview
 from ...schedule import flow_sigmas, reach_sigma
 from ...tiny import vae
 from ...tiny.adherence import read
-from ...tiny.caption import PHRASES, Thing, vectors
+from ...tiny.caption import Thing, vectors
+from ...tiny.model import CELLS, CLIP, FRAMES
 from .bank import hash_of
 from .paint import paint
 from .world import Scenes, draw
@@ -34,13 +35,9 @@ from .world import Scenes, draw
 log = logging.getLogger(__name__)
 SEED = 90_001
 """Seed of the held-out scenes, whose prompts are sampled."""
-CELLS, FRAMES = 16, 4
-"""Latent cells along a side, and latent frames."""
 HALF = (CELLS // 2, CELLS // 2)
 """Height and width of a latent at half resolution."""
 
-SHAPE = replace(TINY, text_tokens=PHRASES, cell_pixels=vae.CELL, cell_frames=vae.PERIOD)
-"""The model, for the count of operations."""
 PAPER, OURS = ("same", "fresh"), ("snr_equal", "inherited")
 """Policies of sigma and noise of the low-resolution leg, see `surf_core.reshift`."""
 
@@ -126,7 +123,7 @@ class AnswerTable:
 
     def painted(self, size: int) -> Tensor:
         """Paint the scenes: [B, 3, T, size, size] in -1..1."""
-        times = torch.linspace(-0.5, 0.5, 1 + 4 * (FRAMES - 1), device=self.device)
+        times = torch.linspace(-0.5, 0.5, CLIP, device=self.device)
         starts = range(0, len(self.things), 16)
         return torch.cat([paint(self.scenes.part(i, i + 16), times, size) for i in starts])
 
@@ -325,10 +322,9 @@ SHOWN = (
 
 def flops_of(*legs: tuple[int, int]) -> int:
     """Count the operations of one video, from steps and cells along a side of each leg."""
-    frames = 1 + vae.PERIOD * (FRAMES - 1)
     return plan_flops(
         Evaluations(
-            shape=SHAPE, steps=steps, frames=frames, height=cells * vae.CELL,
+            shape=TINY, steps=steps, frames=CLIP, height=cells * vae.CELL,
             width=cells * vae.CELL,
         )
         for steps, cells in legs
