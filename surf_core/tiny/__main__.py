@@ -4,9 +4,14 @@ import argparse
 import json
 from pathlib import Path
 
+import torch
+
 from .demo import PROMPTS, Demo, Settings, table
 from .model import REFINER, WEIGHTS
-from .pictures import contact_sheet, write_mp4
+from .pictures import contact_sheet, moving_sheet
+
+THREADS = 4
+"""The models are so small that more threads than these wait for each other."""
 
 
 def main() -> None:
@@ -15,24 +20,28 @@ def main() -> None:
     parser.add_argument("--prompt", action="append", help="a prompt; may be given several times")
     parser.add_argument("--seed", type=int, default=Settings().seed)
     parser.add_argument("--switch-step", type=int, default=Settings().switch_step)
+    parser.add_argument("--threads", type=int, default=min(THREADS, torch.get_num_threads()))
     parser.add_argument("--weights", type=Path, default=WEIGHTS, help="a text-to-video model")
     parser.add_argument("--refiner", type=Path, default=REFINER, help="its refiner")
     args = parser.parse_args()
+    torch.set_num_threads(args.threads)
     prompts = args.prompt or list(PROMPTS)
     settings = Settings(seed=args.seed, switch_step=args.switch_step)
-    demo = Demo(prompts, settings, args.weights, args.refiner)
+
+    def say(stage: str) -> None:
+        print(f"{stage} ...", flush=True)
+
+    say(f"{len(prompts)} prompts, {args.threads} threads: loading the models")
+    demo = Demo(prompts, settings, args.weights, args.refiner, say)
     demo()
+    say("pictures")
     args.out.mkdir(parents=True, exist_ok=True)
-    for name, videos in demo.videos.items():
-        for index, video in enumerate(videos):
-            write_mp4(
-                args.out / f"{index + 1}-{name.lower().replace(',', '').replace(' ', '-')}.mp4",
-                video,
-            )
-    contact_sheet(args.out / "contact_sheet.png", prompts, demo.videos)
+    moving_sheet(args.out / "demo.mp4", prompts, demo.columns)
+    contact_sheet(args.out / "contact_sheet.png", prompts, demo.columns)
     (args.out / "report.json").write_text(json.dumps(demo.report(), indent=2) + "\n")
-    print(table(demo.rows))
-    print(f"\n{len(demo.videos) * len(prompts)} videos, a contact sheet, a report: {args.out}/")
+    print(
+        f"\n{table(demo.rows)}\n\nWritten to {args.out}/: demo.mp4, contact_sheet.png, report.json"
+    )
 
 
 if __name__ == "__main__":

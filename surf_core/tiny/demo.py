@@ -1,25 +1,28 @@
 """Run the method on the embedded models: baseline, its controls, preview, refined.
 
-Dims: B batch, T frames.
+Dims: B prompts, T frames.
 """
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ..cost import TINY, Evaluations, plan_flops
+from ..cost import TINY, Evaluations, ModelShape, plan_flops
 from ..flow import euler
 from ..resample import resize
 from ..reshift import DEFAULT_NOISE, DEFAULT_SIGMA, inherit_noise, preview
 from ..schedule import flow_sigmas
 from ..signature import bands, motion, sharpness
 from . import vae
+from .adherence import read
+from .caption import Thing, things_of
 from .model import CELLS, CLIP, PIXELS, REFINER, WEIGHTS, Prompted, TinyT2V, to_pixels
+from .pictures import Column
 from .refiner import LARGE, TinyRefiner
 
 SMALL = PIXELS // 2
@@ -75,9 +78,11 @@ class DemoRow:
     tokens: int
     """Tokens that went through the model, over all evaluations."""
     gflops: float
-    """Billions of floating point operations."""
+    """Billions of floating point operations of the models; without the VAE."""
     seconds: float
-    """Wall-clock seconds of this batch, divided by its videos."""
+    """Wall-clock seconds of this batch, divided by its videos; without decoding."""
+    right: int
+    """Things that are as their prompts say, of all videos, see `surf_core.tiny.adherence`."""
     bands: float
     """Agreement with the same-seed baseline at the preview's size, see `surf_core.signature`: 1 is
     the same, 0 is grey or elsewhere."""
@@ -97,10 +102,11 @@ class Demo:
     """Runs each method once, what a preview has to beat among them, and prices it.
 
     Args:
-        prompts: see `encode_prompt`.
+        prompts: see `surf_core.tiny.caption`.
         settings: steps, guidance and policies.
         weights: file of the text-to-video model, which is also the training-free refiner.
         refiner: file of the trained refiner.
+        say: called with what is about to run.
     """
 
     def __init__(
@@ -109,15 +115,18 @@ class Demo:
         settings: Settings,
         weights: Path = WEIGHTS,
         refiner: Path = REFINER,
+        say: Callable[[str], None] = lambda _: None,
     ):
-        self.settings = settings
+        self.settings, self.say = settings, say
         self.tiny = TinyT2V(prompts, weights)
         self.refiner = TinyRefiner(prompts, refiner)
         self.untrained = TinyRefiner(prompts, weights)
+        self.things: list[list[Thing]] = [things_of(prompt) for prompt in prompts]
         self.seeds = [settings.seed + index for index in range(len(prompts))]
         self.sigmas = flow_sigmas(settings.steps, settings.shift)
         self.rows: list[DemoRow] = []
         self.videos: dict[str, Tensor] = {}
+        self.columns: list[Column] = []
 
     def measure(
         self,
@@ -129,6 +138,7 @@ class Demo:
         shown: bool = True,
     ) -> Tensor:
         """Time `make`, check that `model` ran `legs`, and price both."""
+        self.say(name)
         before, began = model.evaluations, time.perf_counter()
         latent = make()
         seconds = (time.perf_counter() - began) / len(latent)
@@ -142,22 +152,38 @@ class Demo:
         after: DemoRow | None = None, shown: bool = True,
     ) -> None:  # fmt: skip
         """Add a row, and the videos where they are to be looked at."""
-        if shown:
-            self.videos[name] = video
+        self.videos[name] = video
         pair = resized(video, SMALL), resized(self.videos["baseline"], SMALL)
-        self.rows.append(
-            DemoRow(
-                name=name,
-                pixels=video.shape[-1],
-                evaluations=sum(leg.steps for leg in legs) + (after.evaluations if after else 0),
-                tokens=sum(leg.tokens for leg in legs) + (after.tokens if after else 0),
-                gflops=round(plan_flops(legs) / 1e9 + (after.gflops if after else 0), 1),
-                seconds=round(seconds + (after.seconds if after else 0), 3),
-                bands=round(bands(*pair).mean().item(), 3) + 0.0,
-                motion=round(motion(*pair).mean().item(), 3) + 0.0,
-                sharpness=round(sharpness(*pair).mean().item(), 3) + 0.0,
-            )
+        answers = read(video, self.things)
+        row = DemoRow(
+            name=name,
+            pixels=video.shape[-1],
+            evaluations=sum(leg.steps for leg in legs) + (after.evaluations if after else 0),
+            tokens=sum(leg.tokens for leg in legs) + (after.tokens if after else 0),
+            gflops=round(plan_flops(legs) / 1e9 + (after.gflops if after else 0), 1),
+            seconds=round(seconds + (after.seconds if after else 0), 3),
+            right=sum(map(sum, answers)),
+            bands=round(bands(*pair).mean().item(), 3) + 0.0,
+            motion=round(motion(*pair).mean().item(), 3) + 0.0,
+            sharpness=round(sharpness(*pair).mean().item(), 3) + 0.0,
         )
+        self.rows.append(row)
+        if shown:
+            self.columns.append(self._column(row, video, answers))
+
+    def _column(self, row: DemoRow, video: Tensor, answers: list[list[bool]]) -> Column:
+        """Say of a row what is written above and below its videos."""
+        named = [
+            {thing.phrase().split(" moving")[0]: right for thing, right in zip(*pair, strict=True)}
+            for pair in zip(self.things, answers, strict=True)
+        ]
+        count = sum(map(len, self.things))
+        words = (
+            row.name,
+            f"{row.pixels} x {row.pixels} pixels, {row.evaluations} steps",
+            f"{row.gflops} GFLOPs, {row.right} of {count} right",
+        )
+        return Column(title=words, videos=video, answers=named)
 
     def __call__(self) -> None:
         s, tiny = self.settings, self.tiny
@@ -180,7 +206,7 @@ class Demo:
         self._refine(low_latent, self.rows[-1])
 
     def _control(self, full: Tensor) -> None:
-        """Measure what a preview has to beat; half the resolution and equal cost are shown."""
+        """Measure what a preview has to beat; equal cost and half the resolution are shown."""
         s, tiny, half = self.settings, self.tiny, (CELLS // 2, CELLS // 2)
         high, video = tiny.velocity(s.cfg), self.videos["baseline"]
         grey = video.mean(dim=(2, 3, 4), keepdim=True).expand_as(video)
@@ -190,10 +216,6 @@ class Demo:
             "another seed", tiny, [leg(s.steps, CELLS)],
             lambda: euler(high, other, self.sigmas), shown=False,
         )  # fmt: skip
-        self.measure(
-            "direct low resolution", tiny, [leg(s.steps, CELLS // 2)],
-            lambda: euler(tiny.velocity(s.cfg_low), inherit_noise(full, half), self.sigmas),
-        )  # fmt: skip
         equal = steps_of_equal_cost(s)
         for fewer in sorted({round(0.3 * s.steps), equal, round(0.5 * s.steps)}):
             self.measure(
@@ -201,6 +223,10 @@ class Demo:
                 partial(euler, high, full, flow_sigmas(fewer, s.shift)),
                 shown=fewer == equal,
             )  # fmt: skip
+        self.measure(
+            "direct low resolution", tiny, [leg(s.steps, CELLS // 2)],
+            lambda: euler(tiny.velocity(s.cfg_low), inherit_noise(full, half), self.sigmas),
+        )  # fmt: skip
         first = [*self.sigmas[: s.switch_step].tolist(), 0.0]
         self.measure(
             "the switch without low steps", tiny, [leg(s.switch_step, CELLS)],
@@ -214,9 +240,12 @@ class Demo:
         The untrained one refines to the size of its training: above it, its videos fall apart.
         """
         s, seeds = self.settings, [seed + 20_000 for seed in self.seeds]
+        config = self.refiner.model.config
+        shape = replace(TINY, layers=config.layers, heads=config.heads)
+        guided = s.refine_cfg != 1
         self.measure(
             "SURF refined", self.refiner,
-            [leg(s.refine_steps, LARGE, s.window, s.refine_cfg != 1)],
+            [leg(s.refine_steps, LARGE, s.window, guided, shape)],
             lambda: self.refiner(
                 low_latent, seeds, steps=s.refine_steps, cfg=s.refine_cfg, window=s.window
             ),
@@ -229,7 +258,7 @@ class Demo:
                 low_latent, seeds, cells=CELLS, steps=s.refine_steps, cfg=s.cfg, window=s.window,
                 sigma_start=s.sigma_start,
             ),
-            after,
+            after, shown=False,
         )  # fmt: skip
 
     def report(self) -> dict:
@@ -239,15 +268,18 @@ class Demo:
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),
             "videos": len(self.seeds),
+            "things": sum(map(len, self.things)),
             "rows": [asdict(row) for row in self.rows],
         }
 
 
-def leg(steps: int, cells: int, window: int = 0, guided: bool = True) -> Evaluations:
+def leg(
+    steps: int, cells: int, window: int = 0, guided: bool = True, shape: ModelShape = TINY
+) -> Evaluations:
     """Price evaluations of a tiny model at a size in latent cells."""
     side = cells * vae.CELL
     return Evaluations(
-        shape=TINY, steps=steps, frames=CLIP, height=side, width=side, window=window,
+        shape=shape, steps=steps, frames=CLIP, height=side, width=side, window=window,
         guided=guided,
     )  # fmt: skip
 
