@@ -3,8 +3,8 @@
 #   make test         every test that needs neither a GPU, nor ComfyUI, nor a browser
 #   make test-web     every workflow in the front end, in chromium; and what the registry would take
 #   make check        format, lint, spelling, types and the fast tests: green before each commit
-#   make train-tiny   the whole training at toy scale, a few minutes, into runs/tiny;
-#                     FORM=full trains the second generation, for hours
+#   make train-tiny   a few steps of the whole training, some minutes, into runs/tiny;
+#                     FORM=full trains the embedded models, for hours
 #   make bench        print the tables of the benchmarks, one after the other
 #   make bench-gpu    what needs a GPU, 34 minutes, into benchmarks/results; with PYTHON as it is
 #   make format       rewrite the sources in the house format

@@ -1,4 +1,4 @@
-"""The language of the second embedded model: phrases for a large thing, a swarm of beads, a ground.
+"""The language of the embedded models: phrases for a large thing, a swarm of beads, a ground.
 
     "red ball moving right in the northwest, four blue beads moving up in the southeast, on sand"
 

@@ -1,102 +1,94 @@
-"""The embedded default: codec, prompts, weights, and the demo's own claims."""
+"""The embedded default: weights, prompts, refiner, and the demo's own claims."""
 
 import json
 from dataclasses import replace
 
+import av
 import pytest
 import torch
-from safetensors import safe_open
+from PIL import Image
 from surf.surf_core import checkpoint
 from surf.surf_core.flow import euler
 from surf.surf_core.refiner import RefinerConfig, SurfRefinerDiT
 from surf.surf_core.schedule import flow_sigmas
 from surf.surf_core.skip import predict_mask
-from surf.surf_core.tiny import codec, demo
-from surf.surf_core.tiny.model import CELLS, FRAMES, WEIGHTS, TinyT2V
-from surf.surf_core.tiny.pictures import contact_sheet, write_mp4
-from surf.surf_core.tiny.prompt import encode_prompt
+from surf.surf_core.tiny import __main__ as command
+from surf.surf_core.tiny import demo, pictures
+from surf.surf_core.tiny.adherence import colour_mask
+from surf.surf_core.tiny.caption import COLOURS, PHRASES, TEXT_DIM, encode_caption
+from surf.surf_core.tiny.model import (
+    CELLS,
+    CLIP,
+    FRAMES,
+    PIXELS,
+    REFINER,
+    VAE,
+    WEIGHTS,
+    TinyT2V,
+    to_latent,
+    to_pixels,
+)
 from surf.surf_core.tiny.refiner import LARGE, TinyRefiner, enlarge
-from surf.surf_core.training.tiny.scenes import STEPS, WAKE, render, wake
+from surf.surf_core.training.tiny.paint import paint
+from surf.surf_core.training.tiny.world import draw
+
+TIMES = torch.linspace(-0.5, 0.5, CLIP)
 
 
 @pytest.fixture(scope="module")
 def scenes():
-    return render(8, FRAMES, 64, torch.Generator().manual_seed(0))
+    return draw(3, torch.arange(2))
 
 
-def test_codec_keeps_rendered_scenes(scenes):
-    restored = codec.decode(codec.encode(scenes.video))
-    psnr = -10 * torch.log10(((restored - scenes.video) / 2).square().mean())
-    assert psnr > 32
+@pytest.fixture(scope="module")
+def shown(scenes):
+    """Latents of the scenes as previews are."""
+    return to_latent(paint(scenes, TIMES, PIXELS // 2) / 2 + 0.5)
 
 
-def test_codec_is_identity_on_latents():
-    latent = torch.randn(2, 16, 3, 5, 7, generator=torch.Generator().manual_seed(0))
-    assert torch.allclose(codec.encode(codec.decode(latent)), latent, atol=1e-5)
+def test_the_vae_keeps_scenes(scenes):
+    video = paint(scenes, TIMES, PIXELS) / 2 + 0.5
+    latent = to_latent(video)
+    assert latent.shape == (2, 16, FRAMES, CELLS, CELLS)
+    psnr = -10 * (to_pixels(latent) - video).square().mean().log10()
+    assert psnr > 26
+    assert 0.7 < latent.std() < 1.3
 
 
 def test_prompt_tokens_depend_on_their_phrase_alone():
-    both = encode_prompt("red circle moving right, blue square moving up, on stripes")
-    swapped = encode_prompt("blue square moving up, red circle moving right, on stripes")
+    ball, beads = "red ball moving right in the northeast", "two blue beads moving up"
+    both = encode_caption(f"{ball}, {beads}, on sand")
+    swapped = encode_caption(f"{beads}, {ball}, on sand")
     assert torch.equal(both[0, 0], swapped[0, 1])
-    assert torch.equal(encode_prompt(""), torch.zeros(1, 3, 4096))
+    assert torch.equal(encode_caption(""), torch.zeros(1, PHRASES, TEXT_DIM))
 
 
 def test_prompt_rejects_unknown_words_and_a_fourth_phrase():
-    with pytest.raises(ValueError, match="'purple'"):
-        encode_prompt("purple circle")
+    with pytest.raises(ValueError, match="knows red, .*, southeast; got 'circle'"):
+        encode_caption("red circle")
     with pytest.raises(ValueError, match="at most 3"):
-        encode_prompt("red circle, blue circle, green circle, on stripes")
-
-
-def test_scenes_are_deterministic_and_say_what_they_show(scenes):
-    again = render(8, FRAMES, 64, torch.Generator().manual_seed(0))
-    assert again.prompts == scenes.prompts
-    assert torch.equal(again.video, scenes.video)
-    for prompt, video in zip(scenes.prompts, scenes.video, strict=True):
-        encode_prompt(prompt)
-        assert prompt.count("moving") in (1, 2)
-        assert video.abs().max() <= 1
-
-
-def test_a_wake_trails_behind_its_object_and_fades():
-    far = torch.tensor([-1.2 * WAKE, -0.9 * WAKE, -0.5 * WAKE, -0.1, 0.1, 2.0])
-    for index, (x, y) in enumerate(STEPS):
-        dx, dy = ((far * along).view(1, 1, -1) for along in (x, y))
-        opacity = wake(torch.tensor([index]), dx, dy).flatten()
-        assert (opacity[[0, 4, 5]] == 0).all()
-        assert 0 < opacity[1] < opacity[2] < opacity[3] < 1
-        beside = wake(torch.tensor([index]), dx - y, dy - x).flatten()
-        assert (beside == 0).all()
+        encode_caption("red ball, two blue beads, green cube, on sand")
 
 
 def test_weights_are_small_and_carry_their_recipe():
-    assert sum(path.stat().st_size for path in WEIGHTS.parent.glob("*.safetensors")) < 10e6
-    with safe_open(WEIGHTS, "pt") as file:
-        notes = json.loads(file.metadata()["surf.notes"])
-    assert notes["recipe"]["size"] == 4 * CELLS
-
-
-def _colour_share(video: torch.Tensor, colour: str) -> torch.Tensor:
-    red, green, blue = video.unbind(1)
-    lit = {
-        "red": (red > 0.6) & (green < 0.4) & (blue < 0.4),
-        "green": (green > 0.45) & (red < 0.4) & (blue < 0.45),
-        "blue": (blue > 0.6) & (red < 0.45) & (green < 0.5),
-        "yellow": (red > 0.6) & (green > 0.55) & (blue < 0.45),
-    }
-    return lit[colour].float().mean(dim=(1, 2, 3))
+    files = set(WEIGHTS.parent.glob("*.safetensors"))
+    assert files == {WEIGHTS, REFINER, VAE}
+    assert sum(path.stat().st_size for path in files) <= 9.5e6
+    config, notes = checkpoint.read_config(WEIGHTS)
+    assert (config.heads, config.layers) == (notes["task"]["heads"], notes["task"]["layers"])
+    config, _ = checkpoint.read_config(REFINER)
+    assert (config.time, config.window, config.sigma_start_range) == ("t", 2, (0.0, 0.4))
 
 
 @pytest.mark.slow
 def test_model_paints_the_colour_it_is_asked_for():
-    colours = ["red", "green", "blue", "yellow"]
-    tiny = TinyT2V([f"{colour} square moving right, on clouds" for colour in colours])
-    video = demo.to_pixels(
-        euler(tiny.velocity(4.0), tiny.noise([1, 2, 3, 4]), flow_sigmas(12, 3.0))
-    )
-    for index, colour in enumerate(colours):
-        share = _colour_share(video, colour)
+    where = "ball moving right in the northeast, on stone"
+    tiny = TinyT2V([f"{colour} {where}" for colour in COLOURS])
+    noise = tiny.noise([1] * len(COLOURS))
+    video = to_pixels(euler(tiny.velocity(3.0), noise, flow_sigmas(8, 3.0)))
+    for index in range(len(COLOURS)):
+        asked = torch.full((len(COLOURS),), index)
+        share = colour_mask(video, asked).mean(dim=(1, 2, 3))
         assert share.argmax() == index
         assert share[index] > 0.02
 
@@ -116,9 +108,10 @@ def refiner(tmp_path_factory):
     return path
 
 
-def test_refiner_counts_evaluations_and_obeys_noise_window_guidance_and_size(refiner, scenes):
-    tiny = TinyRefiner(scenes.prompts[:2], refiner)
-    shown = codec.encode(scenes.video[:2, ..., ::2, ::2])
+def test_refiner_counts_evaluations_and_obeys_noise_window_guidance_and_size(
+    refiner, scenes, shown
+):
+    tiny = TinyRefiner(scenes.prompts(), refiner)
     plain = tiny(shown, [1, 2], steps=2)
     assert plain.shape == (2, 16, FRAMES, LARGE, LARGE)
     assert tiny.evaluations == 2
@@ -130,46 +123,84 @@ def test_refiner_counts_evaluations_and_obeys_noise_window_guidance_and_size(ref
         tiny(shown, [1, 2], sigma_start=0.8)
 
 
-def test_refiner_leaves_skipped_tokens_to_the_enlarged_preview(refiner, scenes):
-    tiny = TinyRefiner(scenes.prompts[:1], refiner)
-    shown = codec.encode(scenes.video[:1, ..., ::2, ::2])
-    mask = predict_mask(enlarge(shown), keep=0.5)
-    refined = tiny(shown, [1], steps=2, mask=mask)
+def test_refiner_leaves_skipped_tokens_to_the_enlarged_preview(refiner, scenes, shown):
+    tiny = TinyRefiner(scenes.prompts()[:1], refiner)
+    start = enlarge(shown[:1])
+    mask = predict_mask(start, keep=0.5)
+    refined = tiny(shown[:1], [1], steps=2, mask=mask)
     skipped = ~mask.tokens.repeat_interleave(2, 1).repeat_interleave(2, 2)
-    assert torch.equal(refined[..., skipped], enlarge(shown)[..., skipped])
-    assert not torch.equal(refined[..., ~skipped], enlarge(shown)[..., ~skipped])
+    assert torch.equal(refined[..., skipped], start[..., skipped])
+    assert not torch.equal(refined[..., ~skipped], start[..., ~skipped])
 
 
 @pytest.mark.slow
-def test_demo_counts_evaluations_and_keeps_more_layout_than_direct_low_resolution(
-    refiner, tmp_path
-):
+def test_demo_counts_evaluations_and_keeps_more_layout_than_direct_low_resolution(refiner):
     settings = demo.Settings(steps=8, switch_step=2, refine_steps=2)
-    run = demo.Demo(list(demo.PROMPTS), settings, refiner=refiner)
+    said = []
+    run = demo.Demo(list(demo.PROMPTS[:2]), settings, refiner=refiner, say=said.append)
     run()
     rows = {row.name: row for row in run.rows}
     fewer = rows["3 steps at full resolution"]
     assert list(rows) == [
-        "baseline", "grey", "another seed", "direct low resolution", "2 steps at full resolution",
-        fewer.name, "4 steps at full resolution", "the switch without low steps", "SURF preview",
-        "SURF refined", "SURF refined, training-free",
+        "baseline", "grey", "another seed", "2 steps at full resolution", fewer.name,
+        "4 steps at full resolution", "direct low resolution", "the switch without low steps",
+        "SURF preview", "SURF refined", "SURF refined, training-free",
     ]  # fmt: skip
-    assert [row.evaluations for row in run.rows] == [8, 0, 8, 8, 2, 3, 4, 2, 8, 10, 10]
-    assert [row.pixels for row in run.rows] == [64, 64, 64, 32, 64, 64, 64, 32, 32, 128, 64]
+    assert said == [name for name in rows if name != "grey"]
+    assert [row.evaluations for row in run.rows] == [8, 0, 8, 2, 3, 4, 8, 2, 8, 10, 10]
+    assert [row.pixels for row in run.rows] == [128] * 6 + [64] * 3 + [256, 128]
     assert rows["baseline"].bands == rows["baseline"].motion == rows["baseline"].sharpness == 1
-    assert rows["grey"].bands == rows["grey"].gflops == 0
+    assert rows["grey"].bands == rows["grey"].gflops == rows["grey"].right == 0
     assert rows["another seed"].bands < rows["2 steps at full resolution"].bands
     assert rows["SURF preview"].bands > rows["direct low resolution"].bands
     step = rows["baseline"].gflops / 8
     assert fewer.gflops <= rows["SURF preview"].gflops < fewer.gflops + step
-    looked_at = [row.name for row in run.rows if row.name in run.videos]
-    assert looked_at == [
-        "baseline", "direct low resolution", fewer.name, "SURF preview", "SURF refined",
-        "SURF refined, training-free",
-    ]  # fmt: skip
     assert rows["SURF preview"].gflops < rows["baseline"].gflops
+    shown = ["baseline", fewer.name, "direct low resolution", "SURF preview", "SURF refined"]
+    assert [column.title[0] for column in run.columns] == shown
+    for column in run.columns:
+        assert [list(answers) for answers in column.answers] == [
+            ["red ball", "four blue beads"], ["yellow ring", "two red beads"],
+        ]  # fmt: skip
+        count = sum(sum(answers.values()) for answers in column.answers)
+        assert f"{count} of 4 right" in column.title[2]
+    assert run.report()["things"] == 4
     assert json.dumps(run.report())
-    write_mp4(tmp_path / "a.mp4", run.videos["baseline"][0])
-    contact_sheet(tmp_path / "sheet.png", list(demo.PROMPTS), run.videos)
-    assert (tmp_path / "a.mp4").stat().st_size > 500
-    assert (tmp_path / "sheet.png").stat().st_size > 5000
+
+
+def _column(level, answers):
+    return pictures.Column(
+        title=("a", "b"), videos=torch.full((1, 3, 3, 16, 16), level), answers=answers
+    )
+
+
+def test_pictures_show_every_method_at_one_size(tmp_path):
+    columns = [_column(0.2, [{"red ball": True}]), _column(0.8, [{"red ball": False}])]
+    pictures.contact_sheet(tmp_path / "sheet.png", ["red ball"], columns, size=32)
+    sheet = Image.open(tmp_path / "sheet.png").convert("RGB")
+    colours = {colour: count for count, colour in sheet.getcolors(10_000)}
+    for level in (51, 204):
+        assert colours[(level,) * 3] >= 2 * 32 * 32
+    for ink in (pictures._RIGHT, pictures._WRONG):
+        assert tuple(bytes.fromhex(ink[1:])) in colours
+    pictures.moving_sheet(tmp_path / "a.mp4", ["red ball"], columns, size=31, turns=2)
+    with av.open(str(tmp_path / "a.mp4")) as container:
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    assert len(frames) == 2 * 3
+    assert abs(int(frames[0][82, 23].mean()) - 51) < 12
+
+
+def test_the_command_says_at_once_that_it_runs_and_writes_three_files(
+    refiner, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(demo.Demo, "__call__", lambda run: run.say("baseline"))
+    monkeypatch.setattr(command, "moving_sheet", lambda path, *_: path.touch())
+    monkeypatch.setattr(command, "contact_sheet", lambda path, *_: path.touch())
+    monkeypatch.setattr("sys.argv", ["tiny", "--out", str(tmp_path), "--threads", "1"])
+    command.main()
+    first, second, *_ = capsys.readouterr().out.splitlines()
+    assert first == "4 prompts, 1 threads: loading the models ..."
+    assert second == "baseline ..."
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "demo.mp4", "contact_sheet.png", "report.json",
+    }  # fmt: skip

@@ -1,4 +1,4 @@
-"""The training of the tiny model: short, resumable, the same every time."""
+"""The training of the text-to-video model: short, resumable, the same every time."""
 
 import json
 from dataclasses import replace
@@ -6,19 +6,29 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import load_file
+from surf.surf_core.tiny.caption import PHRASES, WORDS
+from surf.surf_core.training.loop import run
 from surf.surf_core.training.muon import Muon, orthogonalise
-from surf.surf_core.training.tiny import t2v
+from surf.surf_core.training.task import Recipe
+from surf.surf_core.training.tiny import stages, videos
+from surf.surf_core.training.tiny.bank import EncodedScenes
 
-SHORT = t2v.T2VRecipe(
-    layers=1,
-    size=16,
-    frames=2,
-    image_steps=3,
-    video_steps=3,
-    image_batch=2,
-    video_batch=2,
-    warmup=1,
-)
+RECIPE = Recipe(
+    name="tiny_t2v", steps=6, lr=2e-3, warmup=1, cooldown=0.3, betas=(0.9, 0.99),
+    optimizer="muon", ema=0.998, batch=2, save_every=2, log_every=1,
+)  # fmt: skip
+
+
+def scenes(frames, cells):
+    """Noise in the place of encoded scenes."""
+    dice = torch.Generator().manual_seed(frames * cells)
+    latents = torch.randn(5, 16, frames, cells, cells, generator=dice).half()
+    words = torch.rand(5, PHRASES, len(WORDS), generator=dice) < 0.2
+    return EncodedScenes(latents=latents, words=words)
+
+
+SCENES = {"still": scenes(1, 4), "video": scenes(2, 4), "low": scenes(2, 2)}
+TASK = videos.Videos(scenes=SCENES, batch_size=2, stills=1, still_steps=3, layers=1)
 
 
 def test_orthogonalise_brings_singular_values_near_one():
@@ -42,27 +52,17 @@ def test_muon_descends():
     assert losses[-1] < 0.1 * losses[0]
 
 
-def test_batch_is_a_function_of_seed_and_step_alone():
-    for step in (0, 4):
-        for first, second in zip(t2v.batch(SHORT, step), t2v.batch(SHORT, step), strict=True):
-            assert torch.equal(first, second)
-    assert t2v.batch(SHORT, 0)[0].shape == (2, 16, 1, 4, 4)
-    assert t2v.batch(SHORT, 3)[0].shape == (2, 16, 2, 4, 4)
-
-
-def test_rate_warms_up_holds_and_cools_down():
-    recipe = t2v.T2VRecipe().loop()
+def test_rate_warms_up_holds_and_cools_down(tmp_path):
+    settings = stages.StageSettings(out=tmp_path)
+    recipe = replace(stages.recipe_of(settings, "t2v", 16, 2e-3, 100, 0.998, 500), steps=6500)
     assert recipe.rate(0) < recipe.rate(50) < recipe.rate(200) == recipe.lr
     assert recipe.rate(recipe.steps - 1) < 0.01 * recipe.lr
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_run_matches_a_loop_by_hand(tmp_path, monkeypatch, precision):
-    """Bit for bit, what the shipped weights were trained with."""
-    monkeypatch.setattr(t2v, "REPORT_EVERY", 1)
-    recipe = replace(SHORT, precision=precision)
-    task = t2v.TextToVideo(recipe=recipe)
-    model = task.build()
+def test_run_matches_a_loop_by_hand(tmp_path, precision):
+    """Bit for bit."""
+    model = TASK.build()
     matrices = [p for p in model.blocks.parameters() if p.ndim == 2]
     wide = model.text_embedding[0].weight
     rest = [p for p in model.parameters() if all(p is not q for q in (*matrices, wide))]
@@ -73,11 +73,9 @@ def test_run_matches_a_loop_by_hand(tmp_path, monkeypatch, precision):
     average = {name: p.detach().clone() for name, p in model.named_parameters()}
     losses = []
     for step in range(6):
-        clean, noise, sigma, context = t2v.batch(recipe, step)
-        s = sigma[:, None, None, None, None]
+        batch = TASK.batch(step, 0, 1)
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-            velocity = model((1 - s) * clean + s * noise, sigma * 1000, context)
-        loss = (velocity.float() - (noise - clean)).square().mean()
+            loss = TASK.loss(model, batch)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         rate = 2e-3 * min(1.0, (6 - step) / (0.3 * 6))
@@ -89,7 +87,7 @@ def test_run_matches_a_loop_by_hand(tmp_path, monkeypatch, precision):
         for name, p in model.named_parameters():
             average[name].lerp_(p.detach(), 1 - min(0.998, (step + 1) / (step + 10)))
         losses.append(loss.item())
-    t2v.train(recipe, tmp_path, False)
+    run(TASK, replace(RECIPE, precision=precision), tmp_path)
     lines = map(json.loads, (tmp_path / "log.jsonl").read_text().splitlines())
     assert [line["loss"] for line in lines] == losses
     exported = load_file(tmp_path / "tiny_t2v.safetensors")
@@ -98,25 +96,23 @@ def test_run_matches_a_loop_by_hand(tmp_path, monkeypatch, precision):
 
 
 def test_resumed_run_is_bit_identical(tmp_path, monkeypatch):
-    monkeypatch.setattr(t2v, "SAVE_EVERY", 2)
-    monkeypatch.setattr(t2v, "REPORT_EVERY", 1)
-    t2v.train(SHORT, tmp_path / "whole", False)
+    run(TASK, RECIPE, tmp_path / "whole")
 
     class StopAtFive(Exception):
         pass
 
-    draw = t2v.batch
+    draw = videos.Videos.batch
 
-    def stop_at_five(recipe, step):
+    def stop_at_five(self, step, rank, world):
         if step == 5:
             raise StopAtFive
-        return draw(recipe, step)
+        return draw(self, step, rank, world)
 
-    monkeypatch.setattr(t2v, "batch", stop_at_five)
+    monkeypatch.setattr(videos.Videos, "batch", stop_at_five)
     with pytest.raises(StopAtFive):
-        t2v.train(SHORT, tmp_path / "cut", False)
-    monkeypatch.setattr(t2v, "batch", draw)
-    t2v.train(SHORT, tmp_path / "cut", False)
+        run(TASK, RECIPE, tmp_path / "cut")
+    monkeypatch.setattr(videos.Videos, "batch", draw)
+    run(TASK, RECIPE, tmp_path / "cut")
     whole, cut = (load_file(tmp_path / name / "tiny_t2v.safetensors") for name in ("whole", "cut"))
     assert whole.keys() == cut.keys()
     assert all(torch.equal(whole[name], cut[name]) for name in whole)

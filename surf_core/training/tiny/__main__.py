@@ -1,7 +1,8 @@
 """Train the embedded models: python -m surf_core.training.tiny --form short --out runs/tiny.
 
-`short` and `first` run the suite of the first generation, from drawn clips to refined ones; `full`
-trains the second generation for hours, stage after stage. The same command resumes each of them.
+`full` trains them for hours, stage after stage, as the shipped ones were. `short` takes a few steps
+of every stage, then goes the way of a user's own clips: drawn, prepared, a refiner and a mask
+predictor trained on them, refined. The same command resumes either.
 """
 
 import argparse
@@ -11,7 +12,7 @@ from pathlib import Path
 import torch
 
 from . import stages
-from .suite import FORMS, Outcome, Suite
+from .suite import SHORT, Outcome, Suite
 
 
 def say(outcome: Outcome) -> list[str]:
@@ -27,22 +28,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--form", choices=(*FORMS, "full"), default="short")
+    parser.add_argument("--form", choices=stages.FORMS, default="short")
     parser.add_argument("--out", type=Path, default=Path("runs/tiny"))
-    parser.add_argument("--threads", type=int, default=2, help="of all jobs together")
-    parser.add_argument(
-        "--jobs", type=int, choices=(1, 2), default=1, help="2: text to video beside the rest"
-    )
-    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    torch.set_num_threads(max(1, args.threads // args.jobs))
-    args.out.mkdir(parents=True, exist_ok=True)
-    if args.form == "full":
-        stages.train_all(stages.StageSettings(out=args.out / "second"))
-        return
-    outcome = Suite(FORMS[args.form], args.out, args.precision, args.jobs)()
-    print("\n".join(say(outcome)))
+    torch.set_num_threads(args.threads)
+    stages.train_all(stages.StageSettings(out=args.out / args.form), stages.FORMS[args.form])
+    if args.form == "short":
+        print("\n".join(say(Suite(SHORT, args.out)())))
 
 
 if __name__ == "__main__":

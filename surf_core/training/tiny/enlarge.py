@@ -1,4 +1,4 @@
-"""Train the second refiner: previews of 64 pixels become videos of 256.
+"""Train the refiner: previews of 64 pixels become videos of 256.
 
 A start is what an enlarged preview is: the scene averaged down to 64 pixels, encoded, disturbed a
 little in the latent as a sampler's leftovers do, decoded, enlarged, encoded again.
@@ -182,7 +182,7 @@ class Enlarge(FlowMap):
 def task(
     training_pairs: Pairs, held_out_pairs: Pairs, batch: int, layers: int, device: str
 ) -> Enlarge:
-    """Return the second refiner's task."""
+    """Return the refiner's task."""
     return Enlarge(
         config=config(layers), clips=NoClips(), phases=(), batch_size=batch, shift=1.0,
         text_tokens=PHRASES, dtype=torch.float16, token_dropout=TokenDropout(share=0.0),

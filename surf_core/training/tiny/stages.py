@@ -1,4 +1,4 @@
-"""Train the second generation of the embedded models, a stage after the other.
+"""Train the embedded models, a stage after the other.
 
     python -m surf_core.training.tiny.stages vae --out runs/second --stills 900 --steps 6000
     python -m surf_core.training.tiny.stages vae-check --out runs/second
@@ -7,7 +7,7 @@
     python -m surf_core.training.tiny.stages controls --out runs/second
     python -m surf_core.training.tiny.stages refiner --out runs/second --scenes 512 --steps 2000
 
-`python -m surf_core.training.tiny --form full` runs them all, as `FULL` says.
+`python -m surf_core.training.tiny` runs them all, with the settings of one of FORMS.
 
 The same command resumes a stage that was stopped. With `--seconds` in place of `--steps` a few
 steps are timed and the number of steps follows, so that a run is not the same every time.
@@ -340,12 +340,21 @@ FULL: dict[str, dict[str, int | str | bool]] = {
     "controls": {"precision": "bf16"},
     "refiner": {"scenes": 512, "steps": 2000, "precision": "bf16", "compile": True},
 }
-"""Stages of the full form, in order, with the settings that differ from the defaults."""
+"""How the shipped models were trained."""
+SHORT: dict[str, dict[str, int | str | bool]] = {
+    "vae": {"stills": 20, "steps": 30, "log_every": 10},
+    "vae-check": {"prompts": 4},
+    "t2v": {"stills": 8, "steps": 24, "scenes": 16, "batch": 4, "log_every": 8},
+    "refiner": {"scenes": 4, "steps": 4, "batch": 2, "log_every": 2},
+}
+"""Shows that every stage runs; its models draw nothing worth looking at."""
+FORMS = {"short": SHORT, "full": FULL}
+"""Stages in order, with the settings that differ from the defaults."""
 
 
-def train_all(settings: StageSettings) -> None:
-    """Run or resume every stage of the full form."""
-    for stage, changes in FULL.items():
+def train_all(settings: StageSettings, form: dict[str, dict[str, int | str | bool]]) -> None:
+    """Run or resume every stage of a form."""
+    for stage, changes in form.items():
         log.info("%s ...", stage)
         STAGES[stage](replace(settings, **cast(dict, changes)))
 

@@ -1,16 +1,13 @@
-"""The whole path at toy scale: draw clips, prepare them, train, export, refine, report.
+"""The path of a user's own clips at toy scale: prepare, train, export, refine, report.
 
 Dims: B clips, T frames.
 """
 
 import json
 import logging
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -19,17 +16,14 @@ from ... import checkpoint
 from ...flow import refine_with
 from ...signature import psnr
 from ...tiny import codec
-from ...tiny.demo import to_pixels
-from ...tiny.pictures import contact_sheet
+from ...tiny.pictures import Column, contact_sheet
 from .. import loop
 from ..data import Shards
 from ..prepare import local
 from ..prepare.job import PrepareJob, prepare
-from ..prepare.local import end_with_parent
 from ..prepare.options import tiny as tiny_options
 from ..recipes import mask, tiny
 from ..task import Recipe
-from . import t2v
 from .clips import write_clips
 
 log = logging.getLogger(__name__)
@@ -42,10 +36,6 @@ HELD_OUT = 0.05
 class Form:
     """Steps and clips of a run."""
 
-    image_steps: int
-    """Steps of the text-to-video model on single frames."""
-    video_steps: int
-    """Steps of the same on videos."""
     clips: int
     """Drawn scenes for refiner and mask predictor."""
     refiner_steps: int
@@ -56,11 +46,8 @@ class Form:
     """Held-out clips that are refined for the report, at most."""
 
 
-SHORT = Form(image_steps=60, video_steps=40, clips=160, refiner_steps=80, mask_steps=120)
+SHORT = Form(clips=160, refiner_steps=80, mask_steps=120)
 """Shows that everything runs and learns; its models draw nothing worth looking at."""
-FIRST = Form(image_steps=1500, video_steps=5000, clips=1500, refiner_steps=1500, mask_steps=800)
-"""What the shipped weights were trained with: the first generation of embedded models."""
-FORMS = {"short": SHORT, "first": FIRST}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,15 +70,10 @@ class Suite:
     Args:
         form: how much of it.
         out: the folder.
-        precision: of both large models, "fp32" or "bf16".
-        jobs: 1, or 2 to train the text-to-video model in a process of its own beside the rest, with
-            as many threads as the rest has.
     """
 
-    def __init__(self, form: Form, out: Path, precision: str = "fp32", jobs: int = 1):
-        if jobs not in (1, 2):
-            raise ValueError(f"expected 1 or 2 jobs, got {jobs=}; the suite has two halves.")
-        self.form, self.out, self.precision, self.jobs = form, out, precision, jobs
+    def __init__(self, form: Form, out: Path):
+        self.form, self.out = form, out
         self.seconds: dict[str, float] = {}
 
     def timed(self, name: str, stage: Callable[[], object]) -> None:
@@ -103,52 +85,19 @@ class Suite:
 
     def __call__(self) -> Outcome:
         began = time.monotonic()
-        with self._text_to_video_beside() if self.jobs == 2 else self._text_to_video_first():
-            self.timed("clips", self._clips)
-            self.timed("refiner", self._refiner)
-            self.timed("mask", self._mask)
+        self.timed("clips", self._clips)
+        self.timed("refiner", self._refiner)
+        self.timed("mask", self._mask)
         self.timed("report", self._refine)
         self.seconds["all"] = round(time.monotonic() - began, 1)
         outcome = Outcome(
-            losses={name: self._losses(name) for name in ("t2v", "refiner", "mask")},
+            losses={name: self._losses(name) for name in ("refiner", "mask")},
             psnr=self.psnr,
             seconds=self.seconds,
             clips=self.shown,
         )
         (self.out / "report.json").write_text(json.dumps(asdict(outcome), indent=2) + "\n")
         return outcome
-
-    @contextmanager
-    def _text_to_video_first(self) -> Iterator[None]:
-        self.timed("text to video", self.text_to_video)
-        yield
-
-    @contextmanager
-    def _text_to_video_beside(self) -> Iterator[None]:
-        """Train it in another process, and wait for that at the end."""
-        arguments = self, torch.get_num_threads()
-        other = get_context("spawn").Process(target=_alone, args=arguments, daemon=True)
-        other.start()
-        try:
-            yield
-            self.timed("text to video, after the others", other.join)
-        finally:
-            other.terminate()
-            other.join()
-        if other.exitcode:
-            raise RuntimeError(
-                f"expected a trained text-to-video model, got exit code {other.exitcode} from the "
-                "process that trains it; its own message is above."
-            )
-
-    def text_to_video(self) -> None:
-        """Train the text-to-video model."""
-        form = self.form
-        recipe = t2v.T2VRecipe(
-            image_steps=form.image_steps, video_steps=form.video_steps, precision=self.precision
-        )
-        task = t2v.TextToVideo(recipe=recipe)
-        loop.run(task, self._brief(recipe.loop()), self.out / "t2v")
 
     def _clips(self) -> None:
         drawn, data = self.out / "clips", self.out / "data"
@@ -161,7 +110,7 @@ class Suite:
         return Shards(self.out / "data", HELD_OUT)
 
     def _refiner(self) -> None:
-        job = tiny(self.shards, steps=self.form.refiner_steps, precision=self.precision)
+        job = tiny(self.shards, steps=self.form.refiner_steps)
         loop.run(job.task, self._brief(job.recipe), self.out / "refiner")
 
     def _mask(self) -> None:
@@ -172,8 +121,6 @@ class Suite:
 
     def _brief(self, recipe: Recipe) -> Recipe:
         """Warm up and log often enough for a short run."""
-        if self.form == FIRST:
-            return recipe
         return replace(recipe, warmup=min(10, recipe.steps), log_every=max(1, recipe.steps // 8))
 
     def _refine(self) -> None:
@@ -186,23 +133,18 @@ class Suite:
         with torch.inference_mode():
             refined = refine_with(model, batch["start"], batch["text"], noise=noise)
         videos = {"start": batch["start"], "refined": refined, "sharp": batch["hr"]}
-        pixels = {name: to_pixels(latent) for name, latent in videos.items()}
+        pixels = {
+            name: codec.decode(latent).add(1).div(2).clamp(0, 1) for name, latent in videos.items()
+        }
         self.psnr = {
             name: round(psnr(pixels[name], pixels["sharp"]).mean().item(), 3)
             for name in ("start", "refined")
         }
         titles = [shards.row(key).caption for key in keys]
-        contact_sheet(self.out / "refined.png", titles, pixels)
+        columns = [Column(title=(name,), videos=video) for name, video in pixels.items()]
+        contact_sheet(self.out / "refined.png", titles, columns)
 
     def _losses(self, name: str) -> tuple[float, float]:
         lines = (self.out / name / "log.jsonl").read_text().splitlines()
         losses = [line["loss"] for line in map(json.loads, lines) if "loss" in line]
         return losses[0], losses[-1]
-
-
-def _alone(suite: Suite, threads: int) -> None:
-    """Train the text-to-video model of a suite in this process, and end when its parent does."""
-    threading.Thread(target=end_with_parent, daemon=True).start()
-    logging.basicConfig(level=logging.INFO, format="text to video: %(message)s")
-    torch.set_num_threads(threads)
-    suite.text_to_video()

@@ -1,4 +1,4 @@
-"""Train the second text-to-video model: first stills, then stills, small videos and videos.
+"""Train the text-to-video model: first stills, then stills, small videos and videos.
 
 Every batch is a function of (seed, step) alone. Stills have a quarter of a video's tokens and teach
 colours, shapes, counts and what a direction looks like; videos add motion. Most of the later steps

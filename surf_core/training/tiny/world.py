@@ -1,4 +1,4 @@
-"""Draw the second model's scenes: a large thing, a swarm of beads in formation, a ground.
+"""Draw the embedded models' scenes: a large thing, a swarm of beads in formation, a ground.
 
 All lengths are fractions of the frame, so that a scene is the same at any size; times run from
 -0.5 to 0.5 of the clip. Scene i is a function of (seed, i) alone, on every device.

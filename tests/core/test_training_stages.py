@@ -1,4 +1,4 @@
-"""Training of the second embedded models: encoded scenes, batches, stages, and the controls."""
+"""Training of the embedded models: encoded scenes, batches, stages, and the controls."""
 
 import json
 from dataclasses import replace
@@ -291,5 +291,21 @@ def test_the_full_form_runs_every_stage_in_order(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", ["tiny", "--form", "full", "--out", str(tmp_path)])
     command.main()
     assert [stage for stage, _ in seen] == ["vae", "vae-check", "t2v", "controls", "refiner"]
-    assert all(settings.out == tmp_path / "second" for _, settings in seen)
+    assert all(settings.out == tmp_path / "full" for _, settings in seen)
     assert all(settings.steps for stage, settings in seen if stage in stages.TRAINED)
+
+
+def test_the_short_form_takes_few_steps_of_the_same_stages_and_then_goes_the_users_way(
+    tmp_path, monkeypatch
+):
+    seen = []
+    monkeypatch.setattr(
+        stages, "STAGES", {stage: lambda settings: seen.append(settings) for stage in stages.STAGES}
+    )
+    monkeypatch.setattr(command, "Suite", lambda form, out: lambda: (form, out))
+    monkeypatch.setattr(command, "say", lambda outcome: [str(seen.append(outcome))])
+    monkeypatch.setattr("sys.argv", ["tiny", "--out", str(tmp_path)])
+    command.main()
+    assert seen.pop() == (command.SHORT, tmp_path)
+    assert list(stages.SHORT) == [stage for stage in stages.FULL if stage != "controls"]
+    assert all((settings.steps or 0) <= 30 and settings.scenes for settings in seen)
