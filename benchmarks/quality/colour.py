@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 
 from benchmarks.page import Page, table
-from benchmarks.quality.held_out import REFINE, batches, scenes, schedule, seeds, shown
+from benchmarks.quality.held_out import REFINE, batches, prompts, schedule, seeds, shown
 from benchmarks.quality.measures import Rows, arguments, mean_and_error
 from surf_core.colour import METHODS, match_colour
 from surf_core.flow import euler, refine
 from surf_core.lowband import wavelet_match
 from surf_core.signature import bands, colour_distance, detail
-from surf_core.tiny.demo import Settings, to_pixels
-from surf_core.tiny.model import CELLS, TinyT2V
+from surf_core.tiny.demo import Settings
+from surf_core.tiny.model import CELLS, TinyT2V, to_pixels
 from surf_core.tiny.refiner import enlarge
 
 SIGMAS = (0.65, 0.8)
@@ -72,7 +72,7 @@ def measures(video: Tensor, low: Tensor, baseline: Tensor) -> dict[str, Tensor]:
 def collect(rows: dict[float, Rows], numbers: list[int], weights) -> None:
     """Refine the previews of some scenes from every sigma, and measure every match."""
     s = Settings()
-    tiny = TinyT2V([scenes(1, 8, number, frames=1).prompts[0] for number in numbers], weights)
+    tiny = TinyT2V(prompts(numbers), weights)
     full = euler(tiny.velocity(s.cfg), tiny.noise(seeds(numbers)), schedule())
     baseline, low = to_pixels(full), shown(tiny, numbers)
     start, noise = enlarge(low, CELLS), tiny.noise(seeds(numbers, REFINE))

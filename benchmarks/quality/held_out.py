@@ -18,40 +18,41 @@ from surf_core.reshift import (
     reshift,
 )
 from surf_core.schedule import flow_sigmas, switch
+from surf_core.tiny.caption import Thing
 from surf_core.tiny.demo import Settings
-from surf_core.tiny.model import CELLS, FRAMES, TinyT2V
-from surf_core.training.tiny.scenes import CaptionedScenes, render
+from surf_core.tiny.model import CELLS, CLIP, TinyT2V
+from surf_core.training.tiny import paint, world
 
-STREAM = 3_000_000_000
-"""Seed of the first held-out scene. Trainings draw from seed * 1_000_003 + step, so those with a
-seed below 2900 stay far below it. The generators keep 32 bits of a seed, so it is below 2**32."""
-NOISE = STREAM + 500_000_000
+SCENES = 90_003
+"""Seed of the scenes: that of no training, and of no table that a setting was chosen by."""
+PALETTE = torch.tensor(paint.PALETTE)
+"""Red, green and blue of each colour, 0..1."""
+NOISE = 3_500_000_000
 """Seed of the first video's noise; fresh and other noise follow at OTHER and FRESH beyond it."""
 OTHER, FRESH, REFINE = 10_000_000, 20_000_000, 30_000_000
 LOW = CELLS // 2
 """Latent cells along a side of a preview."""
 
 
-def scenes(count: int, size: int, first: int = 0, frames: int = FRAMES) -> CaptionedScenes:
-    """Render held-out scenes `first` to `first` + `count`; each depends on its number alone."""
-    parts = [
-        render(1, frames, size, torch.Generator().manual_seed(STREAM + index))
-        for index in range(first, first + count)
-    ]
-    return CaptionedScenes(
-        prompts=[scene.prompts[0] for scene in parts],
-        video=torch.cat([scene.video for scene in parts]),
-    )
+def drawn(numbers: list[int]) -> world.Scenes:
+    """Draw held-out scenes; each depends on its number alone."""
+    return world.draw(SCENES, torch.tensor(numbers))
 
 
-def numbers_with(objects: int, count: int) -> list[int]:
-    """List the first `count` held-out scenes with so many objects."""
-    numbers, index = [], 0
-    while len(numbers) < count:
-        if scenes(1, 8, index, frames=1).prompts[0].count("moving") == objects:
-            numbers.append(index)
-        index += 1
-    return numbers
+def prompts(numbers: list[int]) -> list[str]:
+    """Return the prompts of held-out scenes."""
+    return drawn(numbers).prompts()
+
+
+def things(numbers: list[int]) -> list[list[Thing]]:
+    """List what they name: a large thing and a swarm of beads each."""
+    return drawn(numbers).things()
+
+
+def painted(numbers: list[int], size: int) -> Tensor:
+    """Paint held-out scenes: [B, 3, T, S, S] in 0..1."""
+    times = torch.linspace(-0.5, 0.5, CLIP)
+    return paint.paint(drawn(numbers), times, size).add(1).div(2).clamp(0, 1)
 
 
 def batches(numbers: list[int], size: int) -> Iterator[list[int]]:
@@ -105,8 +106,3 @@ class Switched:
             implied = implied_noise(self.evaluated[k - 1], x0, self.sigmas[k - 1].item())
             drawn = inherit_noise(implied, (LOW, LOW))
         return euler(self.low, reshift(x0, cut.sigma, (LOW, LOW), drawn), cut.low)
-
-
-def pixels(video: Tensor) -> Tensor:
-    """Map -1..1 to 0..1."""
-    return (video + 1) / 2

@@ -14,10 +14,24 @@ from torch import Tensor
 from benchmarks.page import parser, table
 from surf_core.resample import resize
 from surf_core.signature import detail, psnr
+from surf_core.tiny.adherence import read
+from surf_core.tiny.caption import Thing
 from surf_core.tiny.model import REFINER, WEIGHTS
 
 WINDOW = 7
-"""Pixels, and frames, along a side of the window of SSIM; 4 frames carry no larger one."""
+"""Pixels, and frames, along a side of the window of SSIM."""
+ASKED = ("large thing", "beads", "both")
+"""What prompts ask for: colour, shape, direction and place of the large thing, and colour, count,
+direction and place of the beads."""
+RIGHT = "right"
+"""Share of both that is right."""
+
+
+def answers(video: Tensor, things: list[list[Thing]]) -> dict[str, Tensor]:
+    """Read what prompts ask for from pixels alone, by ASKED and RIGHT: [B] of 0 and 1, or share."""
+    large, beads = torch.tensor(read(video, things)).double().unbind(dim=1)
+    found = dict(zip(ASKED, (large, beads, large * beads), strict=True))
+    return found | {RIGHT: (large + beads) / 2}
 
 
 def ssim(video: Tensor, truth: Tensor) -> Tensor:

@@ -14,18 +14,18 @@ import torch
 from torch import Tensor
 
 from benchmarks.page import Page, parser, table
+from benchmarks.quality.held_out import painted, prompts
 from surf_core.flow import refine
-from surf_core.resample import resize
 from surf_core.tiles import in_tiles, spans
-from surf_core.tiny import codec
-from surf_core.tiny.demo import to_pixels
-from surf_core.tiny.model import CELLS, FRAMES, TinyT2V
+from surf_core.tiny import vae
+from surf_core.tiny.demo import Settings
+from surf_core.tiny.model import CELLS, CLIP, PIXELS, TinyT2V, to_latent, to_pixels
 from surf_core.tiny.refiner import enlarge
-from surf_core.training.tiny.scenes import render
 
 LARGE = 2 * CELLS
 """Cells of the model's pictures."""
-STEPS, SIGMA, CFG = 10, 0.65, 4.0
+STEPS, SIGMA = 10, 0.65
+CFG = Settings().cfg
 PATCH = 2
 COLUMNS = "overlap | latent | without tiles | pixels | without tiles"
 VARIANTS: dict[str, list[tuple[int, int]]] = {
@@ -53,19 +53,18 @@ def ratio(differences: Tensor, at: list[int]) -> str:
 
 
 def starts(count: int) -> tuple[list[str], Tensor]:
-    """Make prompts and upsampled previews [count, 16, FRAMES, LARGE, LARGE], content anywhere."""
-    generator = torch.Generator().manual_seed(5)
-    scenes = render(count, FRAMES, CELLS * codec.CELL, generator)
-    large = enlarge(codec.encode(resize(scenes.video, (CELLS * codec.CELL,) * 2)), LARGE)
+    """Make prompts and upsampled previews [count, 16, T, LARGE, LARGE], content anywhere."""
+    generator, numbers = torch.Generator().manual_seed(5), list(range(count))
+    large = enlarge(to_latent(painted(numbers, PIXELS)), LARGE)
     moves = torch.randint(LARGE, (count, 2), generator=generator).tolist()
     moved = [x.roll(tuple(move), (-2, -1)) for x, move in zip(large, moves, strict=True)]
-    return scenes.prompts, torch.stack(moved)
+    return prompts(numbers), torch.stack(moved)
 
 
 def rows(count: int) -> Iterator[list]:
     """Yield the rows of all variants, a whole refine run each."""
-    prompts, start = starts(count)
-    tiny = TinyT2V(prompts)
+    asked, start = starts(count)
+    tiny = TinyT2V(asked)
     velocity = tiny.velocity(CFG)
     noise = tiny.noise([100 + index for index in range(count)], LARGE)
 
@@ -77,7 +76,7 @@ def rows(count: int) -> Iterator[list]:
             return in_tiles(lambda part, _: velocity(part, sigma), z, (tile, tile), overlap, PATCH)
 
         z = refine(in_parts, start, SIGMA, STEPS, noise)
-        return profile(z, PATCH), profile(to_pixels(z), PATCH * codec.CELL)
+        return profile(z, PATCH), profile(to_pixels(z), PATCH * vae.CELL)
 
     plain = profiles([(LARGE, 0)])
     for name, sizes in VARIANTS.items():
@@ -92,7 +91,7 @@ def main() -> None:
     line.add_argument("--videos", type=int, default=12)
     args = line.parse_args()
     how = (
-        f"{args.videos} videos of {LARGE} x {LARGE} cells, {FRAMES} frames, tiles of {CELLS}, "
+        f"{args.videos} videos of {LARGE} x {LARGE} cells, {CLIP} frames, tiles of {CELLS}, "
         f"{STEPS} steps from {SIGMA}, cfg {CFG}"
     )
     with Page(__spec__.name, "Seams of spatial tiles", args.out, "1 is no seam.") as page:

@@ -1,4 +1,4 @@
-"""Ways to switch the resolution, and the previews that they draw on the embedded models.
+"""Ways to switch the resolution, and the previews that they draw on the embedded model.
 
 Cells are latent cells along a side; sigma is 1 for noise and 0 for a clean latent.
 """
@@ -11,19 +11,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.quality.held_out import FRESH, LOW, OTHER, scenes, seeds
-from benchmarks.quality.prompts import score
+from benchmarks.quality.held_out import FRESH, LOW, OTHER, prompts, seeds, things
 from surf_core.flow import Velocity, euler
 from surf_core.refiner import SurfRefinerDiT
 from surf_core.refiner.rope import split_axes
 from surf_core.resample import resize
 from surf_core.reshift import hold_low_band, implied_noise, inherit_noise, reshift
 from surf_core.schedule import SwitchedSchedule, flow_sigmas, reach_sigma, switch
-from surf_core.tiny.adherence import read
-from surf_core.tiny.demo import Settings, to_pixels
+from surf_core.tiny.caption import Thing
+from surf_core.tiny.demo import Settings
 from surf_core.tiny.model import TinyT2V
-from surf_core.training.tiny import controls, paint
-from surf_core.training.tiny.scenes import PALETTE
 
 HALF = (LOW, LOW)
 
@@ -146,7 +143,7 @@ def sections(steps: int, direct: str) -> list[Section]:
 
 @dataclass(frozen=True, kw_only=True)
 class Embedded:
-    """Held-out prompts of a batch, their noise, and the model of either generation."""
+    """Held-out prompts of a batch, their noise, and the model."""
 
     model: SurfRefinerDiT
     velocity: Callable[[float], Velocity]
@@ -156,40 +153,19 @@ class Embedded:
     """Noise of another seed."""
     fresh: Tensor
     """Noise at half the resolution."""
-    pixels: Callable[[Tensor], Tensor]
-    """Latents -> video in 0..1."""
-    right: Callable[[Tensor], Tensor]
-    """Video -> share of what is asked that is right, [B]."""
-    palette: Tensor
+    things: list[list[Thing]]
+    """What the prompts name."""
     known: dict[tuple[float, ...], list[tuple[Tensor, Tensor]]] = field(default_factory=dict)
     """Guidance and sigmas of the steps at full resolution -> latent and clean estimate of each."""
 
 
-def first(numbers: list[int], weights: Path) -> Embedded:
-    """Take the shipped model: one or two flat shapes at 64 pixels, all of a prompt or nothing."""
-    prompts = [scenes(1, 8, number, frames=1).prompts[0] for number in numbers]
-    tiny = TinyT2V(prompts, weights)
+def embedded(numbers: list[int], weights: Path) -> Embedded:
+    """Take the embedded model with the prompts and the noise of held-out scenes."""
+    tiny = TinyT2V(prompts(numbers), weights)
     return Embedded(
         model=tiny.model, velocity=tiny.velocity, noise=tiny.noise(seeds(numbers)),
         other=tiny.noise(seeds(numbers, OTHER)), fresh=tiny.noise(seeds(numbers, FRESH), LOW),
-        pixels=to_pixels, right=lambda video: score(prompts, video)["all"], palette=PALETTE,
-    )  # fmt: skip
-
-
-def second(numbers: list[int], made: controls.Controls) -> Embedded:
-    """Take the second generation from the folder of its training, 128 pixels and 13 frames."""
-    part = slice(numbers[0], numbers[-1] + 1)
-    things = made.things[part]
-
-    def right(video: Tensor) -> Tensor:
-        return torch.tensor([sum(row) / len(row) for row in read(video, things)])
-
-    generator = torch.Generator().manual_seed(2)
-    return Embedded(
-        model=made.model, velocity=lambda cfg: made.velocity(part, cfg), noise=made.noise[part],
-        other=torch.randn(made.noise.shape, generator=generator)[part].to(made.noise),
-        fresh=made.fresh[part], pixels=made.pixels, right=right,
-        palette=torch.tensor(paint.PALETTE),
+        things=things(numbers),
     )  # fmt: skip
 
 

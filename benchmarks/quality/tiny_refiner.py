@@ -2,9 +2,9 @@
 
     python -m benchmarks.quality.tiny_refiner --pairs 128
 
-Held-out scenes at 128 pixels are made four times smaller, by averaging and by the training's
+Held-out scenes at 256 pixels are made four times smaller, by averaging and by the training's
 degradation, encoded, and brought back by interpolation, by the untrained text-to-video model
-(SDEdit: at 128 pixels, and at the 64 of its training with bicubic beyond) and by the trained
+(SDEdit: at 256 pixels, and at the 128 of its training with bicubic beyond) and by the trained
 refiner in 1 to 12 steps, with windows and without. Then real previews, for which no truth exists:
 their sharpness is that of the mean scene, their fidelity the low band.
 """
@@ -19,17 +19,17 @@ import torch
 from torch import Tensor
 
 from benchmarks.page import Page
-from benchmarks.quality.held_out import REFINE, batches, pixels, scenes, seeds, shown
+from benchmarks.quality.held_out import REFINE, batches, painted, prompts, seeds, shown
 from benchmarks.quality.measures import Rows, against_truth, arguments, low_band
 from surf_core.degrade import degrade, draw
 from surf_core.resample import resize
 from surf_core.signature import detail
-from surf_core.tiny import codec
-from surf_core.tiny.demo import Settings, to_pixels
-from surf_core.tiny.model import CELLS, TinyT2V
+from surf_core.tiny import vae
+from surf_core.tiny.demo import Settings
+from surf_core.tiny.model import CELLS, PIXELS, TinyT2V, to_latent, to_pixels
 from surf_core.tiny.refiner import LARGE, TinyRefiner
 
-SIDE = LARGE * codec.CELL
+SIDE = LARGE * vae.CELL
 RATIO = 4
 STEPS = (1, 4, 8, 10, 12)
 """Of the paper's Tab. 5."""
@@ -77,15 +77,14 @@ def smaller(video: Tensor, numbers: list[int], kind: str) -> Tensor:
 
 def cases(numbers: list[int], weights: Path) -> Iterator[tuple[str, PreviewCase]]:
     """Yield (kind of preview, case): clean and degraded scenes, then real previews."""
-    drawn = scenes(len(numbers), SIDE, numbers[0])
-    truth, prompts = pixels(drawn.video), drawn.prompts
-    known = dict(prompts=prompts, seeds=seeds(numbers, REFINE), detail=detail(truth))
+    truth, asked = painted(numbers, SIDE), prompts(numbers)
+    known = dict(prompts=asked, seeds=seeds(numbers, REFINE), detail=detail(truth))
     for kind in STARTS:
         low = smaller(truth, numbers, kind)
-        yield kind, PreviewCase(shown=codec.encode(2 * low - 1), truth=truth, **known)
+        yield kind, PreviewCase(shown=to_latent(low), truth=truth, **known)
     yield (
         "previews",
-        PreviewCase(shown=shown(TinyT2V(prompts, weights), numbers), truth=None, **known),
+        PreviewCase(shown=shown(TinyT2V(asked, weights), numbers), truth=None, **known),
     )
 
 
@@ -115,14 +114,14 @@ def methods(case: PreviewCase, args) -> Iterator[tuple[str, Callable[[], Tensor]
     """Yield (name, how to make its videos)."""
     yield "bilinear", lambda: interpolated(case, "bilinear")
     yield BICUBIC, lambda: interpolated(case, BICUBIC)
-    yield "training-free, 128 pixels", lambda: untrained(case, args.weights, LARGE)
-    yield "training-free, 64 pixels, bicubic", lambda: untrained(case, args.weights, CELLS)
+    yield f"training-free, {SIDE} pixels", lambda: untrained(case, args.weights, LARGE)
+    yield f"training-free, {PIXELS} pixels, bicubic", lambda: untrained(case, args.weights, CELLS)
     for steps in STEPS:
         make = partial(refined, case, args.refiner, steps=steps)
         yield f"refiner, {steps} steps", make
     yield f"{TEN}, full attention", lambda: refined(case, args.refiner, steps=10, window=0)
     if case.truth is not None:
-        yield "the scene through the codec", lambda: to_pixels(codec.encode(2 * case.truth - 1))
+        yield "the scene through the VAE", lambda: to_pixels(to_latent(case.truth))
 
 
 def main() -> None:
@@ -139,10 +138,10 @@ def main() -> None:
             gains = {f"{name} over bicubic": (name, BICUBIC), f"over {TEN}": (name, TEN)}
             lines += [*values.table(kind, gains), ""]
         how = (
-            f"{args.pairs} held-out scenes and previews, 32 to {SIDE} pixels; refiner in windows "
-            f"of its file, at the noise of its file, cfg {s.refine_cfg}; training-free from "
-            f"{s.sigma_start}, {s.refine_steps} steps, window {s.window}, cfg {s.cfg}; mean +- "
-            f"standard error"
+            f"{args.pairs} held-out scenes and previews, {SIDE // RATIO} to {SIDE} pixels; refiner "
+            f"in windows of its file, at the noise of its file, cfg {s.refine_cfg}; training-free "
+            f"from {s.sigma_start}, {s.refine_steps} steps, window {s.window}, cfg {s.cfg}; mean "
+            f"+- standard error"
         )
         page.write([*lines, page.origin(how)])
 

@@ -16,9 +16,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.page import Page, table
-from benchmarks.quality.held_out import LOW, Switched, batches, scenes, schedule
-from benchmarks.quality.measures import Rows, arguments, mean_and_error, share_and_error
-from benchmarks.quality.prompts import score
+from benchmarks.quality.held_out import LOW, PALETTE, Switched, batches, prompts, schedule, things
+from benchmarks.quality.measures import RIGHT, Rows, answers, arguments, mean_and_error
 from benchmarks.quality.saved_rows import SavedRows, Values, fingerprint
 from surf_core.cost import plan_flops
 from surf_core.flow import euler
@@ -26,12 +25,12 @@ from surf_core.resample import resize
 from surf_core.reshift import inherit_noise
 from surf_core.schedule import switch
 from surf_core.signature import HEADLINE, scores
-from surf_core.tiny import codec
-from surf_core.tiny.demo import Settings, leg, to_pixels
-from surf_core.tiny.model import CELLS, TinyT2V
-from surf_core.training.tiny.scenes import PALETTE
+from surf_core.tiny.caption import Thing
+from surf_core.tiny.demo import SMALL as SIDE
+from surf_core.tiny.demo import Settings, leg
+from surf_core.tiny.model import CELLS, CLIP, PIXELS, VAE, TinyT2V, to_pixels
 
-SMALL = (LOW * codec.CELL, LOW * codec.CELL)
+SMALL = (SIDE, SIDE)
 """Rows and columns in pixels at which all is compared."""
 BASELINE, OTHER_SEED, DIRECT = "40 steps", "40 steps, another seed", "half resolution, 40 steps"
 GREY, COPY = "grey", "40 steps, averaged down in pixels"
@@ -46,7 +45,6 @@ ALL = (PAPER, "fresh, snr_equal", "inherited, same", OURS)
 POLICIES = {2: (PAPER, OURS), 5: ALL, 10: ALL, 20: (PAPER, OURS)}
 PRINTED = "k = 10, eq. 2 as printed"
 BESIDE = ("structure", "sharpness", "magnitude", "place, %")
-RIGHT = "right"
 
 
 def estimate(k: int) -> str:
@@ -88,11 +86,11 @@ class Compared(Switched):
         yield PRINTED, self.printed(10)
 
 
-def measured(video: Tensor, baseline: Tensor, prompts: list[str]) -> dict[str, Tensor]:
+def measured(video: Tensor, baseline: Tensor, asked: list[list[Thing]]) -> dict[str, Tensor]:
     """Compare at the preview's size, and read what the prompts ask for."""
     found = scores(resize(video, SMALL, "area"), baseline, PALETTE)
     found["place, %"] = found.pop("place")
-    return found | {RIGHT: score(prompts, video)["all"]}
+    return found | {RIGHT: answers(video, asked)[RIGHT]}
 
 
 def gflops(name: str) -> float:
@@ -110,20 +108,19 @@ def gflops(name: str) -> float:
 
 def values_of(numbers: list[int], weights: Path) -> Values:
     """Make and measure all videos of some pairs."""
-    prompts = [scenes(1, 8, number, frames=1).prompts[0] for number in numbers]
-    made, baseline, found = Compared(TinyT2V(prompts, weights), numbers), None, {}
+    made, baseline, found = Compared(TinyT2V(prompts(numbers), weights), numbers), None, {}
     for name, video in made.videos():
         baseline = video if baseline is None else baseline
-        found[name] = measured(video, baseline, prompts)
+        found[name] = measured(video, baseline, things(numbers))
     return found
 
 
 def agreement(rows: Rows) -> list[str]:
     """Lay out the headline measures, where 1 is the baseline, and what prompts ask for."""
-    columns = " | ".join(["video", "GFLOPs", *HEADLINE, "all right, %"])
+    columns = " | ".join(["video", "GFLOPs", *HEADLINE, "right, %"])
     return table(columns, (
         [name, f"{gflops(name):.1f}", *(mean_and_error(rows[name][each], 3) for each in HEADLINE),
-         share_and_error(rows[name][RIGHT])]
+         mean_and_error(rows[name][RIGHT], 1, 100.0)]
         for name in rows.parts
     ))  # fmt: skip
 
@@ -143,7 +140,7 @@ def known(values: Tensor) -> Tensor:
 
 def differences(rows: Rows) -> list[str]:
     """Lay out paired differences of previews to what each of them has to beat."""
-    columns = " | ".join(["preview", "less", "GFLOPs", *HEADLINE, "all right, points"])
+    columns = " | ".join(["preview", "less", "GFLOPs", *HEADLINE, "right, points"])
 
     def row(one: str, other: str) -> list[str]:
         changes = [mean_and_error(rows.change(one, other, each), 3) for each in HEADLINE]
@@ -169,14 +166,14 @@ def tables(rows: Rows) -> list[str]:
     ]  # fmt: skip
 
 
-LEGEND = f"""The embedded model, at {4 * CELLS} pixels and 4 frames, is a toy outside of the regime
-in which a switch pays: few of its steps suffice. Wan's do not: the paper's rows of 30 and 50 % of
-the steps fall from 41.8 to 18.2 and 25.5 in its semantic adherence. So this table says how the
-switch works and what it costs, and not what it gains on a large model.
+LEGEND = f"""The embedded model, of {PIXELS} pixels and {CLIP} frames, is a toy: this table says how
+the switch works and what it costs on it, and not what it gains on a large model. On Wan the paper's
+rows of 30 and 50 % of the steps fall from 41.8 to 18.2 and 25.5 in its semantic adherence.
 
 Every video is averaged to {SMALL[0]} pixels and compared with the {BASELINE} of its own seed by the
-measures of `surf_core.signature`, 1 is the same; `all right` needs no baseline: colour, shape and
-direction of every object. `no low steps` is the clean estimate at the switch, averaged down."""
+measures of `surf_core.signature`, 1 is the same; `right` needs no baseline: it is the share of the
+things that prompts name which are as they say, see `surf_core.tiny.adherence`. `no low steps` is
+the clean estimate at the switch, averaged down."""
 
 
 def main() -> None:
@@ -184,7 +181,7 @@ def main() -> None:
     line.add_argument("--state", type=Path, help="folder of what is done, to go on from")
     args, rows, s = line.parse_args(), Rows(), Settings()
     methods = (FEWER, POLICIES, SMALL, HEADLINE)
-    saved = SavedRows(args.state, fingerprint(args.weights, s, methods))
+    saved = SavedRows(args.state, fingerprint(args.weights, VAE, s, methods))
     title = "How much of the signature does a preview keep, and what keeps more?"
     with torch.inference_mode(), Page(__spec__.name, title, args.out, LEGEND) as page:
         done = 0
@@ -195,7 +192,7 @@ def main() -> None:
             done += len(part)
             how = (
                 f"{done} held-out prompt and seed pairs, {s.steps} steps, shift {s.shift}, cfg "
-                f"{s.cfg} / {s.cfg_low}, Euler; mean +- standard error, binomial for all right, "
+                f"{s.cfg} / {s.cfg_low}, Euler; mean +- standard error, "
                 "differences paired by prompt and seed"
             )
             page.write([*tables(rows), page.origin(how)])

@@ -1,12 +1,11 @@
 """Which way of switching keeps most at an equal cost, and does any of them beat fewer full steps?
 
     python -m benchmarks.quality.tiny_switch --pairs 96 --state runs/switch
-    python -m benchmarks.quality.tiny_switch --second runs/second --cfg 7.5 5
 
 The paper's preview has 10 steps before and 30 after the switch. Here it is drawn in other ways for
-as many operations, and for half of them, on the embedded model of either generation; then with
-other guidance in each leg, with the splits of the paper's Tab. 4, and with the switch after k of
-the baseline's steps. Each is compared with what it has to beat, paired by prompt and seed.
+as many operations, and for half of them, on the embedded model; then with other guidance in each
+leg, with the splits of the paper's Tab. 4, and with the switch after k of the baseline's steps.
+Each is compared with what it has to beat, paired by prompt and seed.
 """
 
 import re
@@ -18,21 +17,19 @@ import torch
 from torch import Tensor
 
 from benchmarks.page import Page, table
-from benchmarks.quality.held_out import LOW, batches
-from benchmarks.quality.measures import Rows, arguments, mean_and_error, share_and_error
+from benchmarks.quality.held_out import LOW, PALETTE, batches
+from benchmarks.quality.measures import RIGHT, Rows, answers, arguments, mean_and_error
 from benchmarks.quality.saved_rows import SavedRows, Values, fingerprint
 from benchmarks.quality.switch_ways import (
     HALF,
     Embedded,
     Section,
     Way,
-    first,
+    embedded,
     full,
-    second,
     sections,
     switched,
 )
-from surf_core import checkpoint
 from surf_core.cost import plan_flops
 from surf_core.flow import euler
 from surf_core.resample import resize
@@ -40,8 +37,7 @@ from surf_core.reshift import inherit_noise
 from surf_core.schedule import flow_sigmas
 from surf_core.signature import HEADLINE, scores
 from surf_core.tiny.demo import Settings, leg
-from surf_core.tiny.model import CELLS
-from surf_core.training.tiny import controls, stages
+from surf_core.tiny.model import CELLS, VAE, to_pixels
 
 STEPS = 50
 """Steps of the baseline, the paper's."""
@@ -51,7 +47,7 @@ FULL = (8, 12, 16, 18, 32, 40)
 """Steps at full resolution alone that cost as much as previews, besides 30 and 50 % of all."""
 DEARER = 1.05
 """How much more than a preview as many operations at full resolution may cost."""
-SHARPNESS, RIGHT = "sharpness", "right"
+SHARPNESS = "sharpness"
 SHORT = ("bands", "motion", "iou", SHARPNESS)
 
 
@@ -88,26 +84,26 @@ def twins(steps: int) -> dict[str, str]:
 def values_of(toy: Embedded, steps: int, cfg: tuple[float, float]) -> Values:
     """Make and measure all videos of some pairs."""
     latent = full(toy, cfg[0], flow_sigmas(steps, Settings().shift))
-    baseline = toy.pixels(latent)
+    baseline = to_pixels(latent)
     small = (baseline.shape[-2] // 2, baseline.shape[-1] // 2)
     mean = baseline.mean(dim=(2, 3, 4), keepdim=True)
     videos: dict[str, Callable[[], Tensor]] = {
         BASELINE: lambda: baseline,
         COPY: lambda: resize(baseline, small, "area"),
-        IN_LATENT: lambda: toy.pixels(resize(latent, HALF, "area")),
+        IN_LATENT: lambda: to_pixels(resize(latent, HALF, "area")),
         GREY: lambda: mean.expand_as(baseline),
     }
     for name, make in latents(toy, steps, cfg).items():
-        videos[name] = lambda make=make: toy.pixels(make())
+        videos[name] = lambda make=make: to_pixels(make())
     found, again = {}, twins(steps)
     for name, video in videos.items():
         if name in again:
             found[name] = found[again[name]]
             continue
         shown = video()
-        values = scores(resize(shown, small, "area"), baseline, toy.palette)
+        values = scores(resize(shown, small, "area"), baseline, PALETTE)
         found[name] = {each: values[each] for each in (*HEADLINE, SHARPNESS)}
-        found[name][RIGHT] = toy.right(shown)
+        found[name][RIGHT] = answers(shown, toy.things)[RIGHT]
     return found
 
 
@@ -116,8 +112,13 @@ def is_alone(name: str) -> bool:
     return re.fullmatch(r"\d+ steps", name) is not None
 
 
-def cost_of(name: str, steps: int, price: Callable[[int, int], float]) -> float:
-    """Count the operations of a row in GF; `price` has those of guided steps at a size."""
+def price(steps: int, cells: int) -> float:
+    """Count the operations of guided steps in GF."""
+    return plan_flops([leg(steps, cells)]) / 1e9
+
+
+def cost_of(name: str, steps: int) -> float:
+    """Count the operations of a row in GF."""
     ways = {name: way for section in sections(steps, DIRECT) for name, way in section.ways.items()}
     if name in ways:
         way = ways[name]
@@ -128,19 +129,13 @@ def cost_of(name: str, steps: int, price: Callable[[int, int], float]) -> float:
     return {GREY: 0.0, DIRECT: price(steps, LOW)}.get(name, price(steps, CELLS))
 
 
-def right_and_error(values: Tensor) -> str:
-    """Format the share that is right in %; its error is binomial where a video is right or not."""
-    whole = bool(((values == 0) | (values == 1)).all())
-    return share_and_error(values) if whole else mean_and_error(values, 1, 100.0)
-
-
 def agreement(rows: Rows, names: list[str], costs: dict[str, float]) -> list[str]:
     """Lay out what is kept of the baseline, where 1 is the same, and what is right."""
     columns = " | ".join(["video", "GFLOPs", *HEADLINE, SHARPNESS, "right, %"])
     return table(columns, (
         [name, f"{costs[name]:.1f}",
          *(mean_and_error(rows[name][each], 3) for each in (*HEADLINE, SHARPNESS)),
-         right_and_error(rows[name][RIGHT])]
+         mean_and_error(rows[name][RIGHT], 1, 100.0)]
         for name in names
     ))  # fmt: skip
 
@@ -168,8 +163,8 @@ def equal(cost: float, costs: dict[str, float]) -> str:
     return max(alone, key=costs.__getitem__)
 
 
-def tables(rows: Rows, steps: int, price: Callable[[int, int], float]) -> list[str]:
-    costs = {name: cost_of(name, steps, price) for name in rows.parts}
+def tables(rows: Rows, steps: int) -> list[str]:
+    costs = {name: cost_of(name, steps) for name in rows.parts}
     parts = sections(steps, DIRECT)
     drawn = {name for section in parts for name in section.ways}
     controls_first = [name for name in costs if name not in drawn]
@@ -183,11 +178,11 @@ def tables(rows: Rows, steps: int, price: Callable[[int, int], float]) -> list[s
 LEGEND = f"""All is averaged to the preview's size and compared with the baseline of its own prompt
 and seed by `surf_core.signature`: 1 is the same video, and neither grey nor blur nor another place
 wins. `sharpness` is the power of the finest octave over the baseline's: what a variant trades away.
-`right` needs no baseline: for the shipped model, whether colour, shape and direction of every
-object are as asked, for the second generation the share of the things that are. `no low steps` is
-the clean estimate at the switch, averaged down. Each preview is compared with as many operations at
-full resolution alone, too: the most of the steps listed that cost at most {DEARER} times as much.
-The paper's rows of 30 and 50 % are among them, and its 40 - 0 is the row of 40 steps.
+`right` needs no baseline: it is the share of the things that prompts name which are as they say,
+see `surf_core.tiny.adherence`. `no low steps` is the clean estimate at the switch, averaged down.
+Each preview is compared with as many operations at full resolution alone, too: the most of the
+steps listed that cost at most {DEARER} times as much. The paper's rows of 30 and 50 % are among
+them, and its 40 - 0 is the row of 40 steps.
 
 A: the low leg begins lower, as for a ratio of 4. B: its first third holds the low band to what the
 switch has settled (`low_band_lock`). C: its positions are stretched by 2, falling to 1
@@ -195,35 +190,30 @@ switch has settled (`low_band_lock`). C: its positions are stretched by 2, falli
 The nodes' defaults, equal SNR and inherited noise, hold where nothing else is said; the paper's
 rule is the same sigma and fresh noise.
 
-The shipped model is a toy for which few steps suffice: this says which switch is better on it, and
-not what a switch gains on a large model."""
+The model is a toy: this says which switch is better on it, and not what a switch gains on a large
+model."""
 
 
 def main() -> None:
     line = arguments(__doc__, pairs=96, batch=8)
     line.add_argument("--state", type=Path, help="folder of what is done, to go on from")
-    line.add_argument("--second", type=Path, help="folder of the second generation's training")
     line.add_argument("--steps", type=int, default=STEPS, help="of the baseline")
     line.add_argument("--cfg", type=float, nargs=2, default=(Settings().cfg, Settings().cfg_low),
                       help="guidance before and after the switch")  # fmt: skip
     args, rows = line.parse_args(), Rows()
     cfg = (args.cfg[0], args.cfg[1])
-    price, files = price_of_first, [args.weights]
-    if args.second:
-        made = controls_of(args.second, args.pairs, cfg[0])
-        price = price_of_second
-        files = [args.second / "t2v" / f"{stages.T2V}.safetensors",
-                 args.second / "vae" / f"{stages.VAE}.safetensors"]  # fmt: skip
     all_ways = sections(args.steps, DIRECT)
-    saved = SavedRows(args.state, fingerprint(*files, all_ways, args.steps, cfg, HEADLINE))
+    saved = SavedRows(
+        args.state,
+        fingerprint(args.weights, VAE, all_ways, args.steps, Settings().shift, cfg, HEADLINE),
+    )
     title = "Which way of switching keeps most at an equal cost?"
     with torch.inference_mode(), Page(__spec__.name, title, args.out, LEGEND) as page:
         done = 0
         for part in batches(list(range(args.pairs)), args.batch):
 
             def make(part: list[int] = part) -> Values:
-                toy = second(part, made) if args.second else first(part, args.weights)
-                return values_of(toy, args.steps, cfg)
+                return values_of(embedded(part, args.weights), args.steps, cfg)
 
             found = saved.batch(part, make)
             for name, values in found.items():
@@ -232,25 +222,9 @@ def main() -> None:
             how = (
                 f"{done} held-out prompt and seed pairs, baseline of {args.steps} steps, shift "
                 f"{Settings().shift}, cfg {cfg[0]} / {cfg[1]}, Euler; mean +- standard error, "
-                "binomial for right where a video is right or not, differences paired by prompt "
-                "and seed"
+                "differences paired by prompt and seed"
             )
-            page.write([*tables(rows, args.steps, price), page.origin(how)])
-
-
-def price_of_first(steps: int, cells: int) -> float:
-    return plan_flops([leg(steps, cells)]) / 1e9
-
-
-def price_of_second(steps: int, cells: int) -> float:
-    return controls.flops_of((steps, cells)) / 1e9
-
-
-def controls_of(folder: Path, pairs: int, cfg: float) -> controls.Controls:
-    """Load the second generation as its own controls do."""
-    settings = stages.StageSettings(out=folder)
-    model = checkpoint.load(folder / "t2v" / f"{stages.T2V}.safetensors")
-    return controls.Controls(model, stages.load_vae(settings), pairs, cfg, Settings().shift)
+            page.write([*tables(rows, args.steps), page.origin(how)])
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ Dims: B prompts, T frames.
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from .adherence import read
 from .caption import Thing, things_of
 from .model import CELLS, CLIP, PIXELS, REFINER, WEIGHTS, Prompted, TinyT2V, to_pixels
 from .pictures import Column
-from .refiner import LARGE, TinyRefiner
+from .refiner import LARGE, TinyRefiner, shape_of
 
 SMALL = PIXELS // 2
 """Pixels along a side of a preview, at which all is compared."""
@@ -240,9 +240,7 @@ class Demo:
         The untrained one refines to the size of its training: above it, its videos fall apart.
         """
         s, seeds = self.settings, [seed + 20_000 for seed in self.seeds]
-        config = self.refiner.model.config
-        shape = replace(TINY, layers=config.layers, heads=config.heads)
-        guided = s.refine_cfg != 1
+        shape, guided = shape_of(self.refiner), s.refine_cfg != 1
         self.measure(
             "SURF refined", self.refiner,
             [leg(s.refine_steps, LARGE, s.window, guided, shape)],

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..cost import TINY, ModelShape
 from ..flow import refine_with
 from ..resample import resize
 from ..skip import Mask, refine_skipping
@@ -24,6 +25,11 @@ def enlarge(latent: Tensor, cells: int = LARGE) -> Tensor:
     """Upsample a latent through pixels: decode, bicubic, encode."""
     size = (cells * vae.CELL, cells * vae.CELL)
     return to_latent(resize(to_pixels(latent), size, "bicubic"))
+
+
+def shape_of(model: Prompted) -> ModelShape:
+    """Return what the operations of a model of this family are counted by."""
+    return ModelShape.of(model.model.config, TINY.name, TINY.text_tokens)
 
 
 class TinyRefiner(Prompted):
