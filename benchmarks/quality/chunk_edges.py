@@ -92,7 +92,7 @@ def last_frames(latent: Tensor) -> Tensor:
 @torch.inference_mode()
 def refined(videos: int) -> Iterator[list]:
     """Yield the rows of the embedded model, over the same run in one chunk."""
-    tiny = TinyT2V(PROMPTS[:1] * videos)
+    tiny = TinyT2V(list(PROMPTS[:1]) * videos)
     start = 0.5 * texture(2.0, videos, 16, TINY_FRAMES, 12, 12)
 
     def run(parts: Sequence[Chunk]) -> Tensor:

@@ -28,8 +28,8 @@ from surf.surf_core.cost import (
 )
 from surf.surf_core.refiner import RefinerConfig, SurfRefinerDiT, outline
 from surf.surf_core.refiner import fused as steps
-from surf.surf_core.tiny import codec
-from surf.surf_core.tiny.prompt import PHRASES
+from surf.surf_core.tiny import vae
+from surf.surf_core.tiny.caption import PHRASES
 from surf.surf_core.training.live_bytes import LiveBytes
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
@@ -71,8 +71,8 @@ def wan(steps, height, width, **options):
         (MINIMAX_H3, 124, 240, 432, 37 * 14 * 8),
         (LTX_2, 121, 704, 1280, 16 * 22 * 40),
         (LTX_2, 121, 1088, 1920, 16 * 34 * 60),
-        (TINY, 4, 64, 64, 256),
-        (TINY, 4, 32, 32, 64),
+        (TINY, 13, 128, 128, 256),
+        (TINY, 13, 64, 64, 64),
     ],
 )
 def test_tokens_match_the_models(shape, frames, height, width, count):
@@ -267,14 +267,14 @@ def test_surf_1b_fits_where_it_should():
 
 def test_presets_match_the_models_of_this_project():
     presets = (
-        (TINY, RefinerConfig.tiny()),
+        (TINY, replace(RefinerConfig.tiny(), heads=4)),
         (WAN_1_3B, RefinerConfig.wan_1_3b()),
         (SURF_1B, RefinerConfig.surf_1b()),
     )
     for shape, config in presets:
         more = {"cell_pixels": shape.cell_pixels, "cell_frames": shape.cell_frames}
         assert shape == ModelShape.of(config, shape.name, shape.text_tokens, **more)
-    assert TINY.cell_pixels == codec.CELL
+    assert (TINY.cell_pixels, TINY.cell_frames) == (vae.CELL, vae.PERIOD)
     assert TINY.text_tokens == PHRASES
 
 

@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 from surf.surf_core import checkpoint, header
 from surf.surf_core.refiner import RefinerConfig, SurfRefinerDiT
 from surf.surf_core.skip import PredictorConfig, predictor
-from surf.surf_core.tiny.model import MASK, REFINER, WEIGHTS
+from surf.surf_core.tiny import vae
+from surf.surf_core.tiny.model import REFINER, VAE, WEIGHTS
 
 CONFIG = RefinerConfig(dim=16, heads=2, layers=1, ffn_dim=24, text_dim=8, freq_dim=16)
 
@@ -121,11 +122,11 @@ def test_weights_that_are_not_finite_are_refused_by_name(dtype, value, tmp_path)
 
 
 def test_a_predictor_that_is_not_finite_is_refused(tmp_path):
-    path = tmp_path / "a.safetensors"
-    model, _ = predictor.load(MASK)
-    weights = model.state_dict()
+    path, config = tmp_path / "a.safetensors", PredictorConfig(width=8, depth=1)
+    weights = predictor.MaskPredictor(config).state_dict()
+    predictor.save(path, weights, config, 1.0, {})
     weights["head.bias"][0] = float("nan")
-    save_file(weights, path, header.read_header(MASK).metadata)
+    save_file(weights, path, header.read_header(path).metadata)
     with pytest.raises(ValueError, match="tensors: head.bias"):
         predictor.load(path)
 
@@ -182,6 +183,6 @@ def test_lists_are_short_whatever_they_list():
     assert len(header.listed(["x" * 10**6] * 1000)) < 1400
 
 
-@pytest.mark.parametrize("path", [WEIGHTS, REFINER, MASK], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [WEIGHTS, REFINER, VAE], ids=lambda path: path.name)
 def test_the_embedded_files_pass(path):
-    (predictor.load if path == MASK else checkpoint.load)(path)
+    (vae.load if path == VAE else checkpoint.load)(path)

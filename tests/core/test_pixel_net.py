@@ -7,7 +7,7 @@ import torch
 from surf.surf_core.header import read_header
 from surf.surf_core.skip import down_up, pixel_detail
 from surf.surf_core.skip import pixel_net as nets
-from surf.surf_core.tiny.model import MASK
+from surf.surf_core.tiny.model import WEIGHTS as OTHER
 from surf.surf_core.training.mask import auc
 from surf.surf_core.training.tiny.paint import paint
 from surf.surf_core.training.tiny.world import draw
@@ -106,7 +106,7 @@ def test_files_round_trip_and_others_are_refused(tmp_path):
     for name, weight in net.state_dict().items():
         assert torch.equal(again.state_dict()[name], weight)
     with pytest.raises(ValueError, match="no network on pixels"):
-        nets.load(MASK)
+        nets.load(OTHER)
     fewer = {name: w for name, w in net.state_dict().items() if name != "head.bias"}
     nets.save(tmp_path / "b.safetensors", fewer, {})
     with pytest.raises(ValueError, match=r"do not fit, 1 keys: .*head\.bias"):

@@ -6,9 +6,9 @@ import pytest
 import torch
 from surf.surf_core import flow
 from surf.surf_core.tiles import blend, boxes, crossfade, in_tiles, spans, weights
-from surf.surf_core.tiny.codec import CELL
-from surf.surf_core.tiny.demo import to_pixels
-from surf.surf_core.tiny.model import TinyT2V
+from surf.surf_core.tiny.demo import PROMPTS
+from surf.surf_core.tiny.model import TinyT2V, to_pixels
+from surf.surf_core.tiny.vae import CELL
 from torch.nn import functional as F
 
 SIZES = [
@@ -195,7 +195,7 @@ def test_the_step_across_a_tile_edge_is_no_larger_than_elsewhere(function, lengt
 def test_a_refined_video_shows_no_tile_edges():
     """The embedded model, a whole run; it steps at its patches, so those are compared."""
     count, side, patch = 4, 24, 2
-    tiny = TinyT2V(["red circle moving right, blue square moving up, on stripes"] * count)
+    tiny = TinyT2V(list(PROMPTS[:1]) * count)
     start = 0.5 * random_field(count, side, 1.0, channels=16 * 2).unflatten(1, (16, 2))
 
     @torch.inference_mode()

@@ -4,7 +4,7 @@ import re
 import shutil
 
 import pytest
-from surf.surf_core.tiny.model import MASK
+from surf.surf_core.tiny.model import VAE
 from surf.surf_core.training import __main__ as command
 from surf.surf_core.training.data import Shards
 from surf.surf_core.training.prepare.manifest import Folder
@@ -86,7 +86,7 @@ def test_weights_that_do_not_fit(data, tmp_path, capsys):
     for path, words in (
         (tmp_path / "none", "found nothing; restore the file, or download it"),
         (tmp_path / "words", "is not one"),
-        (MASK, "keys do not fit"),
+        (VAE, "keys do not fit"),
         (tmp_path, "is no file"),
     ):
         given = ("tiny", "--data", data, "--out", tmp_path / "run", "--weights", path)
