@@ -67,7 +67,7 @@ def words_of(text: str) -> list[list[str]]:
     ]
     for word in (word for words in split for word in words):
         if word not in WORDS:
-            raise ValueError(f"the tiny model knows {', '.join(WORDS)}; got {word!r}.")
+            raise ValueError(f"the tiny model knows {', '.join(WORDS)}; got {word[:40]!r}.")
     return split
 
 

@@ -138,12 +138,12 @@ def tiny(
     strengths: tuple[float, float] = (0.0, 0.4),
     window: int = 2,
 ) -> TrainingJob:
-    """Train the embedded refiner: 2.3 M parameters, drawn scenes from 32 to 128 pixels.
+    """Train a refiner on drawn clips, from 32 to 128 pixels: 2.3 M parameters, for a CPU.
 
     With less noise than the paper, since shapes in a 32-pixel preview are not visible under noise
     of 0.6, and in time t, where s may be 0.
 
-    Hardware, time, result: in surf_core/tiny/weights/README.md. Command: make train-tiny.
+    A few steps of it are a part of make train-tiny.
 
     Source: ours.
     """
@@ -187,8 +187,7 @@ def mask(
 
     The oracle scores sharp latents, or their pixels if `decode` is given.
 
-    Hardware: a CPU. Time, result: of the embedded one in surf_core/tiny/weights/README.md; on Wan's
-    latents not measured. Command:
+    Hardware: a CPU. Time, result: on Wan's latents not measured. Command:
 
         python -m surf_core.training mask --data D --out runs/mask
 

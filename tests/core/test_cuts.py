@@ -3,7 +3,7 @@
 import pytest
 import torch
 from surf.surf_core.cuts import scene_cuts
-from surf.surf_core.tiny import codec
+from surf.surf_core.training.tiny import codec
 from surf.surf_core.training.tiny.paint import paint
 from surf.surf_core.training.tiny.world import draw
 

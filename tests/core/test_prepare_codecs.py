@@ -5,11 +5,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from surf.surf_core.tiny.prompt import encode_prompt
 from surf.surf_core.training.prepare.codecs import WanCodec, load_codec, named, stable_name
 from surf.surf_core.training.prepare.options import tiny
 from surf.surf_core.training.prepare.stages import Embed, Encode, Item, Row
 from surf.surf_core.training.prepare.texts import Umt5Text, load_text
+from surf.surf_core.training.tiny.prompt import encode_prompt
 
 CHANNELS = 16
 

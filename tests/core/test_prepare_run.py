@@ -9,14 +9,14 @@ from dataclasses import replace
 import pytest
 import torch
 from surf.surf_core.degrade import degrade
-from surf.surf_core.tiny import codec
-from surf.surf_core.tiny.prompt import encode_prompt
 from surf.surf_core.training.prepare import job as jobs
 from surf.surf_core.training.prepare import local, stages, storage
 from surf.surf_core.training.prepare.clips import Clip, clips
 from surf.surf_core.training.prepare.manifest import Folder, read
 from surf.surf_core.training.prepare.options import tiny
+from surf.surf_core.training.tiny import codec
 from surf.surf_core.training.tiny.clips import write_clips
+from surf.surf_core.training.tiny.prompt import encode_prompt
 
 from . import prepared
 

@@ -5,13 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 from surf.surf_core.resample import resize
-from surf.surf_core.tiny import codec
-from surf.surf_core.tiny.prompt import encode_prompt
 from surf.surf_core.training.data import Shards
 from surf.surf_core.training.prepare.clips import Clip, clips
 from surf.surf_core.training.prepare.options import tiny
 from surf.surf_core.training.sampler import BucketSampler
+from surf.surf_core.training.tiny import codec
 from surf.surf_core.training.tiny.clips import write_clips, write_video
+from surf.surf_core.training.tiny.prompt import encode_prompt
 from surf.surf_core.training.tiny.scenes import render
 
 from . import prepared

@@ -10,10 +10,10 @@ from safetensors.torch import save_file
 from surf.surf_core import checkpoint
 from surf.surf_core.resample import resize
 from surf.surf_core.skip import MaskPredictor, PredictorConfig, detail, predict_mask, predictor
-from surf.surf_core.tiny import codec
 from surf.surf_core.training.loop import run
 from surf.surf_core.training.mask import MaskTask, auc, correlation, share, threshold
 from surf.surf_core.training.task import Recipe
+from surf.surf_core.training.tiny import codec
 from surf.surf_core.training.tiny.scenes import render
 
 

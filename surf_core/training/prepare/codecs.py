@@ -1,4 +1,4 @@
-"""Encode pixels to latents and back: the embedded codec, Wan's VAE, or any other object.
+"""Encode pixels to latents and back: a linear codec, Wan's VAE, or any other object.
 
 Dims: B batch, F pixel frames, T latent frames, H, W pixels, h, w latent cells.
 """
@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ...tiny import codec as tiny_codec
+from ..tiny import codec as tiny_codec
 
 WAN_EXTRA = 'install it with: pip install "surf-video[wan]"'
 
@@ -36,7 +36,7 @@ class LatentCodec(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TinyCodec:
-    """The embedded model's linear codec: a latent frame is a frame, a cell 4 x 4 pixels."""
+    """The linear codec of drawn clips: a latent frame is a frame, a cell 4 x 4 pixels."""
 
     name: str = "tiny"
     cell: int = tiny_codec.CELL

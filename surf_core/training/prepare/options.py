@@ -8,7 +8,7 @@ from typing import Any
 
 from ...checks import check_choice, check_range
 from ...degrade import MIX
-from ...tiny.prompt import PHRASES
+from ...tiny.caption import PHRASES
 from .buckets import buckets
 from .clips import LENGTHS
 from .decode import FPS

@@ -1,4 +1,4 @@
-"""Encode a caption to text tokens: for the embedded model, or by umt5.
+"""Encode a caption to text tokens: of drawn clips, or by umt5.
 
 Dims: L tokens, D width.
 """
@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ...tiny.prompt import encode_prompt
+from ..tiny.prompt import encode_prompt
 from .codecs import WAN_EXTRA, named, stable_name
 
 WAN_LENGTH = 512
@@ -27,7 +27,7 @@ class Text(Protocol):
 
 
 class TinyText:
-    """The embedded model's prompts: a token a phrase."""
+    """Captions of drawn clips: a token a phrase."""
 
     name = "tiny"
 

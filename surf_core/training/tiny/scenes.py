@@ -1,4 +1,4 @@
-"""Render the tiny model's world: coloured shapes that move over textured backgrounds.
+"""Render clips for the toy suite and tests: coloured shapes that move over textured backgrounds.
 
 Each leaves a pale wake, so that a single picture tells where it goes.
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...tiny.prompt import BACKGROUNDS, COLOURS, DIRECTIONS, SHAPES
+from .prompt import BACKGROUNDS, COLOURS, DIRECTIONS, SHAPES
 
 PALETTE = torch.tensor([[0.9, 0.1, 0.1], [0.1, 0.7, 0.2], [0.15, 0.25, 0.95], [0.95, 0.85, 0.1]])
 """Red, green and blue of each of COLOURS, 0..1."""

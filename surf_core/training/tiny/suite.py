@@ -15,7 +15,6 @@ import torch
 from ... import checkpoint
 from ...flow import refine_with
 from ...signature import psnr
-from ...tiny import codec
 from ...tiny.pictures import Column, contact_sheet
 from .. import loop
 from ..data import Shards
@@ -24,6 +23,7 @@ from ..prepare.job import PrepareJob, prepare
 from ..prepare.options import tiny as tiny_options
 from ..recipes import mask, tiny
 from ..task import Recipe
+from . import codec
 from .clips import write_clips
 
 log = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""Encode a prompt of the tiny models: one token per phrase, the sum of its words' vectors.
+"""Encode a caption of drawn clips: one token per phrase, the sum of its words' vectors.
 
 Dims: B batch, L phrases.
 """
@@ -35,7 +35,7 @@ def encode_prompt(text: str) -> Tensor:
         [1, 3, 4096] fp32; missing phrases are zeros.
 
     Raises:
-        ValueError: a word that the tiny model does not know, or more than three phrases.
+        ValueError: an unknown word, or more than three phrases.
 
     Source: ours; word vectors are fixed random directions.
     """
@@ -51,6 +51,6 @@ def encode_prompt(text: str) -> Tensor:
             if word in _FILLERS:
                 continue
             if word not in _WORDS:
-                raise ValueError(f"the tiny model knows {', '.join(_WORDS)}; got {word[:40]!r}.")
+                raise ValueError(f"drawn clips know {', '.join(_WORDS)}; got {word[:40]!r}.")
             tokens[0, slot] += _vectors()[_WORDS.index(word)]
     return tokens
