@@ -45,7 +45,8 @@ def _lay_out(
     prompts: list[str], columns: list[Column], size: int, shown: tuple[int, ...]
 ) -> Image.Image:
     """Draw one page: a row per prompt, a column per method, in each cell the shown frames."""
-    wide, tall = len(shown) * size + _GAP, size + 2 * _LINE + _GAP
+    named = max((len(words) for column in columns for words in column.answers), default=0)
+    wide, tall = len(shown) * size + _GAP, size + (1 + named) * _LINE + _GAP
     head = 2 * _GAP + _LINE * max(len(column.title) for column in columns)
     height = head + tall * len(prompts)
     page = Image.new("RGB", (wide * len(columns) + _GAP, height + height % 2), "white")
@@ -61,12 +62,11 @@ def _lay_out(
             top = head + row * tall + _LINE
             for index, frame in enumerate(_pictures(video[:, list(shown)], size)):
                 page.paste(Image.fromarray(frame), (left + index * size, top))
-            across = left
-            for words, right in (column.answers[row] if column.answers else {}).items():
+            answers = column.answers[row] if column.answers else {}
+            for line, (words, right) in enumerate(answers.items()):
                 text = f"{words}: {'right' if right else 'wrong'}"
                 ink = _RIGHT if right else _WRONG
-                pen.text((across, top + size + 1), text, fill=ink, font=font)
-                across += int(pen.textlength(text, font=font)) + _GAP
+                pen.text((left, top + size + line * _LINE), text, fill=ink, font=font)
     return page
 
 
