@@ -315,21 +315,9 @@ def run_controls(settings: StageSettings) -> None:
         print(controls.report(table, out, {"cfg": cfg, "shift": shift}, shown))
 
 
-def run_scan(settings: StageSettings) -> None:
-    """Print the baseline, fewer steps and half resolution under other guidance and shifts."""
-    for cfg, shift in ((7.5, 1.0), (7.5, 5.0), (7.5, 8.0), (5.0, 3.0), (10.0, 3.0), (3.0, 3.0)):
-        table = _controls(settings, cfg, shift)
-        for steps in (50, 15, 8):
-            table.add(f"{steps} steps", table.full(steps), (steps, controls.CELLS))
-        table.add("half resolution, 50 steps", table.direct(50), (50, controls.CELLS // 2))
-        print(f"cfg {cfg:g}, shift {shift:g}")
-        out = settings.out / f"scan-cfg{cfg:g}-shift{shift:g}"
-        print(controls.report(table, out, {"cfg": cfg, "shift": shift}), flush=True)
-
-
 STAGES = {
     "vae": train_vae, "vae-check": check_vae, "bank": encode_bank, "t2v": train_t2v,
-    "controls": run_controls, "scan": run_scan, "refiner": train_refiner,
+    "controls": run_controls, "refiner": train_refiner,
 }  # fmt: skip
 TRAINED = ("vae", "t2v", "refiner")
 """Stages that take steps."""
