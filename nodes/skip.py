@@ -96,9 +96,8 @@ def _inputs() -> list:
         declare(
             io.Combo.Input, "predictor", options=[*BUILT_IN, *refiner_names()], default="detail",
             tooltip="What scores the tokens. detail: the preview's own detail, any model: of its "
-            "pixels where a vae is connected, else of its latent. tiny: a trained network, for "
-            "Surf Tiny Models alone. footage: a small network on the pixels, any model; needs "
-            "a vae. Else a file in models/diffusion_models that training "
+            "pixels where a vae is connected, else of its latent. footage: a small network on the "
+            "pixels, any model; needs a vae. Else a file in models/diffusion_models that training "
             "with the recipe mask wrote; others are refused.",
         ),
         declare(

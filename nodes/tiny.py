@@ -2,20 +2,23 @@
 
 from comfy_api.latest import io
 
-from ..surf_core.tiny.prompt import BACKGROUNDS, COLOURS, DIRECTIONS, SHAPES
+from ..surf_core.tiny.caption import COLOURS, COUNTS, DIRECTIONS, GROUNDS, PLACES, SHAPES
 from .host.node import ABSENT, checks_inputs, declare, names_errors, refusal
 from .host.refiner import tiny_conditioning, tiny_models
 
 CATEGORY = "SURF"
 WORDS = (
     f"Colours: {', '.join(COLOURS)}. Shapes: {', '.join(SHAPES)}. "
-    f"Directions: {', '.join(DIRECTIONS)}. Backgrounds: {', '.join(BACKGROUNDS)}."
+    f"Counts of beads: {', '.join(COUNTS)}. Directions: {', '.join(DIRECTIONS)}. "
+    f"Places: {', '.join(PLACES)}. Grounds: {', '.join(GROUNDS)}."
 )
-EXAMPLE = "red circle moving right, blue square moving up, on stripes"
+EXAMPLE = (
+    "red ball moving right in the northwest, four blue beads moving up in the southeast, on sand"
+)
 
 
 class SurfTinyModels(io.ComfyNode):
-    """Load the embedded models, and the codec as a VAE."""
+    """Load the embedded models and their VAE."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -25,7 +28,7 @@ class SurfTinyModels(io.ComfyNode):
             display_name="Surf Tiny Models",
             category=CATEGORY,
             description="The tiny models that come with this pack, to try every node in seconds, "
-            "without a download and without a GPU. They draw simple shapes that move.",
+            "without a download and without a GPU. They draw simple things that move over a ground.",
             search_aliases=["demo", "example models", "test models", "surf", "try surf"],
             inputs=[],
             outputs=_models(),
@@ -44,15 +47,15 @@ def _models() -> list:
     return [
         declare(
             io.Model.Output, "model",
-            tooltip="Text to video of 64 x 64 pixels and 4 frames, in the shape of Wan 2.1.",
+            tooltip="Text to video of 128 x 128 pixels and 13 frames, in the shape of Wan 2.1.",
         ),
         declare(
             io.Model.Output, "refiner",
-            tooltip="Its refiner, for Surf Refiner: from 32 pixels a side to 128.",
+            tooltip="Its refiner, for Surf Refiner: from 64 pixels a side to 256.",
         ),
         declare(
             io.Vae.Output, "vae",
-            tooltip="Their VAE: a latent cell is 4 x 4 pixels, a latent frame is one frame.",
+            tooltip="Their VAE, in Wan 2.1's format: 8 x 8 pixels a cell, 4 frames a latent frame.",
         ),
         declare(
             io.Latent.Output, "latent",
@@ -71,7 +74,7 @@ class SurfTinyPrompt(io.ComfyNode):
             node_id="SurfTinyPrompt",
             display_name="Surf Tiny Prompt",
             category=CATEGORY,
-            description="A prompt for the tiny models: one or two objects and a background.",
+            description="A prompt for the tiny models: a large thing, some beads and a ground.",
             search_aliases=["text encode", "demo prompt", "try surf"],
             inputs=[
                 declare(

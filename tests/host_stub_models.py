@@ -86,12 +86,35 @@ class Supported:
         self.unet_config["dtype"], self.manual_cast_dtype = dtype, manual_cast_dtype
 
 
+class WanModel(nn.Module):
+    """The sizes of a Wan; the fake runs none."""
+
+    def __init__(self, dim, num_heads, dtype, **settings):
+        super().__init__()
+        self.dim, self.num_heads, self.dtype = dim, num_heads, dtype
+        self.patch_size, self.ref_conv = (1, 2, 2), None
+
+    def load_state_dict(self, state_dict):
+        pass
+
+
+class WanSupport(Supported):
+    unet_extra_config = {}
+
+    def get_model(self, state_dict, prefix="", device=None):
+        return BaseModel(self, ModelType.FLOW, device=device, unet_model=WanModel)
+
+
 def unet_prefix_from_state_dict(state_dict):
     return "model."
 
 
 def model_config_from_unet(state_dict, unet_key_prefix, use_base_if_no_match=False, metadata=None):
-    """What the fake finds out about a file: nothing."""
+    """What the fake finds out about a file: whether it is a Wan, by the rule of the host."""
+    if "head.modulation" in state_dict:
+        dim = state_dict["head.modulation"].shape[-1]
+        return WanSupport({"dim": dim, "num_heads": dim // 128})
+    return None
 
 
 READ = []
@@ -180,6 +203,7 @@ def get_full_path_or_raise(folder_name, filename):
 
 def contents(formats):
     """Module name -> members, parents first, for host_stub.install; formats by channels."""
+    WanSupport.latent_format = formats[16]
     return {
         "comfy.conds": {"CONDRegular": CONDRegular},
         "comfy.latent_formats": {kind.__name__: kind for kind in formats.values()},

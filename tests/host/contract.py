@@ -18,7 +18,7 @@ def load(file, name):
 def contents(stub):
     """Module name of the host -> name -> what stands for it; models and comfy.sd among them."""
     sd = load("host_stub_sd.py", "host_stub_sd")
-    loaders = ("load_diffusion_model_state_dict", "load_diffusion_model", "VAE")
+    loaders = ("load_diffusion_model_state_dict", "VAE")
     return stub.contents() | {
         "comfy.sd": {name: getattr(sd, name) for name in loaders},
         "comfy.model_patcher": {"ModelPatcher": stub.Patcher},

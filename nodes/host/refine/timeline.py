@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ....surf_core.chunks import Chunk, chunks
 from ....surf_core.cuts import scene_cuts
-from ....surf_core.tiny.model import FRAMES
+from ....surf_core.tiny.model import CLIP
 from ..audio_length import FRAMES_PER_TOKEN, pixel_frames
 from ..node import NodeLog
 from ..refiner import TinyFormat
@@ -47,14 +47,14 @@ class Timeline:
         """
         kinds = [kind.__name__ for kind in type(model.model).__mro__]
         space = model.get_model_object("latent_format")
-        is_tiny = isinstance(space, TinyFormat)
         self.frames, self.window, self.preview = frames, window, preview
         self._known: dict[tuple[int, int], list[Chunk]] = {}
         self.repeats = "MiniMaxH3" in kinds
         """Whether every fifth latent frame stands for one frame, as the first does."""
-        self.rate = 1 if is_tiny else next((RATES[kind] for kind in kinds if kind in RATES), 4)
+        self.rate = next((RATES[kind] for kind in kinds if kind in RATES), 4)
         pixels = next((MADE_FOR[kind] for kind in kinds if kind in MADE_FOR), None)
-        self.made_for = FRAMES if is_tiny else pixels and self.latent_frames(pixels + 1) - 1
+        pixels = CLIP if isinstance(space, TinyFormat) else pixels
+        self.made_for = pixels and self.latent_frames(pixels + 1) - 1
         """Latent frames that the model was made for; None where nobody knows."""
         self.lead = int(self.rate > 1 and not self.repeats)
         """A causal VAE's first latent frame stands for one frame, and a model takes the first one

@@ -1,7 +1,7 @@
-"""Load refiner files of our own format with the host's own function.
+"""Load files of our own format with the host's own function.
 
 That function detects which model a file holds. Ours comes from a private copy of the host's module,
-whose `model_detection` returns our config: nothing of the host is changed, so other loads, in other
+whose `model_detection` answers for us: nothing of the host is changed, so other loads, in other
 threads too, are not affected.
 """
 
@@ -104,28 +104,68 @@ def load_refiner(
     check_choice(weight_dtype, "weight_dtype", tuple(WEIGHT_DTYPES))
     check_choice(attention, "attention", ATTENTIONS)
     config = _check_file(path)
-    detection = _Detection(RefinerSupport(config))
-    state, metadata = comfy.utils.load_torch_file(path, safe_load=True, return_metadata=True)
-    checkpoint.check_finite(state, Path(path))
-    load = _private_loader(detection)
-    options = {"metadata": metadata, **more}
-    accepted = inspect.signature(load).parameters
-    model = load(
-        state,
-        model_options=dict(WEIGHT_DTYPES[weight_dtype]),
-        **{name: value for name, value in options.items() if name in accepted},
-    )
-    if not isinstance(getattr(model, "model", None), SurfRefinerModel):
-        raise RuntimeError(
-            f"{label()}: this host finds out which model a file holds in a way that is unknown "
-            "here; update this pack."
-        )
+    support = RefinerSupport(config)
+    model = _load(path, lambda *args, **kwargs: support, WEIGHT_DTYPES[weight_dtype], more)
+    _check_detected(isinstance(getattr(model, "model", None), SurfRefinerModel))
     model.model_options["transformer_options"][ATTENTION_KEY] = attention
     traits = {field.name: getattr(config, field.name) for field in fields(RefinerTraits)}
     model.set_attachments(TRAITS_KEY, RefinerTraits(**traits))
     # What newer hosts call to load the model once more, for another GPU.
     model.cached_patcher_init = (load_refiner, (path, weight_dtype, attention))
     return model
+
+
+def load_as_wan(path: str, **more: Any) -> Any:
+    """Load a text-to-video model of ours as the host's own Wan, with the heads of its config.
+
+    By itself the host counts one head for 128 channels, whatever the file says.
+
+    Args:
+        path: a file that surf_core.checkpoint.save wrote, of the block "wan".
+        more: as in `load_refiner`.
+
+    Raises:
+        ValueError: as in `load_refiner`.
+    """
+    heads = _check_file(path).heads
+
+    def detected(*args: Any, **kwargs: Any) -> Any:
+        found = comfy.model_detection.model_config_from_unet(*args, **kwargs)
+        if found is not None:
+            found.unet_config["num_heads"] = heads
+        return found
+
+    model = _load(path, detected, {}, more)
+    network = getattr(getattr(model, "model", None), "diffusion_model", None)
+    _check_detected(getattr(network, "num_heads", None) == heads)
+    return model
+
+
+def _load(path: str, detected: Callable[..., Any], how: dict, more: dict) -> Any:
+    """Load a file as the model whose entry in the host's table `detected` returns.
+
+    Args:
+        how: the host's options of a model.
+        more: options of the host's function; those that it does not know are left out.
+
+    Raises:
+        ValueError: weights that are not finite.
+    """
+    state, metadata = comfy.utils.load_torch_file(path, safe_load=True, return_metadata=True)
+    checkpoint.check_finite(state, Path(path))
+    load = _private_loader(_Detection(detected))
+    options = {"metadata": metadata, **more}
+    accepted = inspect.signature(load).parameters
+    known = {name: value for name, value in options.items() if name in accepted}
+    return load(state, model_options=dict(how), **known)
+
+
+def _check_detected(ours: bool) -> None:
+    if not ours:
+        raise RuntimeError(
+            f"{label()}: this host finds out which model a file holds in a way that is unknown "
+            "here; update this pack."
+        )
 
 
 def _check_file(path: str) -> RefinerConfig:
@@ -151,13 +191,10 @@ def _check_file(path: str) -> RefinerConfig:
 
 
 class _Detection:
-    """The host's model_detection with a fixed answer."""
+    """The host's model_detection with an answer of ours."""
 
-    def __init__(self, support: RefinerSupport):
-        self._support = support
-
-    def model_config_from_unet(self, *args: Any, **kwargs: Any) -> RefinerSupport:
-        return self._support
+    def __init__(self, detected: Callable[..., Any]):
+        self.model_config_from_unet = detected
 
     def __getattr__(self, name: str) -> Any:
         return getattr(comfy.model_detection, name)

@@ -15,11 +15,10 @@ from torch import Tensor
 from ....surf_core.checks import check_choice, check_range
 from ....surf_core.skip import Mask, MaskPredictor, choose, pixel_detail, pixel_net, token_scores
 from ....surf_core.skip.predictor import load
-from ....surf_core.tiny.model import MASK
 from ..latents import open_latent
 from ..leftover_noise import warn_of_noise
 from ..models import cell_side, patch_side, target_cells
-from ..refiner import TinyFormat, named_file
+from ..refiner import named_file
 from ..vae import (
     UPSAMPLE_METHODS,
     check_vae,
@@ -32,7 +31,7 @@ from .skip_mask import CHOICES, SkipMask
 
 FOOTAGE = "footage"
 """The network on pixels."""
-BUILT_IN = ("detail", "tiny", FOOTAGE)
+BUILT_IN = ("detail", FOOTAGE)
 """Predictors that need no file of the user's; a saved workflow knows their names."""
 LEAST_KEEP = 0.05
 MOST_TAU = 255.0
@@ -248,14 +247,8 @@ def find_predictor(model: Any, name: str) -> MaskPredictor | None:
     """
     if name in ("detail", FOOTAGE):
         return None
+    path = named_file(name)
     space = model.get_model_object("latent_format")
-    if name == "tiny" and not isinstance(space, TinyFormat):
-        raise ValueError(
-            f"the predictor tiny knows the latents of Surf Tiny Models alone, got a model "
-            f"with those of {type(space).__name__}; take detail, or a predictor that was trained "
-            "with this model's latents."
-        )
-    path = str(MASK) if name == "tiny" else named_file(name)
     try:
         predictor, _ = load(path)
     except ValueError as error:
