@@ -4,18 +4,25 @@ import torch
 from inprocess import K, N, random, same
 
 SETTINGS = {"steps": N, "switch_step": K, "cfg": 4.0, "cfg_low": 3.0}
-PROMPT = "red circle moving right, blue square moving up, on stripes"
+PROMPT = (
+    "red ball moving right in the northwest, four blue beads moving up in the southeast, on sand"
+)
 
 
 def embedded(host):
-    """Our own model and the host's reading of the same file."""
-    from surf.surf_core.tiny.model import WEIGHTS, TinyT2V
+    """Our own model and the host's Wan of the same file."""
+    from surf.nodes.host.refiner.tiny import load_tiny_t2v
+    from surf.surf_core.tiny.model import TinyT2V
 
-    return TinyT2V([PROMPT]), host.sd.load_diffusion_model(str(WEIGHTS))
+    return TinyT2V([PROMPT]), load_tiny_t2v()
 
 
-def case_embedded_model_is_an_ordinary_wan_checkpoint(host):
+def case_embedded_model_is_the_hosts_wan(host):
+    """With four heads, which its own loader would not find out."""
     tiny, model = embedded(host)
+    network = model.model.diffusion_model
+    assert (type(model.model).__name__, type(network).__name__) == ("WAN21", "WanModel")
+    assert network.num_heads == network.blocks[0].self_attn.num_heads == tiny.model.config.heads
     z, t = random(2, 16, 4, 16, 16), torch.tensor([900.0, 300.0])
     context = tiny.context.expand(2, -1, -1)
     same(model.model.diffusion_model.float()(z, t, context), tiny.model(z, t, context), 5e-5)
