@@ -28,7 +28,7 @@ class SurfTinyModels(io.ComfyNode):
             display_name="Surf Tiny Models",
             category=CATEGORY,
             description="The tiny models that come with this pack, to try every node in seconds, "
-            "without a download and without a GPU. They draw simple things that move over a ground.",
+            "without a download or a GPU. They draw simple things that move over a ground.",
             search_aliases=["demo", "example models", "test models", "surf", "try surf"],
             inputs=[],
             outputs=_models(),

@@ -10,6 +10,9 @@ SMALLER = ["by scale", "240p", "480p", "720p", "by size"]
 LARGER = ["1080p", "720p", "by scale", "by size", "1440p", "2160p"]
 DTYPES = ["default", "fp8_e4m3fn", "fp8_e4m3fn_fast", "fp8_e5m2"]
 METHODS = ["auto", "bilinear", "area", "bicubic"]
+TINY_PROMPT = (
+    "red ball moving right in the northwest, four blue beads moving up in the southeast, on sand"
+)
 KERNELS = ["host", "sdpa", "flash_varlen", "torch_varlen", "triton"]
 
 
@@ -190,12 +193,12 @@ INPUTS = {
     },
     "SurfTinyModels": {},
     "SurfTinyPrompt": {
-        "text": widget("STRING", "red circle moving right, blue square moving up, on stripes"),
+        "text": widget("STRING", TINY_PROMPT),
     },
     "SurfSkipMask": {
         "model": socket("MODEL"),
         "latent": socket("LATENT"),
-        "predictor": widget("COMBO", "detail", options=["detail", "tiny", "footage", HOST]),
+        "predictor": widget("COMBO", "detail", options=["detail", "footage", HOST]),
         "choose": widget("COMBO", "keep ratio", options=["keep ratio", "tau"]),
         "keep": widget("FLOAT", 0.5, min=0.05, max=1.0, step=0.05),
         "tau": widget("FLOAT", 3.0, min=0.0, max=255.0, step=0.1),

@@ -202,7 +202,7 @@ def within(draw, name, said):
     if kind == "BOOLEAN":
         return draw.random() < 0.5
     if kind == "STRING":
-        words = [said["default"], "", "blue circle", "red square, on stripes"]
+        words = [said["default"], "", "blue ball", "red cube, on sand"]
         return draw.choice(SMALL.get(name, words))
     fitting = [x for x in SMALL.get(name, ()) if said["min"] <= x <= said["max"]]
     if fitting:
@@ -216,6 +216,6 @@ def within(draw, name, said):
 def without(draw, kind):
     """A value that a schema does not declare, or hardly."""
     table = {"INT": WHOLE, "FLOAT": REAL, "COMBO": WORDS, "BOOLEAN": [None, 1, 0, "yes", 2.5, []],
-             "STRING": ["purple dog", None, 5, "x" * 10**5, "a, b, c, d", "\0\n", ["red circle"],
-                        ",,,", b"red circle"]}  # fmt: skip
+             "STRING": ["purple dog", None, 5, "x" * 10**5, "a, b, c, d", "\0\n", ["red ball"],
+                        ",,,", b"red ball"]}  # fmt: skip
     return draw.choice(table[kind])

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 from surf.nodes.host.refine.timeline import Timeline
+from surf.surf_core.checkpoint import read_config
 from surf.surf_core.cost import (
     HUNYUAN_VIDEO_15,
     LTX_2,
@@ -26,6 +27,7 @@ from surf.surf_core.cost import (
     tokens,
 )
 from surf.surf_core.resample import target_size
+from surf.surf_core.tiny.model import CLIP, PIXELS, REFINER
 from surf.tests.nodes.test_time_chunks import model
 from surf.tests.test_workflow_files import WORKFLOWS, describe
 
@@ -40,6 +42,11 @@ SHAPES = {
     "seedvr2_3b": SEEDVR2_3B,
 }
 """Beginning of a file's name -> its model."""
+EMBEDDED = {
+    "model": TINY,
+    "refiner": ModelShape.of(read_config(REFINER)[0], text_tokens=TINY.text_tokens),
+}
+"""Output of Surf Tiny Models -> its model."""
 MY_VIDEO = (81, (1080, 1920))
 """Frames and shape of the video that notes price where the user brings one."""
 MY_LONG_FRAMES = 481
@@ -84,9 +91,10 @@ class Graph:
     def shape(self, node, name="model"):
         """The sizes of the model that feeds an input, through LoRAs and patches."""
         loaders = ("UNETLoader", "CheckpointLoaderSimple")
+        file = "refiner" if node["type"] == "SurfRefiner" else "model"
         while (node := self.source(node, name))["type"] not in loaders:
             if node["type"] == "SurfTinyModels":
-                return TINY
+                return EMBEDDED[file]
             name = "model"
         (shape,) = [s for n, s in SHAPES.items() if node["widgets_values"][0].startswith(n)]
         seen = shape is HUNYUAN_VIDEO_15 and self.all("CLIPVisionEncode")
@@ -162,8 +170,8 @@ def preview(graph):
     node = graph.find("SurfReshiftKSampler")
     own = graph.widgets(node)
     made = graph.widgets(graph.start(node))
-    size = (made.get("height", 64), made.get("width", 64))
-    clip = PricedClip(graph.shape(node), made.get("length", 4))
+    size = (made.get("height", PIXELS), made.get("width", PIXELS))
+    clip = PricedClip(graph.shape(node), made.get("length", CLIP))
     for other in ("model_low", "model_low_noise"):
         if graph.source(node, other):
             assert graph.shape(node, other) == clip.shape
@@ -339,7 +347,7 @@ def test_videos_are_told_apart_by_their_names(path):
         assert names == ["video/surf_refined"]
         return
     target = re.search(r"\d+p|4K", path.stem)
-    refined = f"video/surf_{target[0].lower() if target else '128p'}"
+    refined = f"video/surf_{target[0].lower() if target else '256p'}"
     assert sorted(names) == [refined, "video/surf_preview"]
 
 

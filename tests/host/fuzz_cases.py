@@ -36,9 +36,9 @@ def loaded(state):
 
 
 def families(host):
-    """Models of several makes, each with its VAE; the embedded pair with its codec."""
+    """Models of several makes, each with its VAE; the embedded pair with theirs."""
     vae = comfy.sd.VAE(sd=checkpoints.wan_vae())
-    tiny, refiner, codec, _ = host.nodes["SurfTinyModels"].execute().result
+    tiny, refiner, own, _ = host.nodes["SurfTinyModels"].execute().result
     ours = load_refiner(checkpoints.refiner(FOLDER / "fuzz_refiner.safetensors"))
     vectors = (("pooled_output", 2048),)
     found = [
@@ -49,8 +49,8 @@ def families(host):
         Family(model=host.model("tiny_hunyuan"), width=64, options=(("pooled_output", 768),),
                vae=vae, areas=False),
         Family(model=loaded(checkpoints.sd3()), width=4096, options=vectors, video=False, vae=vae),
-        Family(model=tiny, width=4096, vae=codec),
-        Family(model=refiner, width=4096, vae=codec),
+        Family(model=tiny, width=4096, vae=own),
+        Family(model=refiner, width=4096, vae=own),
         Family(model=ours, width=64, vae=vae),
     ]  # fmt: skip
     if seedvr2.seedvr is not None:

@@ -146,10 +146,14 @@ def case_loading_changes_nothing_of_the_host():
 
 
 def case_stock_loaders_know_our_wan_files_and_refuse_the_others():
-    for path, width in ((str(WEIGHTS), 4096), (file(**WAN_SHAPED, window=0), 4096)):
-        stock, ours = comfy.sd.load_diffusion_model(path), loading.load_refiner(path)
+    path, several = file(**WAN_SHAPED, window=0), str(WEIGHTS)
+    ours = loading.load_refiner(path)
+    for stock in (comfy.sd.load_diffusion_model(path), loading.load_as_wan(path)):
         assert type(stock.model).__name__ == "WAN21"
-        close(network(ours)(LATENT, TIME, text(width)), network(stock)(LATENT, TIME, text(width)))
+        close(network(ours)(LATENT, TIME, text(4096)), network(stock)(LATENT, TIME, text(4096)))
+    models = loading.load_refiner(several), loading.load_as_wan(several)
+    close(*(network(model)(LATENT, TIME, text(4096)) for model in models))
+    assert comfy.sd.load_diffusion_model(several).model.diffusion_model.num_heads == 1
     assert ours.get_attachment(TRAITS_KEY).window == 0
     refused(
         lambda: comfy.sd.load_diffusion_model(file()), "Could not detect model", kind=RuntimeError

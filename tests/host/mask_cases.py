@@ -7,6 +7,7 @@ Every function `case_*` asserts. Nothing here depends on how well the models dra
 
 import functools
 import tempfile
+from dataclasses import replace
 
 import checkpoints
 import inside
@@ -20,7 +21,6 @@ import comfy.sd  # noqa: E402
 import folder_paths  # noqa: E402
 import latent_preview  # noqa: E402
 from PIL import Image  # noqa: E402
-from surf.nodes.host.refiner.tiny import TinyFormat  # noqa: E402
 from surf.nodes.host.skip.report import rough  # noqa: E402
 from surf.nodes.host.skip.shapes import shape_of  # noqa: E402
 from surf.nodes.preview import SurfReshiftKSampler  # noqa: E402
@@ -28,20 +28,18 @@ from surf.nodes.refine import SurfRefiner  # noqa: E402
 from surf.nodes.skip import SurfSkipMask  # noqa: E402
 from surf.nodes.tiny import SurfTinyModels, SurfTinyPrompt  # noqa: E402
 from surf.surf_core import cost  # noqa: E402
-from surf.surf_core.skip import packing, predict_mask, weight  # noqa: E402
-from surf.surf_core.skip.predictor import load  # noqa: E402
-from surf.surf_core.tiny.model import MASK  # noqa: E402
+from surf.surf_core.skip import choose, packing, pixel_net, weight  # noqa: E402
 
 import nodes  # noqa: E402
 
 PREVIEW = {
     "seed": 5, "steps": 6, "switch_step": 2, "cfg": 4.0, "cfg_low": 3.0, "shift": 3.0,
     "shift_low": 3.0, "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0,
-    "low_resolution": "by scale", "low_scale": 0.5, "low_width": 32, "low_height": 32,
+    "low_resolution": "by scale", "low_scale": 0.5, "low_width": 64, "low_height": 64,
     "sigma_policy": "snr_equal", "noise_policy": "inherited", "handover": "reuse",
 }  # fmt: skip
-SIZE = {"resolution": "by scale", "scale": 4.0, "width": 128, "height": 128, "upsample": "pixel"}
-CHOICE = {"predictor": "tiny", "choose": "keep ratio", "keep": 0.5, "tau": 3.0, "dilate": 0}
+SIZE = {"resolution": "by scale", "scale": 4.0, "width": 256, "height": 256, "upsample": "pixel"}
+CHOICE = {"predictor": "footage", "choose": "keep ratio", "keep": 0.5, "tau": 3.0, "dilate": 0}
 REFINE = {
     "seed": 7, "sigma_start": 0.2, "steps": 2, "cfg": 4.0, "window": 0, "low_band_lock": 0.0,
     "colour_match": False,
@@ -64,7 +62,7 @@ def preview():
 
 
 def prompts():
-    texts = ("red circle moving right, on stripes", "")
+    texts = ("red ball moving right in the northwest, on sand", "")
     return [SurfTinyPrompt.execute(text).result[0] for text in texts]
 
 
@@ -101,23 +99,27 @@ def case_the_tiny_graph_refines_what_the_mask_keeps_and_nothing_else():
     out, width, height, *_ = SurfRefiner.execute(
         refiner, *prompts(), preview(), vae=vae, mask=made, **SIZE, **REFINE
     ).result
-    assert (width, height) == (128, 128)
+    assert (width, height) == (256, 256)
     where = skipped_cells(made, 1).expand_as(made.upsampled)
     got = out["samples"]
     assert torch.equal(got[where], made.upsampled.to(got)[where])
     assert not torch.equal(got[~where], made.upsampled.to(got)[~where])
     shown = nodes.VAEDecode().decode(vae, out)[0]
     large = nodes.VAEDecode().decode(vae, {"samples": made.upsampled})[0]
-    pixels = skipped_cells(made, 4)
-    assert shown.shape == (4, 128, 128, 3)
-    torch.testing.assert_close(shown[pixels], large[pixels], rtol=0, atol=1e-6)
-    assert (shown - large)[~pixels].abs().max() > 0.01
+    assert shown.shape == (13, 256, 256, 3)
+    # A VAE mixes cells with their neighbours, so that pixels of skipped ones change a little.
+    skipped = skipped_cells(made, 8)
+    frames = [0, *(frame for frame in (1, 2, 3) for _ in range(4))]
+    change = (shown - large).abs().mean(-1)
+    assert change[skipped[frames]].mean() < 0.2 * change[~skipped[frames]].mean()
 
 
 def case_the_mask_is_the_cores():
     made = chosen().result[0]
-    expected = predict_mask(TinyFormat().process_in(made.upsampled), load(MASK)[0], keep=0.5)
-    assert made.mask.source == "predictor"
+    frames = tiny()[2].decode(preview()["samples"]).movedim(-1, 1)
+    scores = pixel_net.load().scores(frames, (256, 256), 4.0, cell=(4, 8))
+    expected = choose(scores, keep=0.5, source="network on pixels")
+    assert made.mask.source == expected.source
     assert torch.equal(made.mask.tokens, expected.tokens)
 
 
@@ -139,20 +141,22 @@ def case_the_refiner_makes_the_enlarged_preview_itself_when_it_did_not_come_alon
 
 def case_the_picture_is_in_the_node_and_moves():
     image, said = chosen().result[2], chosen().ui.as_dict()
-    assert image.shape == (4, 32, 32, 3)
+    assert image.shape == (13, 64, 64, 3)
     assert tuple(said["animated"]) == (True,)
     [entry] = said["images"]
     assert entry["type"] == "temp"
     with Image.open(f"{folder_paths.get_temp_directory()}/{entry['filename']}") as file:
-        assert (file.format, file.size, file.n_frames) == ("WEBP", (32, 32), 4)
+        assert (file.format, file.size, file.n_frames) == ("WEBP", (64, 64), 13)
 
 
 def case_the_report_prices_the_tiny_refiner():
     made, _, _, report = chosen().result
+    shape = replace(cost.TINY, layers=shape_of(tiny()[1]).layers)
+    window = tiny()[1].model.diffusion_model.config.window
     assert shape_of(tiny()[1]).dim == cost.TINY.dim
     assert shape_of(tiny()[1]).text_tokens == shape_of(tiny()[0]).text_tokens == 3
     full, less = (
-        cost.forward_flops(cost.TINY, 4, 128, 128, 2, kept)
+        cost.forward_flops(shape, 13, 256, 256, window, kept)
         for kept in (None, packing(made.mask.tokens).counts)
     )
     assert f"{less / 1e9:.3g} GFLOPs instead of {full / 1e9:.3g} GFLOPs" in report, report
@@ -236,7 +240,7 @@ def case_an_image_is_encoded_by_the_hosts_vae_and_refined_from():
 
 def case_the_network_on_pixels_chooses_for_the_models_of_the_host():
     _, refiner, vae, _ = tiny()
-    widgets = CHOICE | SIZE | {"predictor": "footage"}
+    widgets = CHOICE | SIZE
     made, ratio, _, text = SurfSkipMask.execute(refiner, preview(), vae=vae, **widgets).result
     assert 0.5 <= ratio < 0.75, ratio
     assert "network on pixels" in text, text
@@ -250,7 +254,7 @@ def case_the_network_on_pixels_chooses_for_the_models_of_the_host():
 
 def case_what_does_not_fit_is_refused_by_name():
     model = wan()
-    refused(lambda: wan_mask(model, predictor="tiny"), "Surf Skip Mask: ", "Wan21", "detail")
+    refused(lambda: wan_mask(model, predictor="tiny"), "Surf Skip Mask: ", "'tiny', which is not")
     refused(
         lambda: wan_mask(model, choose="tau", tau=250.0), "Surf Skip Mask: ", "250.0", "keep ratio"
     )
@@ -269,7 +273,7 @@ def case_the_schema_is_read_by_the_host():
     assert info["output"] == ["SURF_MASK", "FLOAT", "IMAGE", "STRING"]
     assert info["output_node"]
     inputs = {**info["input"]["required"], **info["input"]["optional"]}
-    assert inputs["predictor"][1]["options"][:3] == ["detail", "tiny", "footage"]
+    assert inputs["predictor"][1]["options"][:2] == ["detail", "footage"]
     refiner = SurfRefiner.GET_NODE_INFO_V1()["input"]["optional"]
     names = list(refiner)
     at = names.index("mask")

@@ -19,14 +19,13 @@ PROMPTS = {"positive": ["prompt", 0], "negative": ["prompt", 0]}
 LOW = {"low_resolution": "by scale", "low_scale": 0.5, "low_width": 32, "low_height": 32}
 SWITCH = LOW | {"switch_step": 1, "cfg": 1.0, "cfg_low": 1.0, "sigma_policy": "same"}
 SWITCH |= {"noise_policy": "fresh", "handover": "reuse"}
-FRAMES, SIDE = 4, 32
 
 
 def graph(index, how="one by one", count=4):
     """Four drafts of the embedded model: one refined, the same one made again in full."""
     return {
         "models": node("SurfTinyModels"),
-        "prompt": node("SurfTinyPrompt", text="red circle"),
+        "prompt": node("SurfTinyPrompt", text="red ball"),
         "started": node("SurfStartDrafts", latent=["models", 3], count=count, how=how),
         "sampled": node(
             "SurfReshiftKSampler", model=["models", 0], **PROMPTS, latent_image=["started", 0],

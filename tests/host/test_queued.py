@@ -24,7 +24,7 @@ def graph():
     """The embedded models through every node that refuses, down to two outputs."""
     return {
         "models": node("SurfTinyModels"),
-        "prompt": node("SurfTinyPrompt", text="red circle"),
+        "prompt": node("SurfTinyPrompt", text="red ball"),
         "windows": node("SurfWindowedAttention", model=["models", 0], window=0),
         "guider": node("SurfReshiftGuider", model=["windows", 0], **PROMPTS, **SWITCH),
         "noise": node("RandomNoise", noise_seed=3),

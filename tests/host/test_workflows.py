@@ -306,7 +306,7 @@ def test_the_5b_workflow_begins_with_a_picture_where_that_is_not_bypassed(server
 def test_the_tiny_workflow_makes_its_videos_untouched(server):
     graph = json.loads((ROOT / "workflows" / f"{EMBEDDED}.json").read_text())
     prompt = to_api(graph, server.get("/object_info"))
-    assert run(server, prompt) == [(4, 512, 512), (4, 512, 512)]
+    assert run(server, prompt) == [(13, 512, 512), (13, 512, 512)]
 
 
 def test_the_tiny_workflow_with_a_mask_shows_it_and_makes_its_videos(server):
@@ -314,7 +314,7 @@ def test_the_tiny_workflow_with_a_mask_shows_it_and_makes_its_videos(server):
     prompt = to_api(graph, server.get("/object_info"))
     [refiner] = [node["inputs"] for node in prompt.values() if node["class_type"] == "SurfRefiner"]
     shared = ("model", "latent", "vae", "resolution", "scale", "width", "height", "upsample")
-    choice = {"predictor": "tiny", "choose": "keep ratio", "keep": 0.5, "tau": 3.0, "dilate": 0}
+    choice = {"predictor": "footage", "choose": "keep ratio", "keep": 0.5, "tau": 3.0, "dilate": 0}
     inputs = {name: refiner[name] for name in shared} | choice
     prompt["mask"] = {"class_type": "SurfSkipMask", "inputs": inputs}
     refiner |= {"mask": ["mask", 0], "seam": 1}

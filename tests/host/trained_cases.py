@@ -15,9 +15,8 @@ from inside import noise
 
 RESULTS = inside.enter()
 
-import comfy.sd  # noqa: E402
 import latent_preview  # noqa: E402
-from surf.nodes.host.refiner.loading import load_refiner  # noqa: E402
+from surf.nodes.host.refiner.loading import load_as_wan, load_refiner  # noqa: E402
 from surf.nodes.refine import SurfRefiner  # noqa: E402
 from surf.surf_core import checkpoint, flow  # noqa: E402
 from surf.surf_core.lowband import low_band, wavelet_match  # noqa: E402
@@ -114,7 +113,7 @@ def case_a_trained_refiner_equals_the_core_in_fp8_and_in_half_precision():
 
 
 def case_an_untrained_model_of_ours_is_the_training_free_path():
-    stock, ours = comfy.sd.load_diffusion_model(str(WEIGHTS)), load_refiner(str(WEIGHTS))
+    stock, ours = load_as_wan(str(WEIGHTS)), load_refiner(str(WEIGHTS))
     for start in (0.3, 0.65):
         expected = refined(stock, width=4096, sigma_start=start, window=0)
         # Two networks, one of them the host's own, over every step and the guidance.

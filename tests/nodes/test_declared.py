@@ -103,7 +103,7 @@ GOOD = {
     "SurfDecodeVideo": {"piece": 128, "width": 1920, "height": 1080},
     "SurfPlan": LOW | {"switch_step": 8, "steps": 8},
     "SurfWindowedAttention": {"window": 2},
-    "SurfTinyPrompt": {"text": "red circle"},
+    "SurfTinyPrompt": {"text": "red ball"},
     "SurfLoadDraft": {"file": None},
 }
 # (node, constants instead, what is absent, words of the refusal)

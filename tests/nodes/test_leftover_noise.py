@@ -17,10 +17,10 @@ from surf.tests.frozen_nodes import INPUTS
 from surf.tests.nodes.test_switch import HIGH, conds, make_guider, run
 
 PROMPTS = [
-    "red circle moving right, blue square moving up, on stripes",
-    "green triangle moving left, on checks",
-    "yellow square moving down, on clouds",
-    "blue circle moving up",
+    "red ball moving right in the northwest, four blue beads moving up in the southeast, on sand",
+    "green pyramid moving left in the southwest, on grass",
+    "yellow cube moving down in the northeast, on stone",
+    "two purple beads moving up in the northwest",
 ]
 DOWN = {"resolution": "by scale", "scale": 0.5, "width": 416, "height": 240, "method": "auto"}
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from surf.nodes.host.models import TARGETS
-from surf.nodes.host.refiner.tiny import TinyFormat
+from surf.nodes.host.refiner import TinyFormat
 from surf.nodes.host.skip.report import DIMMED, TINT, TINTED, picture, rough
 from surf.nodes.refine import SurfRefiner
 from surf.nodes.skip import SurfSkipMask
@@ -13,10 +13,7 @@ from surf.nodes.tiny import SurfTinyModels
 from surf.nodes.types import SkipMask, SurfMask
 from surf.surf_core import cost
 from surf.surf_core.resample import resize
-from surf.surf_core.skip import detail, packing, pixel_detail, pixel_net, predict_mask, weight
-from surf.surf_core.skip import predictor as files
-from surf.surf_core.tiny import codec
-from surf.surf_core.tiny.model import MASK
+from surf.surf_core.skip import choose, detail, packing, pixel_detail, pixel_net, weight
 from surf.surf_core.training.live_bytes import LiveBytes
 
 from .skip_node import (
@@ -43,16 +40,14 @@ def test_the_mask_is_the_cores_choice_from_the_enlarged_preview(given, tolerance
     assert isinstance(made, SkipMask)
     assert (made.size, made.upsample, made.mask.grid) == ((32, 32), "pixel", (4, 16, 16))
     assert torch.equal(made.samples, preview["samples"])
-    pixels = codec.decode(TinyFormat().process_in(preview["samples"])).add(1).div(2).clamp(0, 1)
-    large = resize(pixels, (128, 128), "bicubic").clamp(0, 1)
-    start = codec.encode(large * 2 - 1)
-    expected = TinyFormat().process_out(start)
+    frames = vae.decode(preview["samples"]).movedim(-1, 1)
+    large = resize(frames[0].movedim(0, 1), (256, 256), "bicubic").clamp(0, 1)
+    expected = vae.encode(large.movedim(1, -1))
     torch.testing.assert_close(made.upsampled, expected, atol=10 * tolerance[torch.float32], rtol=0)
-    mask = predict_mask(TinyFormat().process_in(made.upsampled), files.load(MASK)[0], keep=0.5)
-    assert torch.equal(made.mask.tokens, mask.tokens)
+    scores = pixel_net.load().scores(frames, (256, 256), 4.0, cell=(4, 8))
+    assert torch.equal(made.mask.tokens, choose(scores, keep=0.5, source="").tokens)
     assert ratio == made.mask.keep_ratio
-    assert 0.5 <= ratio < 0.6
-    assert made.mask.source == "predictor"
+    assert 0.5 <= ratio < 0.75
 
 
 def test_without_weights_detail_finds_the_busy_half(given):
@@ -95,11 +90,11 @@ def test_the_network_on_pixels_is_refused_without_frames():
     assert SurfSkipMask.validate_inputs(predictor="footage", vae=None) is True
 
 
-@pytest.mark.parametrize("predictor", ["detail", "tiny", "footage"])
+@pytest.mark.parametrize("predictor", ["detail", "footage"])
 def test_tau_refines_fewer_the_higher_it_is(given, predictor):
     _, refiner, vae, _ = given
     wanted = FULL_SIZE | {"predictor": predictor, "choose": "tau"}
-    ratios = [run(refiner, shown(), vae=vae, **wanted, tau=tau)[1] for tau in (0.0, 6.0, 20.0)]
+    ratios = [run(refiner, shown(), vae=vae, **wanted, tau=tau)[1] for tau in (0.0, 2.0, 5.0)]
     assert ratios[0] == 1
     assert ratios[0] > ratios[1] > ratios[2] > 0
 
@@ -111,7 +106,7 @@ def test_only_the_number_that_is_chosen_counts():
 
 def test_dilation_refines_whats_around_and_keep_counts_it_in(given):
     _, refiner, vae, _ = given
-    wanted = FULL_SIZE | {"predictor": "detail", "choose": "tau", "tau": 20.0}
+    wanted = FULL_SIZE | {"predictor": "detail", "choose": "tau", "tau": 4.0}
     plain, wide = (
         run(refiner, shown(), vae=vae, **wanted | {"dilate": d})[0].mask.tokens for d in (0, 2)
     )
@@ -233,11 +228,12 @@ def test_a_batch_shares_a_mask_and_shows_every_video():
 
 
 def test_without_a_vae_the_picture_has_the_hosts_rough_colours(given):
-    _, refiner, vae, _ = given
-    made, _, image, _ = run(refiner, shown(), scale=4.0, choose="tau", tau=0.0)
-    exact = vae.decode(shown()["samples"])[0]
-    means = resize(exact.movedim(-1, 1), (8, 8), "area").repeat_interleave(4, -1)
-    expected = means.repeat_interleave(4, -2).movedim(1, -1)
+    model, preview = given[1], shown()
+    image = run(model, preview, scale=4.0, choose="tau", tau=0.0)[2]
+    factors = torch.tensor(TinyFormat.latent_rgb_factors)
+    cells = model.model.process_latent_in(preview["samples"])[0].permute(1, 2, 3, 0) @ factors
+    cells = cells.add(torch.tensor(TinyFormat.latent_rgb_factors_bias)).add(1).div(2).clamp(0, 1)
+    expected = cells.repeat_interleave(8, 1).repeat_interleave(8, 2)
     tinted = expected + TINTED * (torch.tensor(TINT) - expected)
     torch.testing.assert_close(image, tinted, atol=1e-3, rtol=0)
     grey = run(keep=1.0, choose="keep ratio")[2]
@@ -259,16 +255,14 @@ def test_the_report_prices_the_refiner_with_its_own_windows(given):
     _, refiner, vae, _ = given
     made, ratio, _, report = run(refiner, shown(), vae=vae, **FULL_SIZE)
     window = refiner.model.diffusion_model.config.window
-    shape = cost.ModelShape.of(
-        refiner.model.diffusion_model.config, text_tokens=3, cell_pixels=4, cell_frames=1
-    )
+    shape = cost.ModelShape.of(refiner.model.diffusion_model.config, text_tokens=3)
     counts = packing(made.mask.tokens).counts
-    full, less = (cost.forward_flops(shape, 4, 128, 128, window, kept) for kept in (None, counts))
+    full, less = (cost.forward_flops(shape, 13, 256, 256, window, kept) for kept in (None, counts))
     assert f"{less / 1e9:.3g} GFLOPs instead of {full / 1e9:.3g} GFLOPs" in report
     assert f"{1 - less / full:.1%} saved" in report
     assert f"windows of {window}" in report
     assert f"{ratio:.1%} of the tokens, {sum(counts)} of 1024 (4 x 16 x 16)" in report
-    assert "predictor" in report
+    assert "network on pixels" in report
     assert f"{made.mask.flip_rate:.1%}" in report
     assert f"tau {made.mask.tau:.4g}" in report
 

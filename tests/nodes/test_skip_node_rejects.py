@@ -73,8 +73,7 @@ BAD = {
         {"choose": "tau", "tau": 255.0}, "got 255.0 where the highest score is .* keep ratio"),
     "an unknown choice": ({"choose": "both"}, "choose must be one of keep ratio, tau"),
     "dilation of the whole picture": ({"dilate": 9}, "dilate must lie within"),
-    "the tiny predictor for another model": (
-        {"predictor": "tiny"}, "latents of Surf Tiny Models alone, got .*Wan21; take detail"),
+    "a predictor that is gone": ({"predictor": "tiny"}, "got 'tiny', which is not there"),
     "too few channels": ({"preview": latent(1, 4, 3, 4, 6)}, "16 channels"),
     "a latent of the 5B model": ({"preview": latent(1, 48, 3, 4, 6)}, "16 channels"),
     "NaN": ({"preview": {"samples": torch.full((1, 16, 3, 4, 6), float("nan"))}}, "finite"),
