@@ -42,10 +42,7 @@ SHAPES = {
     "seedvr2_3b": SEEDVR2_3B,
 }
 """Beginning of a file's name -> its model."""
-EMBEDDED = {
-    "model": TINY,
-    "refiner": ModelShape.of(read_config(REFINER)[0], text_tokens=TINY.text_tokens),
-}
+EMBEDDED = {"model": TINY, "refiner": ModelShape.of(read_config(REFINER)[0], text_tokens=3)}
 """Output of Surf Tiny Models -> its model."""
 MY_VIDEO = (81, (1080, 1920))
 """Frames and shape of the video that notes price where the user brings one."""

@@ -111,7 +111,7 @@ def case_the_tiny_graph_refines_what_the_mask_keeps_and_nothing_else():
     skipped = skipped_cells(made, 8)
     frames = [0, *(frame for frame in (1, 2, 3) for _ in range(4))]
     change = (shown - large).abs().mean(-1)
-    assert change[skipped[frames]].mean() < 0.2 * change[~skipped[frames]].mean()
+    assert change[skipped[frames]].mean() < 0.5 * change[~skipped[frames]].mean()
 
 
 def case_the_mask_is_the_cores():
