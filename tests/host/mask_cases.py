@@ -28,7 +28,7 @@ from surf.nodes.refine import SurfRefiner  # noqa: E402
 from surf.nodes.skip import SurfSkipMask  # noqa: E402
 from surf.nodes.tiny import SurfTinyModels, SurfTinyPrompt  # noqa: E402
 from surf.surf_core import cost  # noqa: E402
-from surf.surf_core.skip import choose, packing, pixel_net, weight  # noqa: E402
+from surf.surf_core.skip import choose, packing, pixel_detail, weight  # noqa: E402
 
 import nodes  # noqa: E402
 
@@ -39,7 +39,7 @@ PREVIEW = {
     "sigma_policy": "snr_equal", "noise_policy": "inherited", "handover": "reuse",
 }  # fmt: skip
 SIZE = {"resolution": "by scale", "scale": 4.0, "width": 256, "height": 256, "upsample": "pixel"}
-CHOICE = {"predictor": "footage", "choose": "keep ratio", "keep": 0.5, "tau": 3.0, "dilate": 0}
+CHOICE = {"predictor": "detail", "choose": "keep ratio", "keep": 0.5, "tau": 3.0, "dilate": 0}
 REFINE = {
     "seed": 7, "sigma_start": 0.2, "steps": 2, "cfg": 4.0, "window": 0, "low_band_lock": 0.0,
     "colour_match": False,
@@ -82,7 +82,7 @@ def words(seed):
 
 
 def wan_mask(model, **changes):
-    widgets = CHOICE | {"predictor": "detail"} | WAN_SIZE | changes
+    widgets = CHOICE | WAN_SIZE | changes
     return SurfSkipMask.execute(model, WAN_PREVIEW, **widgets).result
 
 
@@ -117,8 +117,8 @@ def case_the_tiny_graph_refines_what_the_mask_keeps_and_nothing_else():
 def case_the_mask_is_the_cores():
     made = chosen().result[0]
     frames = tiny()[2].decode(preview()["samples"]).movedim(-1, 1)
-    scores = pixel_net.load().scores(frames, (256, 256), 4.0, cell=(4, 8))
-    expected = choose(scores, keep=0.5, source="network on pixels")
+    scores = pixel_detail(frames, (256, 256), 4.0, cell=(4, 8))
+    expected = choose(scores, keep=0.5, source="pixel detail")
     assert made.mask.source == expected.source
     assert torch.equal(made.mask.tokens, expected.tokens)
 
@@ -240,15 +240,12 @@ def case_an_image_is_encoded_by_the_hosts_vae_and_refined_from():
 
 def case_the_network_on_pixels_chooses_for_the_models_of_the_host():
     _, refiner, vae, _ = tiny()
-    widgets = CHOICE | SIZE
+    widgets = CHOICE | SIZE | {"predictor": "footage"}
     made, ratio, _, text = SurfSkipMask.execute(refiner, preview(), vae=vae, **widgets).result
     assert 0.5 <= ratio < 0.75, ratio
     assert "network on pixels" in text, text
-    detail = SurfSkipMask.execute(
-        refiner, preview(), vae=vae, **widgets | {"predictor": "detail"}
-    ).result[0]
     assert made.mask.scores.isfinite().all()
-    assert not torch.equal(made.mask.scores, detail.mask.scores)
+    assert not torch.equal(made.mask.scores, chosen().result[0].mask.scores)
     refused(lambda: wan_mask(wan(), predictor="footage"), "Surf Skip Mask: ", "footage", "VAE")
 
 

@@ -314,7 +314,7 @@ def test_the_tiny_workflow_with_a_mask_shows_it_and_makes_its_videos(server):
     prompt = to_api(graph, server.get("/object_info"))
     [refiner] = [node["inputs"] for node in prompt.values() if node["class_type"] == "SurfRefiner"]
     shared = ("model", "latent", "vae", "resolution", "scale", "width", "height", "upsample")
-    choice = {"predictor": "footage", "choose": "keep ratio", "keep": 0.5, "tau": 3.0, "dilate": 0}
+    choice = {"predictor": "detail", "choose": "keep ratio", "keep": 0.5, "tau": 3.0, "dilate": 0}
     inputs = {name: refiner[name] for name in shared} | choice
     prompt["mask"] = {"class_type": "SurfSkipMask", "inputs": inputs}
     refiner |= {"mask": ["mask", 0], "seam": 1}
