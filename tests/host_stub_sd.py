@@ -43,12 +43,12 @@ class VAE:
         self.upscale_ratio = (lambda a: max(0, a * 4 - 3), 8, 8)
         self.downscale_ratio = (lambda a: max(0, (a + 3) // 4), 8, 8)
         self.upscale_index_formula = self.downscale_index_formula = (4, 8, 8)
-
-    def memory_used_decode(self, shape, dtype):
-        return (2200 if shape[2] <= 4 else 7000) * shape[3] * shape[4] * 64 * dtype.itemsize
-
-    def memory_used_encode(self, shape, dtype):
-        return (1500 if shape[2] <= 4 else 6000) * shape[3] * shape[4] * dtype.itemsize
+        self.memory_used_decode = lambda shape, dtype: (
+            (2200 if shape[2] <= 4 else 7000) * shape[3] * shape[4] * 64 * dtype.itemsize
+        )
+        self.memory_used_encode = lambda shape, dtype: (
+            (1500 if shape[2] <= 4 else 6000) * shape[3] * shape[4] * dtype.itemsize
+        )
 
     def decode(self, samples_in, vae_options={}):  # noqa: B006 as the host's
         with torch.no_grad():
