@@ -6,7 +6,6 @@ import pytest
 import torch
 from surf.surf_core import flow
 from surf.surf_core.tiles import blend, boxes, crossfade, in_tiles, spans, weights
-from surf.surf_core.tiny.demo import PROMPTS
 from surf.surf_core.tiny.model import TinyT2V, to_pixels
 from surf.surf_core.tiny.vae import CELL
 from torch.nn import functional as F
@@ -193,9 +192,12 @@ def test_the_step_across_a_tile_edge_is_no_larger_than_elsewhere(function, lengt
 
 @pytest.mark.slow
 def test_a_refined_video_shows_no_tile_edges():
-    """The embedded model, a whole run; it steps at its patches, so those are compared."""
+    """The embedded model, a whole run; it steps at its patches, so those are compared.
+
+    Without a prompt, since each tile would draw what it names, in a quarter of its own.
+    """
     count, side, patch = 4, 24, 2
-    tiny = TinyT2V(list(PROMPTS[:1]) * count)
+    tiny = TinyT2V([""] * count)
     start = 0.5 * random_field(count, side, 1.0, channels=16 * 2).unflatten(1, (16, 2))
 
     @torch.inference_mode()
@@ -207,7 +209,7 @@ def test_a_refined_video_shows_no_tile_edges():
             parts = (tile, tile), overlap, patch
             return in_tiles(lambda part, _: velocity(part, sigma), z, *parts)
 
-        return flow.refine(tiles, start, 0.65, 5, noise(*start.shape, seed=4))
+        return flow.refine(tiles, start, 0.4, 5, noise(*start.shape, seed=4))
 
     whole = run(side, 0)
 
