@@ -11,7 +11,7 @@ log = NodeLog(__name__)
 
 NOISY = 0.5
 """Share from which a latent counts as noisy. Of 8 videos of the embedded model clean latents have
-.09 to .15, those at sigma .35 .40 to .59, at .5 .56 to .76; a clean picture of noise has .74."""
+.07 to .14, those at sigma .35 .41 to .63, at .5 .59 to .78; a clean picture of noise has .74."""
 GAUSSIAN_MEDIAN = 0.6745
 """Median of the absolute values of a standard normal."""
 MOST_CELLS = 2**21

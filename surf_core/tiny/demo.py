@@ -46,7 +46,7 @@ class Settings:
     """Evaluations at full resolution before the switch."""
     shift: float = 3.0
     """Timestep shift of the schedule."""
-    cfg: float = 4.0
+    cfg: float = 3.0
     """Guidance at full resolution."""
     cfg_low: float = 3.0
     """Guidance at low resolution."""
