@@ -17,6 +17,8 @@ BIN := .venv/bin
 STAMP := .venv/requirements.stamp
 FORM := short
 CPU_TESTS := not gpu and not host and not web
+# Named, as every process of pytest's reads each file that it is given.
+WEB_TESTS := tests/web tests/test_publishing.py
 # A file's tests share fixtures, so they stay in one process. tests/conftest.py orders the files.
 PYTEST := $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
@@ -31,9 +33,9 @@ test: $(STAMP)
 	$(PYTEST) -m "$(CPU_TESTS)"
 
 test-web: $(STAMP)
-	@echo "Every workflow in headless Chromium, then the registry's command: one to four minutes."
+	@echo "Every workflow in headless Chromium, then the registry's command: one to two minutes."
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r tests/web/requirements.txt
-	$(BIN)/pytest -m web
+	$(BIN)/pytest -n auto --maxprocesses 3 --dist loadscope -m web $(WEB_TESTS)
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .

@@ -7,6 +7,7 @@ SURF_SCREENSHOTS a folder for pictures.
 import importlib.util
 import json
 import os
+import re
 import shutil
 import threading
 from contextlib import contextmanager
@@ -56,6 +57,24 @@ def pytest_collection_modifyitems(items):
         item.add_marker(pytest.mark.web)
         if reason := why_not():
             item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """With --dist loadscope, keep what shares a page in one process, the styles of nodes apart.
+
+    pytest-xdist 3.8.0 has groups for it, which do nothing under pytest 9.2.
+    """
+    if config.getvalue("dist") != "loadscope":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class PageScheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            style = re.search(r"\[(classic|nodes2)", nodeid)
+            return nodeid.split("::")[0] + (style[1] if style else "")
+
+    return PageScheduling(config, log)
 
 
 @pytest.fixture(scope="session")
@@ -130,6 +149,7 @@ class Canvas:
 SETTINGS = {
     "Comfy.TutorialCompleted": True,
     "Comfy.InstalledVersion": "9.0.0",
+    "Comfy.Minimap.Visible": False,
     "Comfy.Workflow.ShowMissingModelsWarning": False,
 }
 

@@ -34,17 +34,23 @@ MEASURE = """
         return [`${node.id} ${node.type}`, box];
     }));
     const ctx = document.createElement("canvas").getContext("2d");
-    ctx.lineWidth = 6;
+    ctx.lineCap = "round";
     const links = [...(app.graph.links.values?.() ?? Object.values(app.graph.links))];
     const isCrossed = (group) => {
-        const [x, y] = group._bounding, size = group.font_size ?? 24;
+        const [x, y] = group._bounding, size = group.font_size ?? 24, tall = size * 1.4;
         ctx.font = `${size}px Inter, Arial, sans-serif`;
         const width = ctx.measureText(group.title).width + size / 2;
-        for (let along = 0; along < width; along += 4)
-            for (let down = 0; down < size * 1.4; down += 4)
-                if (links.some((link) => ctx.isPointInStroke(link.path, x + along, y + down)))
-                    return true;
-        return false;
+        const touches = (link, stroke, firstDown, apart) => {
+            ctx.lineWidth = stroke;
+            for (let along = 0; along < width + apart; along += apart)
+                for (let down = firstDown; down < tall; down += apart)
+                    if (ctx.isPointInStroke(link.path, x + Math.min(along, width), y + down))
+                        return true;
+            return false;
+        };
+        // A stroke as wide as the title is tall finds the few links that come near it.
+        return links.filter((link) => touches(link, tall * 2, tall / 2, tall))
+            .some((link) => touches(link, 6, 0, 4));
     };
     const undrawn = links.filter((link) => !link.path).length;
     const crossed = undrawn ? [] : groups.filter(isCrossed).map((group) => group.title);
