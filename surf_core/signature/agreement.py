@@ -30,16 +30,22 @@ def pair(video: Tensor, baseline: Tensor) -> tuple[Tensor, Tensor]:
             "expected two videos [B, 3, T, H, W] of the same batch and length, got "
             f"{tuple(video.shape)} and {tuple(baseline.shape)}; compare frame for frame."
         )
+    check_shape(video, baseline, "baseline")
     (rows, columns), (high, wide) = video.shape[-2:], baseline.shape[-2:]
-    if not 1 / _SAME_SHAPE <= columns * high / (rows * wide) <= _SAME_SHAPE:
-        raise ValueError(
-            f"expected a baseline in the shape of the video, {columns} x {rows} pixels, got "
-            f"{wide} x {high}; crop neither, or both."
-        )
     size = min(rows, high), min(columns, wide)
     if min(size) < COARSEST:
         raise ValueError(f"expected at least {COARSEST} pixels a side, got {size}; decode first.")
     return resize(video.float(), size, "area"), resize(baseline.float(), size, "area")
+
+
+def check_shape(video: Tensor, baseline: Tensor, name: str) -> None:
+    """Refuse a baseline of another aspect ratio than the video's; `name` is what errors call it."""
+    (rows, columns), (high, wide) = video.shape[-2:], baseline.shape[-2:]
+    if not 1 / _SAME_SHAPE <= columns * high / (rows * wide) <= _SAME_SHAPE:
+        raise ValueError(
+            f"expected {name} in the shape of the video, {columns} x {rows} pixels, got "
+            f"{wide} x {high}; crop neither, or both."
+        )
 
 
 def likeness(x: Tensor, y: Tensor) -> Tensor:

@@ -21,7 +21,8 @@ def read_video(path: Path, rows: int = 480) -> tuple[Tensor, float | None]:
             keeps them.
 
     Raises:
-        ValueError: PyAV is not installed, the file is not there, cannot be read or shows nothing.
+        ValueError: PyAV is not installed; the file is not there, cannot be read, shows nothing, or
+            has frames of several shapes.
     """
     try:
         import av
@@ -38,14 +39,19 @@ def read_video(path: Path, rows: int = 480) -> tuple[Tensor, float | None]:
                     f"expected a video, got {path} without a picture; convert it to mp4."
                 )
             rate = container.streams.video[0].average_rate
-            frames = [
-                _frame(frame.to_ndarray(format="rgb24"), rows)
-                for frame in container.decode(video=0)
-            ]
+            frames, sizes = [], []
+            for frame in container.decode(video=0):
+                sizes.append(f"{frame.width} x {frame.height}")
+                frames.append(_frame(frame.to_ndarray(format="rgb24"), rows))
     except av.FFmpegError as error:
         raise ValueError(f"expected a video, got {path}: {error}; convert it to mp4.") from error
     if not frames:
         raise ValueError(f"expected a video, got {path} without frames; convert it to mp4.")
+    if len({frame.shape for frame in frames}) > 1:
+        raise ValueError(
+            f"expected frames of one size, got {path} with {', '.join(dict.fromkeys(sizes))} "
+            "pixels; encode it anew at one size, e.g. by ffmpeg with -vf scale=1280:720."
+        )
     return torch.stack(frames, dim=1)[None], float(rate) if rate else None
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..resample import resize
-from .agreement import COARSEST, bands, fine, finest, pair, sharpness
+from .agreement import COARSEST, bands, check_shape, fine, finest, pair, sharpness
 from .distances import colour_distance
 from .motion import flow_lengths, motion
 
@@ -181,6 +181,8 @@ def survival(
             f"expected videos of the same length, got {' and '.join(map(str, lengths))} frames; "
             "cut them to the same frames, at the same frame rate."
         )
+    for name, one in zip(("reference", "other"), given[1:], strict=False):
+        check_shape(video, one, name)
     video, reference, *others = (_small(x[:, :, : min(lengths)], rows) for x in given)
     video, reference = pair(video, reference)
     size = (int(video.shape[-2]), int(video.shape[-1]))

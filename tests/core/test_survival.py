@@ -4,6 +4,7 @@ import json
 import wave
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from surf.surf_core.resample import resize
@@ -13,6 +14,7 @@ from surf.surf_core.signature.files import read_video
 from surf.surf_core.tiny.pictures import write_mp4
 from surf.surf_core.training.tiny.paint import paint
 from surf.surf_core.training.tiny.world import draw
+from surf.tests.host.own_video import write_changing_video
 
 TIMES = torch.linspace(-0.5, 0.5, 13)[:6]
 
@@ -76,8 +78,15 @@ def test_frames_of_a_vae_are_cropped_and_other_lengths_refused(reference):
     assert survival(longer, reference).frames == 6
     with pytest.raises(ValueError, match="same length, got 3 and 13 frames"):
         survival(reference[:, :, :3], reference.repeat(1, 1, 3, 1, 1)[:, :, :13])
-    with pytest.raises(ValueError, match="shape of the video"):
-        survival(reference[..., :48], reference)
+
+
+def test_the_input_of_another_shape_is_named_with_its_own_size(reference):
+    large = resize(reference, (600, 600), "bilinear")
+    for name, given in (("reference", (large[..., :300],)), ("other", (large, large[..., :300]))):
+        with pytest.raises(
+            ValueError, match=f"expected {name} in the shape of .* 600 x 600 .* 300 x 600; crop"
+        ):
+            survival(large, *given)
 
 
 def test_a_reference_without_detail_or_motion_says_so(reference):
@@ -192,3 +201,13 @@ def test_command_prints_what_it_cannot_write(tmp_path, capsys):
     said = capsys.readouterr()
     assert "layout   100%" in said.out
     assert "choose another --json." in said.err
+
+
+def test_command_refuses_a_file_whose_frames_change_shape(tmp_path, capsys):
+    path = tmp_path / "call.mp4"
+    parts = [np.full((3, rows, 96, 3), 90, np.uint8) for rows in (96, 64)]
+    write_changing_video(path, *parts)
+    assert main([str(path), str(path), "--rows", "32"]) == 2
+    assert "call.mp4 with 96 x 96, 96 x 64 pixels; encode it anew" in capsys.readouterr().err
+    write_changing_video(path, parts[0], parts[0][:, ::2, ::2])
+    assert read_video(path, rows=32)[0].shape == (1, 3, 6, 32, 32)
