@@ -11,7 +11,7 @@ from surf.surf_core.resample import resize
 from surf.surf_core.signature import flicker, survival
 from surf.surf_core.signature.__main__ import main
 from surf.surf_core.signature.files import read_video
-from surf.surf_core.tiny.pictures import write_mp4
+from surf.surf_core.tiny.pictures import FPS, write_mp4
 from surf.surf_core.training.tiny.paint import paint
 from surf.surf_core.training.tiny.world import draw
 from surf.tests.host.own_video import write_changing_video
@@ -135,7 +135,7 @@ def test_command_compares_files(tmp_path, capsys, reference, other):
     assert json.loads((tmp_path / "s.json").read_text())["frames"] == 6
     frames, rate = read_video(names[0], rows=48)
     assert frames.shape == (1, 3, 6, 48, 48)
-    assert rate == 4
+    assert rate == FPS
 
 
 def test_command_says_that_frame_rates_differ(tmp_path, capsys):
