@@ -12,16 +12,12 @@ from surf.nodes.preview import SurfLatentDownscale
 from surf.nodes.refine import SurfRefiner
 from surf.surf_core.flow import euler
 from surf.surf_core.schedule import flow_sigmas
+from surf.surf_core.tiny import demo
 from surf.surf_core.tiny.model import TinyT2V
 from surf.tests.frozen_nodes import INPUTS
 from surf.tests.nodes.test_switch import HIGH, conds, make_guider, run
 
-PROMPTS = [
-    "red ball moving right in the northwest, four blue beads moving up in the southeast, on sand",
-    "green pyramid moving left in the southwest, on grass",
-    "yellow cube moving down in the northeast, on stone",
-    "two purple beads moving up in the northwest",
-]
+PROMPTS = list(demo.PROMPTS)
 DOWN = {"resolution": "by scale", "scale": 0.5, "width": 416, "height": 240, "method": "auto"}
 
 
@@ -32,7 +28,8 @@ def videos():
     z = tiny.noise([1, 2, 3, 4])
     with torch.no_grad():
         return {
-            sigmas[k].item(): euler(tiny.velocity(4.0), z, sigmas[: k + 1]) for k in (8, 15, 20)
+            sigmas[k].item(): euler(tiny.velocity(demo.Settings().cfg), z, sigmas[: k + 1])
+            for k in (8, 15, 20)
         }
 
 
