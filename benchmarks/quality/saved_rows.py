@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -50,7 +51,7 @@ class SavedRows:
             return self._load(path)
         values = make()
         flat = {
-            method + BETWEEN + name: value.double().contiguous()
+            method + BETWEEN + name: value.double().clone(memory_format=torch.contiguous_format)
             for method, found in values.items()
             for name, value in found.items()
         }
