@@ -6,6 +6,7 @@ Run with the host's folder as the working directory and its Python; see test_ins
 """
 
 import sys
+import tempfile
 from pathlib import Path
 from unittest import mock
 
@@ -21,6 +22,7 @@ RESULTS = inside.enter()
 
 import comfy.sample  # noqa: E402
 import comfy.sd  # noqa: E402
+import folder_paths  # noqa: E402
 import torch  # noqa: E402
 from surf.surf_core.training.live_bytes import LiveBytes  # noqa: E402
 
@@ -268,6 +270,27 @@ def case_video_with_sound_is_drafted_one_by_one():
         gaps = [(x["samples"].unbind()[0] - draft["samples"].unbind()[0]).std() for x in drafts]
         assert gaps[1] == 0 < min(gaps[0], gaps[2])
         refused(lambda s=samples: started({"samples": s}, "as a batch"), "one by one")
+
+
+def case_a_draft_with_sound_comes_back_from_its_file_to_the_bit():
+    """With the host's nested latents and masks, which its own Save Latent cannot save."""
+    av_models.check_known()
+    folder_paths.set_output_directory(tempfile.mkdtemp())
+    nested = sys.modules["comfy.nested_tensor"].NestedTensor
+    for name in (H3, LTX):
+        video, sound = inputs(name)[1].unbind()
+        keep = [torch.rand_like(video[:, :1]), torch.rand_like(sound[:, :1])]
+        latents = nested([random(*video.shape, seed=5).half(), random(*sound.shape, seed=6)])
+        draft = {"samples": latents, "noise_mask": nested(keep), "batch_index": [3]}
+        HOST.nodes["SurfSaveDraft"].execute(draft=draft, filename_prefix=f"sound/{name}")
+        file = f"sound/{name}_00001_.draft.safetensors [output]"
+        found = HOST.nodes["SurfLoadDraft"].execute(file=file).args[0]
+        assert found["batch_index"] == [3]
+        for key in ("samples", "noise_mask"):
+            assert type(found[key]) is nested
+            for one, other in zip(found[key].unbind(), draft[key].unbind(), strict=True):
+                assert one.dtype == other.dtype
+                assert torch.equal(one, other)
 
 
 if __name__ == "__main__":
