@@ -108,6 +108,8 @@ def our_input(item):
         said["options"] = list(OF_THE_HOST.get(item.id) or item.options)
     if getattr(item, "control_after_generate", None):
         said["control_after_generate"] = True
+    if getattr(item, "force_input", None):
+        said["forceInput"] = True
     return [kind, said]
 
 
