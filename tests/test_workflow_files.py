@@ -20,6 +20,8 @@ OTHER_POLICIES = {("SurfReshiftAnyGuider", "sigma_policy"): "same"}
 """(node, widget) -> what the workflows have in place of the default: the levels of video and sound
 stay pairs that the model was trained at."""
 WIDEST = 1700
+COLLAPSED_TITLE = 20
+"""Characters that the front end shows of it."""
 VERSION = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]
 VIEW = {"scale": 0.75, "left": 96, "top": 85}
 """Of a graph as it opens: right of the front end's bar at the left, below those at the top."""
@@ -59,6 +61,8 @@ def node_faults(node):
     # A widget may be fed by a link, too.
     if kind in NODES and node.get("title") == NODES[kind].define_schema().display_name:
         yield f"{where}: a title that is the English name hides the translated one"
+    if node["flags"].get("collapsed") and len(node.get("title") or "") > COLLAPSED_TITLE:
+        yield f"{where}: collapsed, its title is cut after {COLLAPSED_TITLE} characters"
     for name in named.keys() - set(inputs) - set(widgets):
         yield f"{where}: no input {name}"
     for name in required:
@@ -313,6 +317,10 @@ def age_a_node(graph):
     find(graph, "SurfRefiner")["properties"]["ver"] = "0.0.9"
 
 
+def cut_title(graph):
+    find(graph, "VAELoader").update(title="Load the VAE of previews", flags={"collapsed": True})
+
+
 def look_elsewhere(graph):
     graph["extra"]["ds"]["offset"] = [20, 100]
 
@@ -336,6 +344,7 @@ def look_elsewhere(graph):
         (spread_out, "pixels wide, more than 1700"),
         (change_video_format, "both old and new hosts"),
         (age_a_node, "not of surf-video"),
+        (cut_title, "its title is cut"),
         (look_elsewhere, "its beginning is hidden"),
     ],
     ids=lambda value: getattr(value, "__name__", None),
