@@ -127,7 +127,7 @@ class Canvas:
                 return app.graph.nodes.length === count;
             }""",
             arg=count,
-            timeout=30_000,
+            timeout=120_000,
         )
         self.page.wait_for_timeout(300)
 
