@@ -44,7 +44,7 @@ def graph(**more):
     """Videos of two sizes in a list, `many`, and one of the first size; and their latents."""
     return {
         "models": node("SurfTinyModels"),
-        "prompt": node("SurfTinyPrompt", text="red circle"),
+        "prompt": node("SurfTinyPrompt", text="red ball moving right"),
         "pictures": node("LoadImageDataSetFromFolder", folder="sizes"),
         "many": node("RepeatImageBatch", image=["pictures", 0], amount=FRAMES),
         "picture": node("LoadImage", image="one.png"),
