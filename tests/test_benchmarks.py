@@ -67,6 +67,20 @@ def test_what_a_prompt_asks_for_is_found_in_painted_scenes(measured, models, tmp
     assert len(rows) == 1 + 15
 
 
+@pytest.mark.slow
+def test_the_shipped_weights_draw_what_their_committed_table_says(measured, models, tmp_path):
+    [result] = (ROOT / "benchmarks" / "results").glob("*-prompts.md")
+    committed = table(result.read_text(encoding="utf-8"))
+    # No refiner has a part in these two stages, so that a thin one will do.
+    rows = measured("prompts", tmp_path / "a.md", "--pairs=8", models["refiner"])
+    fewer = "16 steps at full resolution, 128 pixels"
+    for stage in ("full resolution, 128 pixels", fewer, "SURF preview, 64 pixels"):
+        # The last column has no binomial error, and with few prompts none that says much.
+        for cell, of_all in zip(rows[stage][:-1], committed[stage][:-1], strict=True):
+            share, error = map(float, cell.split(" +- "))
+            assert abs(share - float(of_all.split()[0])) <= 3 * error, (stage, rows[stage])
+
+
 @pytest.fixture(scope="module")
 def made_again(measured, models, tmp_path_factory):
     """Make the page of two pairs, and again from what was kept: rows, and both texts."""
