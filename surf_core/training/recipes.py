@@ -143,8 +143,8 @@ def tiny(
     With less noise than the paper, since shapes in a 32-pixel preview are not visible under noise
     of 0.6, and in time t, where s may be 0.
 
-    Hardware: a CPU. Time, result: of a few steps, a test; the embedded refiner is trained by another
-    recipe, see surf_core/tiny/weights/README.md. Command: make train-tiny.
+    Hardware: a CPU. Time, result: not measured; a few steps are a test. The embedded refiner has a
+    recipe of its own, see surf_core/tiny/weights/README.md. Command: make train-tiny.
 
     Source: ours.
     """
