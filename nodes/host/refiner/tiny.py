@@ -2,7 +2,7 @@
 
 To the host they are a Wan 2.1 and its VAE, small ones: cells of 8 x 8 pixels, latent frames of 4,
 and latents with the statistics of Wan's. Its own loaders read their files, so what works with Wan
-works with them. Their latents mean something else, and that the format below says.
+works with them. Only the colours of a latent's channels are others: those are in the format below.
 
 Dims: T latent frames, H, W latent cells.
 """
