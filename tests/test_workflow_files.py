@@ -23,7 +23,7 @@ WIDEST = 1700
 COLLAPSED_TITLE = 20
 """Characters that the front end shows of it."""
 VERSION = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]
-VIEW = {"scale": 0.75, "left": 96, "top": 85}
+VIEW = {"scale": 0.75, "left": 96, "top": 125}
 """Of a graph as it opens: right of the front end's bar at the left, below those at the top."""
 
 
