@@ -8,8 +8,9 @@ is refused in milliseconds, whatever it asks for.
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import MISSING, Field, dataclass, fields
 from math import prod
 from pathlib import Path
@@ -31,6 +32,8 @@ DEEPEST = 16
 """Levels of a piece of JSON."""
 LISTED = 20
 """Keys that an error names."""
+UNFINISHED = ".tmp"
+"""Ending of a folder in which a file is made."""
 DOWNLOAD = "download it again"
 """What to do about a damaged file that others publish."""
 FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
@@ -115,7 +118,8 @@ def read_header(path: Path, remedy: str = DOWNLOAD) -> Header:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: no .safetensors file, or one with more keys than any of ours.
+        ValueError: no .safetensors file, one that cannot be read, or one with more keys than any
+            of ours.
     """
     path = Path(path)
     if not path.exists():
@@ -124,7 +128,7 @@ def read_header(path: Path, remedy: str = DOWNLOAD) -> Header:
         )
     if not path.is_file():
         raise ValueError(f"expected a .safetensors file, {short(path)} is no file; choose one.")
-    with path.open("rb") as file:
+    with _readable(path), path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
     if size > MOST_BYTES:
         raise ValueError(
@@ -151,11 +155,23 @@ def read_header(path: Path, remedy: str = DOWNLOAD) -> Header:
 @contextmanager
 def _opened(path: Path, remedy: str) -> Iterator[Any]:
     try:
-        with safe_open(path, "pt") as file:
+        with _readable(path), safe_open(path, "pt") as file:
             yield file
     except SafetensorError as error:
         raise ValueError(
             f"expected a .safetensors file, {short(path)} is not one: {short(error)}; {remedy}."
+        ) from error
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Say what to do where a file is there and cannot be read."""
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(
+            f"expected to read {short(path)}, got: {error.strerror or error}; let this program "
+            "read the file, or put it elsewhere."
         ) from error
 
 
@@ -315,16 +331,33 @@ def write(path: Path, weights: Mapping[str, Tensor], metadata: Mapping[str, str]
     """
     check_finite(weights, path)
     path = Path(path)
-    unfinished = path.with_name(f"{path.name}.tmp")
+    folder = unfinished(path)
+    discard(folder)
     try:
-        _write(unfinished, weights, metadata)
-        os.replace(unfinished, path)
+        folder.mkdir()
+        _write(folder / "file", weights, metadata)
+        os.replace(folder / "file", path)
     except SafetensorError as error:
-        unfinished.unlink(missing_ok=True)
         raise OSError(short(error)) from error
-    except OSError:
-        unfinished.unlink(missing_ok=True)
-        raise
+    finally:
+        discard(folder)
+
+
+def unfinished(path: Path) -> Path:
+    """Name the folder beside a file in which `write` makes it: it outlives only a killed process.
+
+    A folder, as safetensors makes a hidden file of another name at every try.
+    """
+    return path.with_name(f"{path.name}{UNFINISHED}")
+
+
+def discard(path: Path) -> None:
+    """Remove a file, or a folder with what is in it, as far as that can be done."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
 
 
 def _write(path: Path, weights: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:

@@ -16,7 +16,7 @@ FORMAT = 1
 VERSION_KEY, ABOUT_KEY, SEAL_KEY = "surf.run.format", "surf.run.config", "surf.run.seal"
 ENDING = ".run.safetensors"
 LATENT = "latent"
-_REMEDY = "delete it"
+_REMEDY = "the run begins anew"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,8 +85,8 @@ def load_state(path: Path) -> tuple[Progress, Tensor]:
     latent = header.tensors()[LATENT]
     if digest([header.metadata[ABOUT_KEY], latent]) != header.metadata.get(SEAL_KEY):
         raise ValueError(
-            f"expected the seal of what {short(path)} holds, got another; the file is damaged, "
-            "delete it."
+            f"expected the seal of what {short(path)} holds, got another; the file is damaged: "
+            f"{_REMEDY}."
         )
     return progress, latent
 
@@ -95,7 +95,7 @@ def _progress(header: Header) -> Progress:
     metadata, path = header.metadata, header.path
     if not {VERSION_KEY, ABOUT_KEY} <= metadata.keys():
         raise ValueError(
-            f"expected the state of a run in {short(path)}, got another file; delete it."
+            f"expected the state of a run in {short(path)}, got another file: {_REMEDY}."
         )
     version_of(metadata[VERSION_KEY], FORMAT, header)
     try:
@@ -105,6 +105,6 @@ def _progress(header: Header) -> Progress:
     except ValueError as error:
         raise ValueError(
             f"expected the state of a run in {short(path)}, got {short(error)}; the file is "
-            "damaged, delete it."
+            f"damaged: {_REMEDY}."
         ) from error
     return progress

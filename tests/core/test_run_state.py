@@ -4,6 +4,9 @@ import errno
 import json
 import os
 import resource
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,6 +23,7 @@ from surf.surf_core.run_state import (
     save_state,
 )
 
+ROOT = Path(__file__).parents[2]
 KNOWN = {"graph": "g", "inputs": "i", "files": "f", "versions": "v", "tile": (4, 6), "most": 3}
 
 
@@ -57,9 +61,9 @@ def edited(path, **changes):
     ("changes", "words"),
     [
         ({VERSION_KEY: "2"}, "expected format 1 or older, got 2"),
-        ({VERSION_KEY: None}, "got another file; delete it"),
-        ({ABOUT_KEY: "{}"}, "missing fields .*damaged, delete it"),
-        ({ABOUT_KEY: "["}, "damaged, delete it"),
+        ({VERSION_KEY: None}, "got another file: the run begins anew"),
+        ({ABOUT_KEY: "{}"}, "missing fields .*damaged: the run begins anew"),
+        ({ABOUT_KEY: "["}, "damaged: the run begins anew"),
         ({SEAL_KEY: None}, "expected the seal"),
         ({SEAL_KEY: "0" * 32}, "expected the seal"),
         (
@@ -107,6 +111,30 @@ def test_a_folder_that_takes_no_more_raises_and_keeps_the_state_before(tmp_path)
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert os.listdir(tmp_path) == ["a"]
     assert load_state(tmp_path / "a")[0] == progress()
+
+
+def test_what_a_kill_leaves_goes_with_the_next_write(tmp_path):
+    for name in ("first", "second"):
+        left = tmp_path / f"{name}.tmp"
+        left.mkdir()
+        (left / ".tmpA1b2C3").write_bytes(bytes(100))
+    save_state(tmp_path / "first", torch.zeros(1, 4), progress())
+    assert sorted(os.listdir(tmp_path)) == ["first", "second.tmp"]
+
+
+def test_a_killed_write_leaves_nothing_but_its_own_folder(tmp_path):
+    """Of safetensors' own hidden files too, with names that nobody knows."""
+    program = (
+        "import os, pathlib, torch; from surf_core import header; "
+        "save, header.save_file = header.save_file, "
+        "lambda weights, path, about: (save(weights, path, about), "
+        "(pathlib.Path(path).parent / '.tmpA1b2C3').touch(), os.kill(os.getpid(), 9)); "
+        f"header.write(pathlib.Path({str(tmp_path / 'a')!r}), {{'x': torch.zeros(4)}}, {{'k': ''}})"
+    )
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == -9
+    assert os.listdir(tmp_path) == ["a.tmp"]
+    save_state(tmp_path / "a", torch.zeros(1, 4), progress())
+    assert os.listdir(tmp_path) == ["a"]
 
 
 def test_a_place_that_is_no_folder_raises(tmp_path):

@@ -10,7 +10,7 @@ from pathlib import Path
 import folder_paths
 from torch import Tensor
 
-from ....surf_core.header import short
+from ....surf_core.header import UNFINISHED, discard, short, unfinished
 from ....surf_core.run_state import ENDING, Progress, load_state, read_progress, save_state
 from ..node import NodeLog
 from .key import Key
@@ -22,7 +22,7 @@ MOST_FILES = 8
 """States in all; of more, the oldest go."""
 MOST_BYTES = 8 * 2**30
 """Of all states together, but one run's may be larger."""
-OURS = re.compile(rf"[0-9a-f]{{16}}-[0-9a-f]{{16}}{re.escape(ENDING)}(\.tmp)?")
+OURS = re.compile(rf"[0-9a-f]{{16}}-[0-9a-f]{{16}}{re.escape(ENDING)}({re.escape(UNFINISHED)})?")
 
 
 def folder() -> Path:
@@ -48,7 +48,7 @@ class Store:
         except FileNotFoundError:
             self._look_at_others()
         except (ValueError, OSError) as error:
-            self._pass_over(f"the saved state is no use, {short(error)}")
+            self._pass_over("the saved state is no use", str(error))
         return None
 
     def _check(
@@ -64,12 +64,12 @@ class Store:
             try:
                 why = " and ".join(self.key.differences(read_progress(path)))
             except (ValueError, OSError) as error:
-                why = short(error)
-            self._pass_over(f"a saved state of this graph does not fit, {why}")
+                why = str(error)
+            self._pass_over("a saved state of this graph does not fit", why)
 
-    def _pass_over(self, why: str) -> None:
-        self.passed_over = why
-        log.warning("starting from the first step: %s.", why.rstrip("."))
+    def _pass_over(self, what: str, why: str) -> None:
+        self.passed_over = what
+        log.warning("starting from the first step: %s, %s.", what, why.rstrip("."))
 
     def save(self, latent: Tensor, progress: Progress) -> bool:
         """Write the state in place of the one before; False where that fails, said aloud."""
@@ -91,7 +91,7 @@ class Store:
     def _make_room(self, size: int) -> None:
         """Remove the oldest states of other runs, so that a few are left."""
         others = [
-            (path.stat().st_mtime_ns, path.stat().st_size, path)
+            (path.stat().st_mtime_ns, _size(path), path)
             for path in self.path.parent.iterdir()
             if OURS.fullmatch(path.name) and not path.name.startswith(self.path.name)
         ]
@@ -99,13 +99,19 @@ class Store:
             size += length
             if count > MOST_FILES or size > MOST_BYTES:
                 log.warning("removing the saved state of an older run, %s.", path.name)
-                path.unlink(missing_ok=True)
+                discard(path)
 
     def remove(self) -> None:
         """Remove the state of this run, where there is one."""
         try:
-            for path in (self.path, self.path.with_name(f"{self.path.name}.tmp")):
-                if path.exists():
-                    path.unlink()
+            if self.path.exists():
+                self.path.unlink()
         except OSError as error:
             log.warning("cannot remove %s (%s); delete it.", self.path, short(error))
+        discard(unfinished(self.path))
+
+
+def _size(path: Path) -> int:
+    """Return the bytes of a state, or of what a killed process left of one."""
+    files = path.iterdir() if path.is_dir() else (path,)
+    return sum(file.stat().st_size for file in files)
