@@ -29,6 +29,10 @@ def get_user_directory():
     return FOLDERS["user"]
 
 
+def get_directory_by_type(type_name):
+    return FOLDERS.get(type_name)
+
+
 folder_names_and_paths = {}
 
 
@@ -89,8 +93,8 @@ def contents(formats):
     """Module name -> members, for host_stub.install; formats by channels."""
     base = formats[16].__mro__[-2]
     names = ("get_input_directory", "get_output_directory", "get_temp_directory",
-             "annotated_filepath", "get_save_image_path", "get_user_directory", "get_full_path",
-             "folder_names_and_paths")  # fmt: skip
+             "get_directory_by_type", "annotated_filepath", "get_save_image_path",
+             "get_user_directory", "get_full_path", "folder_names_and_paths")  # fmt: skip
     return {
         "comfy.cli_args": {"args": SimpleNamespace(disable_metadata=False)},
         "comfyui_version": {"__version__": "0.0.0"},

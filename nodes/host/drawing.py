@@ -7,6 +7,8 @@ from comfy_api.latest import io, ui
 from PIL import Image, ImageFont
 from torch import Tensor
 
+from .disk import writing
+
 
 def default_font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
     """Return Pillow's own font; before 10.1 it has one size."""
@@ -28,9 +30,13 @@ def saved_frames(images: Tensor, name: str, fps: float, *, lossless: bool) -> ui
         images: IMAGE [F, rows, columns, 3].
         name: of the file.
         lossless: for pictures that hold text.
+
+    Raises:
+        ValueError: the folder takes no file.
     """
-    saved = ui.ImageSaveHelper.save_animated_webp(
-        images, name, io.FolderType.temp, cls=None, fps=fps, lossless=lossless,
-        quality=80, method=4 if lossless else 0,
-    )  # fmt: skip
+    with writing("temp"):
+        saved = ui.ImageSaveHelper.save_animated_webp(
+            images, name, io.FolderType.temp, cls=None, fps=fps, lossless=lossless,
+            quality=80, method=4 if lossless else 0,
+        )  # fmt: skip
     return ui.SavedImages([saved], is_animated=len(images) > 1)

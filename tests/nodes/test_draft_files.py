@@ -1,5 +1,6 @@
 """Drafts saved and loaded on the fake host: all that belongs to them, in its folders alone."""
 
+import os
 from pathlib import Path
 
 import comfy.cli_args
@@ -109,7 +110,8 @@ def test_nothing_is_saved_outside_of_the_output_folder(folders, name):
         ("{}/secret.draft.safetensors", "which leaves it"),
         ("a.draft.safetensors [temp]", "in the input or output folder"),
         ("gone.draft.safetensors", "which is not there"),
-        ("", "which is not there"),
+        ("", "got none"),
+        (" [output]", "got none"),
     ],
 )
 def test_nothing_is_read_outside_of_the_two_folders(folders, name, words):
@@ -181,3 +183,49 @@ def test_what_cannot_be_saved_is_refused_and_leaves_no_file(folders, change, wor
     with pytest.raises(ValueError, match=f"Surf Save Draft: .*{words}"):
         saved(latent() | change)
     assert not list(folders.rglob("*.safetensors*"))
+
+
+def test_a_folder_that_takes_no_draft_says_what_to_do(folders, monkeypatch):
+    (folders / "output" / "drafts").touch()
+    with pytest.raises(ValueError, match=r"Surf Save Draft: .*make room .*--output-directory"):
+        saved(latent())
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("surf.surf_core.header.save_file", full)
+    with pytest.raises(ValueError, match=r"No space left on device; make room"):
+        saved(latent(), "other/a")
+    assert not list(folders.rglob("*.tmp"))
+
+
+def test_a_draft_that_must_not_be_read_says_what_to_do(folders, monkeypatch):
+    saved(latent())
+
+    def refused(*args):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refused)
+    with pytest.raises(ValueError, match=r"Surf Load Draft: .*Permission denied; let this program"):
+        SurfLoadDraft.execute(file=FIRST)
+
+
+@pytest.mark.parametrize("name", ["", " "])
+def test_no_name_is_said_to_be_none(name):
+    assert "expected the name of a draft, got none" in SurfLoadDraft.validate_inputs(file=name)
+
+
+def test_what_a_killed_save_left_goes_with_a_later_one(folders):
+    below = folders / "output" / "drafts"
+    names = [
+        "a_00001_.draft.safetensors.tmp", "a_00002_.draft.safetensors.tmp",
+        "b_00001_.draft.safetensors.tmp", "a_mine_.draft.safetensors.tmp",
+    ]  # fmt: skip
+    for name in names:
+        (below / name).mkdir(parents=True)
+        (below / name / ".tmpA1b2C3").touch()
+        if name != names[1]:
+            os.utime(below / name, (0, 0))
+    saved(latent())
+    left = sorted(path.name for path in below.iterdir() if path.name.endswith(".tmp"))
+    assert left == sorted(names[1:])

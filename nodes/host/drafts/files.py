@@ -3,6 +3,8 @@
 import hashlib
 import json
 import os
+import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +22,9 @@ from ....surf_core.draft import (
     load_draft,
     save_draft,
 )
-from ....surf_core.header import short
+from ....surf_core.header import UNFINISHED, discard, short
 from ..conditioning import MADE_FOR
+from ..disk import writing
 from ..draft_record import KEY, record_of
 from ..latents import check_companions
 from ..nested import Parts, join_mask, split, split_mask
@@ -32,6 +35,8 @@ log = NodeLog(__name__)
 
 LONGEST = 200
 """Bytes of the beginning of a file's name: with number and ending it stays below 255."""
+LONGEST_SAVE = 3600
+"""Seconds after which a save that is not done was killed."""
 OUTPUT = " [output]"
 """As the host writes behind the name of a file that is in its output folder."""
 
@@ -48,7 +53,8 @@ def save(latent: dict, prefix: str, graph: dict[str, Any]) -> tuple[str, str]:
         (name, folder below the output folder).
 
     Raises:
-        ValueError: no usable latent, no name, or a folder outside of the output folder.
+        ValueError: no usable latent, no name, a folder outside of the output folder, or one that
+            takes no file.
     """
     draft, output = _of_latent(latent), folder_paths.get_output_directory()
     if not prefix.isprintable() or not 0 < len(prefix.encode()) <= LONGEST:
@@ -58,11 +64,21 @@ def save(latent: dict, prefix: str, graph: dict[str, Any]) -> tuple[str, str]:
             "drafts/ComfyUI."
         )
     _check_inside(output, os.path.join(output, os.path.normpath(prefix)), prefix)
-    folder, name, counter, below, _ = folder_paths.get_save_image_path(prefix, output)
-    file = f"{name}_{counter:05}_{ENDING}"
-    save_draft(Path(folder, file), draft, _texts(graph))
+    with writing("output"):
+        folder, name, counter, below, _ = folder_paths.get_save_image_path(prefix, output)
+        file = f"{name}_{counter:05}_{ENDING}"
+        _clear(Path(folder), name)
+        save_draft(Path(folder, file), draft, _texts(graph))
     log.info("saved as %s", os.path.join(below, file))
     return file, below
+
+
+def _clear(folder: Path, name: str) -> None:
+    """Remove what saves of drafts of this name left when they were killed."""
+    ours = re.compile(rf"{re.escape(name)}_\d{{5,}}_{re.escape(ENDING + UNFINISHED)}")
+    for path in folder.iterdir():
+        if ours.fullmatch(path.name) and time.time() - path.stat().st_mtime > LONGEST_SAVE:
+            discard(path)
 
 
 def _of_latent(latent: dict) -> Draft:
@@ -122,6 +138,11 @@ def path_of(name: str) -> Path:
     Raises:
         ValueError: no such file, or one elsewhere.
     """
+    if not name.removesuffix(OUTPUT).strip():
+        raise ValueError(
+            "expected the name of a draft, got none; save one with Surf Save Draft, press R, and "
+            "choose it of the list."
+        )
     plain, folder = folder_paths.annotated_filepath(name)
     plain, folder = plain.strip(), folder or folder_paths.get_input_directory()
     allowed = (folder_paths.get_input_directory(), folder_paths.get_output_directory())

@@ -14,6 +14,7 @@ import comfy.model_management
 import folder_paths
 from torch import Tensor
 
+from ..disk import writing
 from ..node import NodeLog, show_status
 from .decode import checked
 from .frame_count import kept_frames
@@ -174,7 +175,7 @@ def _check_colours(frames: Tensor) -> None:
 
 
 def _mux(container: Any, packets: Iterable[Any]) -> None:
-    with _writing(container.name):
+    with writing("temp"):
         for packet in packets:
             container.mux(packet)
 
@@ -191,12 +192,12 @@ def _opened(path: Path) -> Iterator[Any]:
         )
     container = None
     try:
-        with _writing(str(path)):
+        with writing("temp"):
             path.parent.mkdir(parents=True, exist_ok=True)
             options = {"movflags": "use_metadata_tags+faststart"}
             container = av.open(str(path), "w", format="mp4", options=options)
         yield container
-        with _writing(str(path)):
+        with writing("temp"):
             container.close()
     except BaseException:
         if container is not None:
@@ -206,16 +207,3 @@ def _opened(path: Path) -> Iterator[Any]:
         with suppress(OSError):
             path.unlink(missing_ok=True)
         raise
-
-
-@contextmanager
-def _writing(path: str) -> Iterator[None]:
-    """Say what to do where a file cannot be written."""
-    try:
-        yield
-    except OSError as error:
-        raise ValueError(
-            f"expected to write {path}, got: {error.strerror or error}; make room in ComfyUI's "
-            "folder for temporary files and let it write there, or start it with another "
-            "--temp-directory."
-        ) from error
