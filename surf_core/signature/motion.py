@@ -27,8 +27,9 @@ def motion(video: Tensor, baseline: Tensor) -> Tensor:
 
     Returns:
         [B], -1..1, higher is better: `likeness` of the changes of each of the octaves, their
-        mean. Frozen videos and grey score 0, flicker and another order of frames lower it. Sees
-        what moves, where and when; nothing of a still part.
+        mean. Frozen videos and grey score 0, another order of frames lowers it. Sees what moves,
+        where and when; nothing of a still part, nor of brightness that changes everywhere at
+        once, which no octave holds: see `surf_core.signature.survival.flicker`.
 
     Raises:
         ValueError: a single frame; see also `pair`.
@@ -104,8 +105,8 @@ def flow(video: Tensor, baseline: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         Agreement [B], 0..1, higher is better: 1 - end-point error over the sum of both lengths,
         all cells together, so that no motion scores 0, and so does motion the other way. And the
-        magnitude ratio [B], 0.., motion over the baseline's, 1 is as much; no headline, since
-        another seed reaches it. Blind to contrast, as long as blocks have some. Whole cells of
+        magnitude ratio [B], 0.., motion over the baseline's, 1 is as much. No headlines: half the
+        contrast and inverted colours reach the first, another seed the second. Whole cells of
         at most SIDE: a pan slower than half a cell a frame is not seen, and faithful copies lose
         a few hundredths to rounding.
 

@@ -48,7 +48,8 @@ def named_iou(video: Tensor, baseline: Tensor, palette: Tensor) -> Tensor:
     Returns:
         [B], 0..1, higher is better: pixels that have the same colour in both over those that
         have one in either, all colours and frames together; 1 if neither has any. Large things
-        count by their area. Sees place, size, colour and time of the things; no ground.
+        count by their area. Sees place, size, colour and time of the things; no ground, and of
+        blur only what moves their outlines.
 
     Source: Jaccard's index, ours for colours.
     """

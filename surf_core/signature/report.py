@@ -3,8 +3,12 @@
 Tried, and no headline: the root mean square difference of 16x16 area means (grey wins), Canny
 edges matched within a pixel (another seed .73, shift by 4 pixels .87), SSIM averaged plainly (grey
 .36 above another seed .19) or weighted (`structure`: blur of a misplaced video helps, as it does
-with correlation and concordance of bands), `sharpness` and the flow's magnitude (noise and another
-seed reach 1), `place_error` (mild blur moves no centre).
+with correlation and concordance of bands), `flow` (half the contrast and inverted colours reach
+1), `sharpness` and the flow's magnitude (noise and another seed reach 1), `place_error` (mild blur
+moves no centre).
+
+The headlines see no mean: a tint is seen by `colour_distance`, brightness that pulses with time by
+`flicker`, both in `survival`.
 
 Dims: B batch, T frames, N colours.
 """
@@ -19,9 +23,9 @@ from .agreement import bands, edges, fine, sharpness, structure
 from .motion import flow, motion
 from .named import named_iou, place_error
 
-HEADLINE = ("bands", "fine", "edges", "motion", "flow", "iou")
-"""Measures that no blur, absence, noise or other place wins; 1 is best. Still pictures have
-neither motion nor flow, and only toys have iou."""
+HEADLINE = ("bands", "fine", "edges", "motion", "iou")
+"""Measures that no blur, absence, noise or other place wins; 1 is best. Still pictures have no
+motion, and only toys have iou."""
 
 
 def scores(video: Tensor, baseline: Tensor, palette: Tensor | None = None) -> dict[str, Tensor]:
