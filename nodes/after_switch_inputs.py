@@ -17,7 +17,7 @@ def lock_input() -> io.Input:
         step=0.05,
         advanced=True,
         tooltip="Share of the steps after the switch, the first ones, that keep the coarse part of "
-        "the picture as it was at the switch. On a toy, 0.33 keeps more of the layout. 0: off.",
+        "the picture as it was at the switch. 0: off.",
     )
 
 

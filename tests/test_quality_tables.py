@@ -10,7 +10,7 @@ def test_readme_says_of_the_second_generation_what_its_page_measured():
     rows = table_of(page.read_text(encoding="utf-8"), "videos | GFLOPs")
     right = float(rows["50 steps"]["right, %"].split(" +- ")[0])
     said = " ".join(README.split())
-    assert f"{right:.0f} % of what its prompts name right" in said
+    assert f"{right:.0f} % of the things that its prompts name right" in said
     assert float(rows["grey"]["right, %"]) == 0
     assert float(rows["50 steps of the next prompt"]["right, %"].split(" +- ")[0]) < right
 

@@ -45,7 +45,7 @@ class RefinerRow:
 
 SEED = {"steps": 1, "windows": False}
 REFINERS = (
-    RefinerRow(name="SURF refiner, 1 B", shape=cost.SURF_1B, steps=10, guided=True),
+    RefinerRow(name="surf_1b", shape=cost.SURF_1B, steps=10, guided=True),
     RefinerRow(name="Wan 2.1 1.3B", shape=cost.WAN_1_3B, steps=10, guided=True),
     RefinerRow(name="Wan 2.2 A14B low-noise", shape=cost.WAN_14B, steps=10, guided=True),
     RefinerRow(name="the same with the 4-step LoRA", shape=cost.WAN_14B, steps=4),
