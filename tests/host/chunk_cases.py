@@ -149,9 +149,11 @@ def case_the_embedded_models_and_our_refiners_are_known():
     latent = {"samples": noise(1, 16, 10, 8, 8)}
     with CallsByTime(refiner) as calls:
         words = [[torch.zeros(1, 3, 4096), {}]]
-        out = refined(latent, refiner, positive=words, sigma_start=0.05, cfg=1.0)
+        given = {"positive": words, "sigma_start": 0.05, "cfg": 1.0}
+        out = refined(latent, refiner, **given)
     assert out.isfinite().all()
     assert {shape[2] for shape, _ in calls} == {FRAMES}
+    assert torch.equal(refined(latent, refiner, **given, chunk_frames=13), out)
 
 
 def case_the_maps_of_conditioning_follow_the_chunks():

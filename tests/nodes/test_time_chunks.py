@@ -10,6 +10,7 @@ import torch
 from surf.nodes.host.refine import tile_plan
 from surf.nodes.host.refine.tiling import WRAPPER_KEY, with_tiles
 from surf.nodes.host.refine.timeline import MADE_FOR, Timeline
+from surf.nodes.host.refiner import TinyFormat
 from surf.surf_core.chunks import Chunk, chunks, in_chunks
 from surf.surf_core.tiles import boxes, in_tiles
 from surf.surf_core.training.live_bytes import LiveBytes
@@ -142,6 +143,44 @@ def test_a_chunk_that_is_too_short_is_refused_and_the_least_is_not(asked, window
         with_tiles(model(), empty(41), 0, chunk_frames=asked, window=window)
     least = int(said.split(" frames, got")[0].split()[-1]) if ", got" in said else 21
     with_tiles(model(), empty(41), 0, chunk_frames=least, window=window)
+
+
+def tiny():
+    """The embedded model: made for fewer frames than two overlaps."""
+    made = model(per_cell=1)
+    made.add_object_patch("latent_format", TinyFormat())
+    return made
+
+
+@pytest.mark.parametrize(
+    ("made", "frames", "window", "least"),
+    [
+        (tiny, 20, 0, 13),
+        (tiny, 20, 4, 13),
+        (lambda: model(per_cell=1), 41, 0, 21),
+        (lambda: model(per_cell=1), 41, 30, 81),
+        (lambda: model("LTXAV", 1), 99, 0, 41),
+        (lambda: model("MiniMaxH3", 1), 200, 0, 22),
+    ],
+)
+def test_the_least_by_hand_is_the_least_that_memory_can_bring(host, made, frames, window, least):
+    """On a full device the planner takes the shortest chunks that it knows."""
+    shape, host["device"] = (1, 16, frames, 4, 4), 1
+    automatic = seen(with_tiles(made(), empty(frames, (4, 4)), 0, window=window), shape)
+    given = {"chunk_frames": least, "window": window}
+    assert seen(with_tiles(made(), empty(frames, (4, 4)), 0, **given), shape) == automatic
+    given["chunk_frames"] -= 8
+    with pytest.raises(ValueError, match=f", {least} frames, got .* use {least} or more"):
+        with_tiles(made(), empty(frames, (4, 4)), 0, **given)
+
+
+def test_a_chunk_that_is_too_short_says_what_it_must_hold():
+    for made, frames, said in (
+        (tiny(), 20, "must hold what the model was made for, 13 frames, got chunk_frames=9"),
+        (model(), 5, "must hold all of so short a video, 17 frames, got chunk_frames=9"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            with_tiles(made, empty(frames), 0, chunk_frames=9)
 
 
 def test_chunks_start_where_windows_do_unless_that_makes_many_more():

@@ -179,8 +179,8 @@ class TilePlan:
 
     def _lengths(self) -> list[int]:
         """List limits for a chunk, one for each choice of chunks that comes of them."""
-        time, least = self.time, min(self.time.least, self.time.limit)
-        limits = range(least, time.limit + 1)
+        time = self.time
+        limits = range(time.shortest, time.limit + 1)
         found = {(time.longest(time.frames, most), time.computed(most)): most for most in limits}
         return list(found.values())
 
@@ -219,7 +219,7 @@ class TilePlan:
     def shorten(self, frames: int, most: int) -> int | None:
         """Halve the length of a chunk, with overlap; None where it cannot shrink."""
         longest = self.time.longest(frames, most)
-        shorter = max(ceil((longest + self.time.overlap(longest)) / 2), self.time.least)
+        shorter = max(ceil((longest + self.time.overlap(longest)) / 2), self.time.shortest)
         return shorter if shorter < longest else None
 
     def shrink(self, size: Size, frames: int, tile: Size, most: int) -> bool:

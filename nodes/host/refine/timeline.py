@@ -82,6 +82,11 @@ class Timeline:
         return self.frames if self.made_for is None else min(self.frames, self.made_for)
 
     @property
+    def shortest(self) -> int:
+        """Latent frames of the shortest chunk that is taken, by hand or to save memory."""
+        return min(self.least, self.limit)
+
+    @property
     def _period(self) -> int:
         return len(FRAMES_PER_TOKEN) if self.repeats else 1
 
@@ -137,14 +142,21 @@ class Timeline:
         if chunk_frames >= self.pixels(self.frames):
             return self.frames
         most = self.latent_frames(chunk_frames)
-        if most < self.least:
-            least = self.pixels(self.least)
-            inside = f"a window of {self.window} latent frames and " if self.window > 1 else ""
+        if most < self.shortest:
+            least = self.pixels(self.shortest)
             raise ValueError(
-                f"a chunk must hold {inside}two overlaps, {least} frames, got {chunk_frames=}; use "
+                f"a chunk must hold {self._held()}, {least} frames, got {chunk_frames=}; use "
                 f"{least} or more, or 0 for automatic."
             )
         return most
+
+    def _held(self) -> str:
+        """Say what the shortest chunk must hold."""
+        if self.least > self.limit:
+            short = self.limit == self.frames
+            return "all of so short a video" if short else "what the model was made for"
+        inside = f"a window of {self.window} latent frames and " if self.window > 1 else ""
+        return f"{inside}two overlaps"
 
     def sound(self, chunk: Chunk, frames: int, count: int) -> slice:
         """Return the audio latents of a chunk, of `count` for `frames`.
