@@ -244,7 +244,7 @@ def case_brightness_does_not_jump_where_time_is_cut():
             management.get_total_memory = real
         assert frames.shape == (161, 160, 160, 3)
         cut = spans(41, count, count // 2)
-        said = f"{len(cut)} stretches of {cut[0][1]} of 41 latent frames"
+        said = f"{len(cut)} stretches of {4 * cut[0][1] - 3} of 161 frames"
         assert any(said in line for line in LINES.said), LINES.said
         assert jump(frames) < 1.1, jump(frames)
         tiled = vae.decode_tiled(samples, 20, 20, 8, tile_t=count, overlap_t=count // 4)[0]

@@ -159,14 +159,16 @@ def test_all_frames_that_fit_the_memory_are_decoded_at_once():
 
 
 @pytest.mark.parametrize("share", [0.3, 0.5, 0.7])
-def test_bands_and_stretches_join_to_the_same_frames(share):
+def test_bands_and_stretches_join_to_the_same_frames(share, caplog):
     """This VAE forgets nothing, so that every cut gives the same frames but for a rounding."""
     latent = samples(frames=33, rows=80, columns=4)
     whole = streamed(Vae(), latent, 1000 * GB)
     cut = streamed(Vae(), latent, share * whole.stream.memory)
     assert cut.stream.memory <= share * whole.stream.memory
     assert cut.stream.work > 1
-    blocks = list(cut.blocks(0))
+    with caplog.at_level(logging.INFO):
+        blocks = list(cut.blocks(0))
+    assert f"{4 * cut.stream.latent_frames - 3} of 129 frames and" in caplog.text
     assert (len(blocks) > 1) == (cut.stream.latent_frames < 33)
     got, expected = torch.cat(blocks), torch.cat(list(whole.blocks(0)))
     assert (got.int() - expected.int()).abs().max() <= 1

@@ -95,7 +95,9 @@ def test_older_hosts_without_such_caches_do(machine, monkeypatch):
 
 def test_decoding_is_refused_before_the_vae_runs(machine):
     vae, machine.free = Vae(), 1e6
-    with pytest.raises(ValueError, match="the frames need .* of main memory.* fewer frames"):
+    with pytest.raises(
+        ValueError, match="the frames need .* of main memory.* use Surf Decode Video"
+    ):
         decode_latent(vae, {"samples": torch.rand(1, 16, 2, 60, 103)}, 0, 0, 0)
     assert not vae.calls
 

@@ -139,10 +139,10 @@ def test_tiles_and_pieces_are_named_before_they_are_taken(monkeypatch):
     assert "refinement in " in report
     assert "tiles of" in report
     assert "VAE decode of 1664 x 960 pixels in " in report
-    assert " pieces of 248 x 248 pixels, 1 latent frames at a time" in report
+    assert " pieces of 248 x 248 pixels, 1 frames at a time" in report
     monkeypatch.setattr(management, "get_total_memory", lambda *_: 2**40)
     by_hand = run(vae=CellVae(), tile=512)[1]
-    assert "VAE decode of 832 x 480 pixels in one piece, 21 latent frames" in by_hand
+    assert "VAE decode of 832 x 480 pixels in one piece, 81 frames at a time" in by_hand
     assert "refinement in 2 tiles of" in by_hand
 
 
@@ -152,12 +152,25 @@ def test_chunks_of_time_are_counted_one_by_one():
     lengths = [each.length for each in chunks(21, 12, 6, lead=1)]
     assert len(lengths) > 2
     assert sum(lengths) > 21
-    most = f"{len(lengths)} chunks of {max(lengths)} latent frames at most"
-    assert f"refinement in {most}" in report
+    longest = 1 + 4 * (max(lengths) - 1)
+    assert f"refinement in {len(lengths)} chunks of {longest} of 81 frames." in report
+    assert "latent frames" not in report
     row = rows_of(report)["refinement"]
     assert row[2] == str(max(lengths) * 6 * 10)
     flops = sum(forward_flops(WAN_1_3B, 1 + 4 * (n - 1), 96, 160) for n in lengths)
     assert row[3] == f"{8 * flops / 1e12:.3g} TFLOPs"
+
+
+def test_decoded_frames_above_the_main_memory_name_the_node_that_writes_a_few_at_a_time(
+    monkeypatch,
+):
+    monkeypatch.setattr(management, "get_free_memory", lambda *_: 3 * 2**30)
+    report = run(vae=CellVae(), scale=4.0)[1]
+    assert "the decoded frames need 2.89 GB of main memory" not in report
+    monkeypatch.setattr(management, "get_free_memory", lambda *_: 2 * 2**30)
+    report = run(vae=CellVae(), scale=4.0)[1]
+    assert "the decoded frames need 2.89 GB of main memory" in report
+    assert "use Surf Decode Video" in report
 
 
 def test_the_largest_stage_names_the_widget():

@@ -9,7 +9,7 @@ import torch
 from ....surf_core.cost import StagePrice
 from ..refine import reserved
 from ..skip import flops_text
-from ..vae import DecodePlan
+from ..vae import ADVICE, DecodePlan
 from .shapes import KNOWN
 from .stages import SamplingStage, work_of
 
@@ -181,7 +181,7 @@ def _frames(decode: DecodePlan | None) -> list[str]:
         return []
     return [
         f"tight: the decoded frames need {decode.main_memory / GB:.3g} GB of main memory, "
-        f"{free / GB:.3g} GB are free; decode fewer frames at a time."
+        f"{free / GB:.3g} GB are free; {ADVICE}."
     ]
 
 
@@ -194,17 +194,17 @@ def _pieces(plan: PricedPlan) -> list[str]:
             tile = size_text((each.cells[0] * cell, each.cells[1] * cell))
             lines.append(f"{each.stage.name} in {each.tiles} tiles of {tile} pixels.")
         if len(each.chunks) > 1:
+            longest, whole = each.time.pixels(max(each.chunks)), each.time.pixels(each.time.frames)
             lines.append(
-                f"{each.stage.name} in {len(each.chunks)} chunks of {max(each.chunks)} latent "
-                "frames at most."
+                f"{each.stage.name} in {len(each.chunks)} chunks of {longest} of {whole} frames."
             )
     if plan.decode is not None:
         piece = f"{plan.decode.count} pieces of {size_text(plan.decode.piece)} pixels"
         whole = "one piece" if plan.decode.count == 1 else piece
         lines.append(
             f"VAE decode of {size_text(plan.decode.size)} pixels in {whole}, "
-            f"{plan.decode.latent_frames} latent frames at a time, {plan.decode.needed / GB:.3g} "
-            "GB as the host estimates."
+            f"{plan.decode.at_a_time} frames at a time, {plan.decode.needed / GB:.3g} GB as the "
+            "host estimates."
         )
     return lines
 

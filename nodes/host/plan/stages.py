@@ -18,7 +18,7 @@ from ..latents import low_size, open_parts
 from ..models import cell_side, check_flow, check_pair, side_multiple, target_cells
 from ..nested import Parts, Shapes, sampled_shape
 from ..preview import check_switch_step
-from ..refine import plan_tiles
+from ..refine import Timeline, plan_tiles
 from ..refiner import TRAITS_KEY
 from .shapes import needed, shape_of
 
@@ -99,6 +99,11 @@ class SamplingStage:
     @property
     def network(self) -> str:
         return self.stage.network
+
+    @property
+    def time(self) -> Timeline:
+        """The latent frames of the stage's video, and the frames that they stand for."""
+        return Timeline(self.model, self.shapes[0][2] if len(self.shapes[0]) == 5 else 1)
 
 
 def list_stages(

@@ -1,7 +1,7 @@
 """Decode, upsample and colour-match frames, in pieces that fit the memory."""
 
 from .colour_match import match_images
-from .decode import DecodePlan, check_piece, decode_latent, plan_decode
+from .decode import ADVICE, DecodePlan, check_piece, decode_latent, plan_decode
 from .frame_count import frames_of, latent_frames_for, with_frame_count
 from .out_of_memory import MEMORY_ERRORS, is_out_of_memory
 from .pictures import (
@@ -23,6 +23,7 @@ from .upsample import (
 from .video_file import check_even, decode_to_file
 
 __all__ = [
+    "ADVICE",
     "DecodePlan",
     "MEMORY_ERRORS",
     "UPSAMPLE_METHODS",

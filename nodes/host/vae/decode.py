@@ -16,7 +16,7 @@ from .decoding import Decoding
 from .frame_count import cut_frames
 from .memory import PIECE_OVERLAP, PIXEL_BYTES, check_main_memory, real_piece
 
-ADVICE = "decode fewer frames at a time"
+ADVICE = "use Surf Decode Video, which decodes a few at a time into a file"
 
 
 def decode_latent(vae: Any, latent: dict, width: int, height: int, side: int) -> Tensor:
@@ -108,8 +108,8 @@ class DecodePlan:
     """Height and width of a piece; `size` where it is whole."""
     count: int
     """Pieces of a frame."""
-    latent_frames: int
-    """At a time."""
+    at_a_time: int
+    """Frames of a video that are decoded together."""
     frames: int
     """Of the whole video, all items."""
     needed: float
@@ -138,7 +138,7 @@ def plan_decode(vae: Any, samples: Tensor) -> DecodePlan:
     piece = real_piece(decoding.size, limit, decoding.cell)
     stretch = decoding.at_a_time(piece)
     return DecodePlan(
-        size=decoding.size, piece=piece, latent_frames=stretch,
+        size=decoding.size, piece=piece, at_a_time=decoding.frames(stretch),
         count=len(boxes(decoding.size, limit, PIECE_OVERLAP, decoding.cell)),
         frames=len(samples) * decoding.frames(), needed=decoding.needed(piece, stretch),
     )  # fmt: skip

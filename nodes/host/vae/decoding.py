@@ -150,13 +150,13 @@ class Decoding:
             return [(0, count)]
         stretches = spans(self.latent_frames, count, min(REACH, count // 2))
         log.info(
-            "%d stretches of %d of %d latent frames.",
-            len(stretches), stretches[0][1], self.latent_frames,
+            "%d stretches of %d of %d frames.",
+            len(stretches), self.frames(stretches[0][1]), self.frames(),
         )  # fmt: skip
         if count < LEAST_STRETCH:
             log.warning(
-                "the memory holds %d latent frames at a time; brightness may jump where they "
-                "join. Use a VAE in half precision, or a smaller picture.", count,
+                "the memory holds %d frames at a time; brightness may jump where they join. Use a "
+                "VAE in half precision, or a smaller picture.", self.frames(count),
             )  # fmt: skip
         return stretches
 

@@ -66,9 +66,10 @@ class Streaming:
         whole, stream = self.whole, self.stream
         if stream.work > 1:
             log.info(
-                "%d latent frames and %d rows at a time, %.1f times the work of a whole decode, "
+                "%d of %d frames and %d rows at a time, %.1f times the work of a whole decode, "
                 "%.1f GB of frames.",
-                stream.latent_frames, stream.rows, stream.work, stream.memory / 2**30,
+                whole.frames(stream.latent_frames), whole.frames(), stream.rows, stream.work,
+                stream.memory / 2**30,
             )  # fmt: skip
         cuts = self._cuts(stream.latent_frames)
         shared = [0, *(self._shared(*pair) for pair in pairwise(cuts))]
