@@ -1,13 +1,19 @@
 """Surf Plan on the fake host: counts by hand, warnings, one picture."""
 
+from types import SimpleNamespace
+
 import comfy.model_management as management
 import host_stub
 import pytest
 import torch
 from surf.nodes.host.plan import picture
+from surf.nodes.host.plan.report import _smaller
+from surf.nodes.host.refine import Timeline
+from surf.nodes.host.refiner import TRAITS_KEY, HostRefinerDiT
 from surf.nodes.plan import SurfPlan
 from surf.surf_core.chunks import chunks
 from surf.surf_core.cost import WAN_1_3B, forward_flops
+from surf.surf_core.refiner import RefinerConfig
 from surf.tests.nodes.plan_runs import Clock, latent, prompt, rows_of, run
 from surf.tests.nodes.skip_node import CellVae, Unpriced, WanModel, wan
 
@@ -110,12 +116,55 @@ def test_what_does_not_fit_is_said_with_what_to_turn(monkeypatch):
     monkeypatch.setattr(management, "get_free_memory", lambda *_: 2**30)
     report = run(cfg=1.0)[1]
     assert "will not fit: before the switch needs 2.91 GB beside 0 GB of weights, 1 GB" in report
-    assert "use 7 latent frames instead of 21" in report
+    assert "set length to 25 instead of 81 in the node that makes the latent" in report
     monkeypatch.setattr(host_stub.Patcher, "model_size", lambda self: 3 * 2**29)
     monkeypatch.setattr(management, "get_free_memory", lambda *_: 2**32)
     report = run(cfg=1.0)[1]
     assert "tight: before the switch needs 2.91 GB beside 1.5 GB of weights" in report
     assert "fp8" in report
+
+
+@pytest.mark.parametrize(
+    ("kind", "frames", "said"),
+    [("WAN21", 21, "37 instead of 81"), ("LTXV", 21, "73 instead of 161"),
+     ("MiniMaxH3", 22, "22 instead of 73"), ("MiniMaxH3", 11, "None")],
+)  # fmt: skip
+def test_a_shorter_length_is_one_that_the_model_takes_and_that_fits(kind, frames, said):
+    """By the memory at that length, of which a part does not shrink: 5 and one each frame."""
+    model = host_stub.Patcher(base=type(kind, (), {}))
+    stage = SimpleNamespace(
+        time=Timeline(model, frames), chunks=(frames,), memory=2 * (5 + frames),
+        memory_at=lambda count: 5 + count, tile=0, chunk_frames=0,
+    )  # fmt: skip
+    advice = _smaller(stage, 31)
+    assert advice.startswith(f"set length to {said}") == (said != "None"), advice
+    for more in ({"chunks": (12, 12)}, {"memory": 31}):
+        cut = SimpleNamespace(**vars(stage) | more)
+        assert _smaller(cut, 31) == "use a smaller size, or a model in fp8"
+
+
+def test_a_length_that_is_advised_fits(monkeypatch):
+    """A refiner of ours: its windows hold as much whatever the length."""
+    monkeypatch.setattr(management, "get_free_memory", lambda *_: 0.58 * 2**30)
+    refiner = host_stub.Patcher()
+    sizes = RefinerConfig(dim=1536, heads=12, layers=2, ffn_dim=8960)
+    network = HostRefinerDiT(sizes, torch.float16, "meta", torch.nn)
+    refiner.model.diffusion_model = network
+    refiner.set_attachments(TRAITS_KEY, SimpleNamespace(window=4))
+    given = {"refiner": refiner}
+    report = run(cfg=1.0, **given)[1]
+    [line] = [line for line in report.splitlines() if line.startswith("will not fit: refinement")]
+    length = int(line.split("length to ")[1].split()[0])
+    fits = run(cfg=1.0, samples=latent((length + 3) // 4), **given)[1]
+    assert "will not fit: refinement" not in fits
+    longer = run(cfg=1.0, samples=latent((length + 3) // 4 + 1), **given)[1]
+    assert "will not fit: refinement" in longer
+
+
+def test_chunks_by_hand_that_do_not_fit_are_left_to_the_node(monkeypatch):
+    monkeypatch.setattr(management, "get_free_memory", lambda *_: 2**20)
+    report = run(chunk_frames=45)[1]
+    assert "set chunk_frames to 0, which chooses as many as fit" in report
 
 
 def test_weights_that_the_host_can_move_away_count_as_free(monkeypatch):

@@ -105,6 +105,7 @@ def test_the_models_own_class_counts_and_then_what_it_derives_from():
     assert Timeline(made, 10).made_for == 21
     assert Timeline(host_stub.Patcher(), 10).made_for is None
     assert Timeline(model("LTXAV"), 10).pixels(61) == 481
+    assert Timeline(model("GenmoMochi"), 10).pixels(28) == 163
     assert Timeline(model("MiniMaxH3"), 10).pixels(107) == 362
 
 

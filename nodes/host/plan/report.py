@@ -165,14 +165,36 @@ def warnings(plan: PricedPlan) -> list[str]:
 
 
 def _smaller(each: SamplingStage, free: float) -> str:
-    """Name the widget that makes a stage fit: activations grow with the latent frames."""
-    if each.stage.name == "refinement" and each.tile:
+    """Name the widget that makes a stage fit."""
+    if each.tile:
         return "set tile to 0, which chooses one that fits"
-    frames = each.shapes[0][2] if len(each.shapes[0]) == 5 else 1
-    fitting = int(frames * free / each.memory) if each.memory else frames
-    if 1 <= fitting < frames:
-        return f"use {fitting} latent frames instead of {frames}, or a smaller size"
-    return "use a smaller size, or a model in fp8"
+    if each.chunk_frames and len(each.chunks) > 1:
+        return "set chunk_frames to 0, which chooses as many as fit"
+    length = _shorter(each, free)
+    if length is None:
+        return "use a smaller size, or a model in fp8"
+    whole = each.time.pixels(each.time.frames)
+    return (
+        f"set length to {length} instead of {whole} in the node that makes the latent, or use a "
+        "smaller size"
+    )
+
+
+def _shorter(each: SamplingStage, free: float) -> int | None:
+    """Find the frames of the longest shorter video that fits; None where none does.
+
+    The memory of chunks does not depend on the length, and nobody knows what would fit where memory
+    ran out below what is free.
+    """
+    time = each.time
+    if len(each.chunks) > 1 or each.memory <= free:
+        return None
+    # Where memory was measured, it is more or less than what was counted.
+    scale = each.memory / (each.memory_at(time.frames) or 1)
+    shorter = (n for n in range(time.frames - 1, 0, -1) if time.is_length(n))
+    fitting = (n for n in shorter if scale * each.memory_at(n) <= free)
+    found = next(fitting, None)
+    return None if found is None else time.pixels(found)
 
 
 def _frames(decode: DecodePlan | None) -> list[str]:

@@ -3,7 +3,7 @@
 Dims: B batch, C latent channels, T latent frames, H, W latent cells.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
@@ -82,6 +82,8 @@ class SamplingStage:
     """Of the sequence of one evaluation; None: not known."""
     memory: float
     """Bytes of activations."""
+    memory_at: Callable[[int], float]
+    """Latent frames at this size -> bytes of activations, counted or as the host estimates."""
     by_host: bool
     """Whether that is the host's estimate, which is a bound and no count."""
     window: int = 0
@@ -209,16 +211,30 @@ def _stage(
         work = Work(linear=sum(x.linear for x in works), pairs=sum(x.pairs for x in works)) * times
         tokens = sum(_kept(shape, longest, keep) or [cost.tokens(shape, *longest)])
     at_once = batch * (guidances if _together(model, sampled_shape(piece, cells)) else 1)
-    memory = needed(model, shape, longest, window, at_once)
-    by_host = memory is None
-    if by_host:
-        memory = model.model.memory_required(sampled_shape(piece, cells))
+    memory_at = _memory(model, shape, piece, window, at_once)
     cell = cell_side(model)
     return SamplingStage(
         stage=PlanStage(name=name, network=network, count=count, work=work),
-        model=model, shapes=shapes, cfg=cfg, tokens=tokens, memory=memory, by_host=by_host,
+        model=model, shapes=shapes, cfg=cfg, tokens=tokens, memory=memory_at(longest[0]),
+        memory_at=memory_at, by_host=needed(model, shape, longest, window, at_once) is None,
         pixels=(shapes[0][-2] * cell, shapes[0][-1] * cell), **how,
     )  # fmt: skip
+
+
+def _memory(
+    model: Any, shape: ModelShape | None, piece: Shapes, window: int, at_once: int
+) -> Callable[[int], float]:
+    """Return latent frames of a piece -> bytes of activations."""
+    (video, *others), cells = piece, tuple(piece[0][-2:])
+
+    def memory_at(frames: int) -> float:
+        counted = needed(model, shape, (frames, *cells), window, at_once)
+        if counted is not None:
+            return counted
+        part = (*video[:2], frames, *cells) if len(video) == 5 else video
+        return model.model.memory_required(sampled_shape([part, *others], cells))
+
+    return memory_at
 
 
 def _kept(shape: ModelShape, clip: Sequence[int], keep: float) -> list[int] | None:

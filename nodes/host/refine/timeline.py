@@ -29,7 +29,7 @@ nodes, LTX-2's are the 20 seconds of its positions (max_pos of its network) at 2
 Wan and HunyuanVideo 1.5 are in the host's templates or the defaults of its nodes. LTX-Video's are
 below 257 by its model card, and HunyuanVideo's are the 129 of its maker's examples. Models that
 derive from one inherit its number: ours. Refiners of ours are trained on clips of 81."""
-RATES = {"LTXAV": 8, "LTXV": 8}
+RATES = {"LTXAV": 8, "LTXV": 8, "GenmoMochi": 6}
 """Pixel frames of a latent frame after the first, where they are not 4."""
 
 
@@ -70,6 +70,10 @@ class Timeline:
         while self.pixels(frames) < pixels:
             frames += 1
         return frames
+
+    def is_length(self, frames: int) -> bool:
+        """Say whether a video may have so many latent frames: MiniMax H3's are 5 k + 2."""
+        return not self.repeats or frames % self._period == 2
 
     @property
     def least(self) -> int:
