@@ -9,6 +9,7 @@ import copy
 import importlib.util
 import math
 import sys
+from enum import Enum
 from operator import attrgetter
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -307,6 +308,11 @@ def free_memory(memory_required, device, keep_loaded=[]):  # noqa: B006 as the h
     pass
 
 
+class VRAMState(Enum):
+    NORMAL_VRAM = 3
+    HIGH_VRAM = 4
+
+
 def throw_exception_if_processing_interrupted():
     pass
 
@@ -332,7 +338,12 @@ def contents():
         "comfy.model_management": {
             "OOM_EXCEPTION": torch.OutOfMemoryError,
             "free_memory": free_memory,
-            "psutil": SimpleNamespace(swap_memory=lambda: SimpleNamespace(free=0)),
+            "psutil": SimpleNamespace(
+                swap_memory=lambda: SimpleNamespace(free=0),
+                Process=lambda: SimpleNamespace(memory_info=lambda: SimpleNamespace(rss=0)),
+            ),
+            "VRAMState": VRAMState,
+            "vram_state": VRAMState.NORMAL_VRAM,
             "get_free_memory": get_free_memory,
             "get_torch_device": get_torch_device,
             "get_total_memory": get_total_memory,

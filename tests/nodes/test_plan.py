@@ -1,5 +1,7 @@
 """Surf Plan on the fake host: counts by hand, warnings, one picture."""
 
+import re
+import sys
 from types import SimpleNamespace
 
 import comfy.model_management as management
@@ -220,6 +222,48 @@ def test_decoded_frames_above_the_main_memory_name_the_node_that_writes_a_few_at
     report = run(vae=CellVae(), scale=4.0)[1]
     assert "the decoded frames need 2.89 GB of main memory" in report
     assert "use Surf Decode Video" in report
+
+
+@pytest.mark.parametrize(
+    ("held", "swap", "fit"),
+    [(0, 0, "will not fit"), (0.4, 0.4, "will not fit"), (1, 0, "tight"), (0, 1, "tight")],
+)
+def test_decoded_frames_do_not_fit_where_the_decode_would_refuse_them(monkeypatch, held, swap, fit):
+    """2 GB are free of 2.89; caches of the process, and swap space, may make up for the rest."""
+    memory = {"rss": held * 2**30, "free": swap * 2**30}
+    process = SimpleNamespace(memory_info=lambda: SimpleNamespace(**memory))
+    counter = SimpleNamespace(
+        swap_memory=lambda: SimpleNamespace(**memory), Process=lambda: process
+    )  # fmt: skip
+    monkeypatch.setattr(management, "psutil", counter)
+    monkeypatch.setattr(management, "get_free_memory", lambda *_: 2 * 2**30)
+    monkeypatch.setattr(sys, "platform", "linux")
+    report = run(vae=CellVae(), scale=4.0)[1]
+    needs = "the decoded frames need 2.89 GB of main memory, 2 GB are free"
+    assert f"{fit}: {needs}" in report
+    assert (f"{2 + held + swap:.3g} GB with all that ComfyUI holds" in report) == ("will" in fit)
+
+
+@pytest.mark.parametrize(
+    ("device", "state", "dynamic", "said"),
+    [
+        ("cuda", "NORMAL_VRAM", False, "tight: .* weights will be moved"),
+        ("cuda", "HIGH_VRAM", False, "will not fit: .* weights must stay .* without --highvram"),
+        ("cuda", "HIGH_VRAM", True, "tight: .* weights will be moved"),
+        ("cpu", "NORMAL_VRAM", False, "tight: .* the system will page"),
+    ],
+)
+def test_weights_that_do_not_fit_stream_unless_the_host_keeps_them(
+    monkeypatch, device, state, dynamic, said
+):
+    model = wan()
+    model.load_device, model.is_dynamic = torch.device(device), lambda: dynamic
+    monkeypatch.setattr(host_stub.Patcher, "model_size", lambda self: 3 * 2**29)
+    monkeypatch.setattr(management, "vram_state", management.VRAMState[state])
+    monkeypatch.setattr(management, "get_free_memory", lambda *_: 2**32)
+    report = run(model, cfg=1.0)[1]
+    [line] = [line for line in report.splitlines() if "before the switch needs" in line]
+    assert re.match(said, line), line
 
 
 def test_the_largest_stage_names_the_widget():

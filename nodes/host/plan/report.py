@@ -9,7 +9,7 @@ import torch
 from ....surf_core.cost import StagePrice
 from ..refine import reserved
 from ..skip import flops_text
-from ..vae import ADVICE, DecodePlan
+from ..vae import ADVICE, DecodePlan, most_main_memory
 from .shapes import KNOWN
 from .stages import SamplingStage, work_of
 
@@ -157,11 +157,23 @@ def warnings(plan: PricedPlan) -> list[str]:
                 f"will not fit: {needs}, {free / GB:.3g} GB can be freed; {_smaller(each, free)}."
             )
         elif each.memory + weights > free:
-            lines.append(
-                f"tight: {needs}, {free / GB:.3g} GB can be freed; weights will be moved during "
-                "each evaluation, which is slower. A model in fp8 or GGUF helps first."
-            )
+            fit, why = _weights(each.model)
+            lines.append(f"{fit}: {needs}, {free / GB:.3g} GB can be freed; {why}.")
     return lines + _frames(plan.decode)
+
+
+def _weights(model: Any) -> tuple[str, str]:
+    """Say what becomes of a model whose activations fit, and whose weights do not beside them."""
+    host, smaller = comfy.model_management, "a model in fp8 or GGUF helps first"
+    if model.load_device.type in ("cpu", "mps"):
+        return "tight", f"the system will page to disk, which is slow; {smaller}"
+    streams = getattr(model, "is_dynamic", lambda: False)()
+    if host.vram_state is host.VRAMState.HIGH_VRAM and not streams:
+        return "will not fit", (
+            "the weights must stay on the device; start ComfyUI without --highvram and "
+            "--gpu-only, or use a model in fp8 or GGUF"
+        )
+    return "tight", f"weights will be moved during each evaluation, which is slower; {smaller}"
 
 
 def _smaller(each: SamplingStage, free: float) -> str:
@@ -198,12 +210,23 @@ def _shorter(each: SamplingStage, free: float) -> int | None:
 
 
 def _frames(decode: DecodePlan | None) -> list[str]:
+    """Say whether Surf VAE Decode will find room in the main memory, page, or refuse."""
     free = comfy.model_management.get_free_memory(torch.device("cpu"))
     if decode is None or decode.main_memory <= free:
         return []
+    needs = (
+        f"the decoded frames need {decode.main_memory / GB:.3g} GB of main memory, "
+        f"{free / GB:.3g} GB are free"
+    )
+    most = most_main_memory()
+    if decode.main_memory > most:
+        return [
+            f"will not fit: {needs}, {most / GB:.3g} GB with all that ComfyUI holds and with swap "
+            f"space; {ADVICE}."
+        ]
     return [
-        f"tight: the decoded frames need {decode.main_memory / GB:.3g} GB of main memory, "
-        f"{free / GB:.3g} GB are free; {ADVICE}."
+        f"tight: {needs}; ComfyUI's caches will be emptied, and what they do not hold is paged to "
+        f"disk, which is slow. To avoid it, {ADVICE}."
     ]
 
 

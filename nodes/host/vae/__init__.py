@@ -3,6 +3,7 @@
 from .colour_match import match_images
 from .decode import ADVICE, DecodePlan, check_piece, decode_latent, plan_decode
 from .frame_count import frames_of, latent_frames_for, with_frame_count
+from .memory import most_main_memory
 from .out_of_memory import MEMORY_ERRORS, is_out_of_memory
 from .pictures import (
     check_one_picture,
@@ -45,6 +46,7 @@ __all__ = [
     "latent_frames",
     "latent_frames_for",
     "match_images",
+    "most_main_memory",
     "plan_decode",
     "upsample_latent",
     "with_frame_count",

@@ -166,6 +166,17 @@ def free_main_memory(needed: float) -> float:
     return host.get_free_memory(cpu)
 
 
+def most_main_memory() -> float:
+    """Return the bytes that frames can have at most: what is free, held by this process, or swap.
+
+    What it holds are the caches that `free_main_memory` empties, and what it needs itself, which
+    nobody counts apart: whatever is above this does not fit for certain.
+    """
+    host = comfy.model_management
+    held = host.psutil.Process().memory_info().rss
+    return host.get_free_memory(torch.device("cpu")) + held + _swap()
+
+
 def _swap() -> float:
     """Return the bytes that can be paged to disk.
 
