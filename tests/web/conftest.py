@@ -20,8 +20,12 @@ from surf.tests.web.server import Site
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
 READY = """() => {
     const app = window.comfyAPI?.app?.app ?? window.app;
-    return app?.graph && window.LiteGraph?.registered_node_types.SurfRefiner;
+    return app?.graph?.nodes.length && window.LiteGraph?.registered_node_types.SurfRefiner;
 }"""
+BEGUN = """
+    const known = window.LiteGraph.registered_node_types;
+    return app.graph.nodes.map((node) => node.type).filter((type) => !(type in known));
+"""
 STATUS = {"type": "status", "data": {"status": {"exec_info": {"queue_remaining": 0}}, "sid": "1"}}
 OTHERS = (
     "fonts.g",
@@ -101,6 +105,7 @@ class Canvas:
         page.route(lambda url: not url.startswith(site.address), lambda route: route.abort())
         page.goto(site.address, wait_until="domcontentloaded")
         page.wait_for_function(READY, timeout=120_000)
+        self.unknown_at_first = self.call(BEGUN)
 
     def note(self, message):
         if message.type == "error" and not any(part in message.text for part in OTHERS):

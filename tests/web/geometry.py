@@ -28,11 +28,20 @@ MEASURE = """
         (box.left - page.left) / ds.scale - ds.offset[0],
         (box.top - page.top) / ds.scale - ds.offset[1],
         box.width / ds.scale, box.height / ds.scale];
+    // What hangs below a node, such as the bar of an error, is part of it.
+    const whole = (shown) => {
+        const parts = [shown, ...shown.children]
+            .filter((part) => getComputedStyle(part).opacity > 0)
+            .map((part) => part.getBoundingClientRect());
+        const {left, top, width} = parts[0];
+        return {left, top, width, height: Math.max(...parts.map((part) => part.bottom)) - top};
+    };
     const boxes = Object.fromEntries(nodes.map((node) => {
         const shown = document.querySelector(`.lg-node[data-node-id="${node.id}"]`);
-        const box = shown ? ofGraph(shown.getBoundingClientRect()) : [...node.getBounding()];
+        const box = shown ? ofGraph(whole(shown)) : [...node.getBounding()];
         return [`${node.id} ${node.type}`, box];
     }));
+    const framed = groups.map((group) => [group.title, [...group._bounding]]);
     const ctx = document.createElement("canvas").getContext("2d");
     ctx.lineCap = "round";
     const links = [...(app.graph.links.values?.() ?? Object.values(app.graph.links))];
@@ -56,9 +65,10 @@ MEASURE = """
     const crossed = undrawn ? [] : groups.filter(isCrossed).map((group) => group.title);
     ds.scale = opened.scale; ds.offset[0] = opened.offset[0]; ds.offset[1] = opened.offset[1];
     app.canvas.setDirty(true, true);
-    return {opened, boxes, crossed, undrawn};
+    return {opened, boxes, framed, crossed, undrawn};
 """
-"""What a graph looks like: the view it opened with, boxes with title and footer, crossed titles."""
+"""What a graph looks like: the view it opened with, boxes with title, footer and error, groups with
+their titles, and which of these titles a wire crosses."""
 SHOW_PREVIEWS = """
     const sampler = /^(SurfReshiftKSampler|SurfRefiner|SamplerCustomAdvanced|KSampler)$/;
     const picture = document.createElement("canvas");
@@ -75,9 +85,11 @@ SHOW_PREVIEWS = """
 """
 """Send a live preview to every sampler, as a host does while it works."""
 WINDOWS = ((1366, 768), (1600, 1000), (1920, 1080))
-SIDEBAR, BARS = 50, 40
-"""Pixels that the front end keeps at the left and at the top."""
+SIDEBAR, TOP, BOTTOM = 50, 90, 40
+"""Pixels that the front end keeps at the left, at the top (in ComfyUI 0.8.0) and at the bottom."""
 NODES2_ROUNDING = 1.5
+TITLE = 33
+"""Height of a group's title, of the font size that ours have."""
 FIT_MARGIN = 10
 """What the template browser leaves free at each side of a graph, in pixels of the graph."""
 
@@ -93,12 +105,33 @@ def overlaps(boxes):
             yield f"{a} and {b} share {shared[0]:.0f} x {shared[1]:.0f}"
 
 
+def strays(boxes, framed):
+    """Nodes that are not wholly in one group below its title; a note is to be in none."""
+    for name, box in boxes.items():
+        shared = {
+            title: [min(box[i] + box[i + 2], group[i] + group[i + 2]) - max(box[i], group[i])
+                    for i in (0, 1)]
+            for title, group in framed
+        }  # fmt: skip
+        within = {title for title, sides in shared.items() if min(sides) > NODES2_ROUNDING}
+        if name.endswith("MarkdownNote"):
+            yield from (f"{name} covers {title}" for title in within)
+            continue
+        if len(within) != 1:
+            yield f"{name} is in {len(within)} groups"
+            continue
+        [(title, group)] = [item for item in framed if item[0] in within]
+        cut = [box[2] - shared[title][0], box[3] - shared[title][1], group[1] + TITLE - box[1]]
+        if max(cut) > NODES2_ROUNDING:
+            yield f"{name} leaves {title}, or covers its title, by {max(cut):.0f}"
+
+
 def hidden(box, opened, window):
     """Whether a box is partly outside of a window, or under its bars, as a graph opens."""
     left, top, width, height = box
     x, y = ((place + opened["offset"][i]) * opened["scale"] for i, place in enumerate((left, top)))
     right, bottom = x + width * opened["scale"], y + height * opened["scale"]
-    return x < SIDEBAR or y < 0 or right > window[0] or bottom > window[1] - BARS
+    return x < SIDEBAR or y < TOP or right > window[0] or bottom > window[1] - BOTTOM
 
 
 def width(boxes):

@@ -16,6 +16,13 @@ from surf.tests.test_workflow_files import WORKFLOWS, describe
 FREE_TEXT = {"filename_prefix", "prompt", "sigmas", "text"}
 """Widgets of the core's nodes that hold any text; all other texts are options."""
 OF_THE_FRONT_END = {"MarkdownNote"}
+OF_THE_FIRST_GRAPH = (
+    "EmptyLatentImage",
+    "EmptySD3LatentImage",
+    "ModelSamplingAuraFlow",
+    "SaveImage",
+)
+"""Nodes of the graph that the front end begins with, which no workflow of ours has."""
 UPLOADS = {"image": "image_upload", "file": "video_upload"}
 """Widget that names a file -> what gives it a button to upload one."""
 OF_THE_HOST = {
@@ -50,7 +57,9 @@ def widget(name, values):
     if isinstance(value, str) and name in FREE_TEXT:
         return ["STRING", {"default": value, "multiline": name in ("prompt", "text")}]
     if isinstance(value, str):
-        return ["COMBO", {"options": sorted(set(values))}]
+        # A new host has none of the models, so that loaders show their errors.
+        here = {value for value in values if not value.endswith(".safetensors")}
+        return ["COMBO", {"options": sorted(here)}]
     limits = {"min": -(2**53), "max": 2**53}
     if any(isinstance(value, float) for value in values):
         return ["FLOAT", {"default": value, "step": 0.01, **limits}]
@@ -137,4 +146,5 @@ def our_entry(kind):
 def object_info():
     """{node: entry} of every node of ours and of the core's that the workflows use."""
     core = {kind: core_entry(kind, seen) for kind, seen in core_inputs().items()}
+    core |= {kind: entry(kind, kind, "core", {}, [], []) for kind in OF_THE_FIRST_GRAPH}
     return core | {kind: our_entry(kind) for kind in NODES}

@@ -12,6 +12,7 @@ from surf.tests.web.geometry import (
     fitted_zoom,
     hidden,
     overlaps,
+    strays,
     width,
 )
 
@@ -68,6 +69,11 @@ def test_our_name_finds_every_node_of_ours(canvas):
     assert set(canvas.call(FOUND, "surf")["found"][: len(NODES)]) == set(NODES)
 
 
+def test_the_graph_that_the_front_end_begins_with_is_known(canvas):
+    """What is wrong with one of its nodes would stay with the node of the same id in ours."""
+    assert canvas.unknown_at_first == []
+
+
 @pytest.fixture(params=WORKFLOWS, ids=lambda path: path.stem)
 def dropped(request, canvas):
     """A canvas with a workflow dropped on it, and that workflow."""
@@ -90,9 +96,10 @@ def test_workflow_looks_tidy_and_can_be_queued(dropped):
 
 
 def is_tidy(seen):
-    """Nothing overlaps, no wire crosses a group's title, and the note is in the first view."""
+    """Nothing overlaps or leaves its group, no wire crosses a title, the note is in view."""
     assert seen["undrawn"] == 0
     assert list(overlaps(seen["boxes"])) == []
+    assert list(strays(seen["boxes"], seen["framed"])) == []
     assert seen["crossed"] == []
     assert width(seen["boxes"]) <= WIDEST * STRETCHED
     [note] = [box for name, box in seen["boxes"].items() if name.endswith("MarkdownNote")]
@@ -148,3 +155,7 @@ def test_a_graph_that_is_not_tidy_is_seen(canvas):
     [note] = [box for name, box in seen["boxes"].items() if name.endswith("MarkdownNote")]
     assert hidden(note, seen["opened"], WINDOWS[0])
     assert seen["crossed"]
+    said = " ".join(strays(seen["boxes"], [*seen["framed"], ["the note", note]]))
+    assert "leaves 1  Models and prompt" in said
+    assert "is in 2 groups" in said
+    assert "MarkdownNote covers the note" in said
