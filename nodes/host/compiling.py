@@ -184,7 +184,7 @@ class CompiledCalls:
         name = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"
         first, self.began = not self.began, True
         if first:
-            show_status("compiling with the first step, which may take minutes", self.node)
+            show_status("compiling: this step\nmay take minutes", self.node)
         codes, start = counters["stats"]["unique_graphs"], time.perf_counter()
         with config.patch({name: max(LIMIT, getattr(config, name))}):
             out = executor(*args, **kwargs)

@@ -116,7 +116,8 @@ def test_sound_is_kept_and_cut_to_the_frames_and_that_is_said(seconds, expected,
         _, rate, wave = sound_of(run(samples(), audio=sound(seconds)))
     assert wave.shape[1] / rate == pytest.approx(expected, abs=2 * 1024 / 8000)
     assert (said in caplog.text) if said else not caplog.records
-    assert shown[-1] == "17 frames decoded and encoded" + (f"; {said}" if said else "")
+    assert shown[-1] == "encoded 17 frames" + (f"; {said}" if said else "")
+    assert shown[-2] == "encoded 17/17 frames"
 
 
 @pytest.mark.parametrize(

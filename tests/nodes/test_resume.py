@@ -158,8 +158,8 @@ def test_a_step_is_counted_where_it_is_in_the_whole_run(user, monkeypatch):
     said.clear()
     run()
     assert host_stub.BARS[-1].shown == [(n, STEPS) for n in range(4, STEPS + 1)]
-    assert said[0].endswith(f"3 of {STEPS} steps done, resumed after step 3")
-    assert said[-1].endswith(f"{STEPS} of {STEPS} steps done, resumed after step 3")
+    assert said[0].endswith(f"3/{STEPS} steps, resumed after step 3")
+    assert said[-1].endswith(f"{STEPS}/{STEPS} steps, resumed after step 3")
     assert user.log == [f"resumed after step 3 of {STEPS}."]
 
 

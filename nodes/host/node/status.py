@@ -1,12 +1,22 @@
 """Text under a node while it works, by the host's own progress text."""
 
 import sys
+from itertools import chain
+from textwrap import wrap
 from typing import Any
+
+LINE = 26
+"""Characters of a line that fit below a node of 210 pixels; beyond them the front end breaks words,
+and a break that stands there already is kept or becomes a space."""
 
 
 def _loaded(module: str, name: str) -> Any:
     """Return a name of a host module that the host has loaded, None elsewhere."""
     return getattr(sys.modules.get(module), name, None)
+
+
+def _wrapped(line: str) -> list[str]:
+    return wrap(line, LINE, break_long_words=False, break_on_hyphens=False)
 
 
 def running_node_id() -> str | None:
@@ -17,13 +27,14 @@ def running_node_id() -> str | None:
 
 
 def show_status(text: str, node_id: str | None = None) -> None:
-    """Show one line under a node: what it does, at which size, how far it is.
+    """Show a text under a node: what it does, at which size, how far it is.
 
     Args:
-        text: replaces the line before it.
+        text: replaces the one before it; a line, or two, since more than that is not seen.
         node_id: of the graph; None is the running node. Without a server nothing is shown.
     """
     node_id = node_id or running_node_id()
     server = getattr(_loaded("server", "PromptServer"), "instance", None)
     if node_id is not None and server is not None:
-        server.send_progress_text(text, node_id)
+        lines = (_wrapped(line) for line in text.splitlines())
+        server.send_progress_text("\n".join(chain(*lines)), node_id)

@@ -154,7 +154,7 @@ class Run:
         """Run one leg, and keep what the next one needs of its last evaluation."""
         leg = self.legs[index]
         rows, columns = (cells * cell_side(leg.model) for cells in leg.size)
-        show_status(f"{columns} x {rows}, {leg.stage}: {leg.evaluations} steps")
+        show_status(f"{columns} x {rows}: {leg.evaluations} steps\n{leg.stage}")
         guard, records = NonFiniteGuard(leg.stage), self._records(index)
         relay.evaluation, relay.seen = None, False
         changes = leg.after is not None and leg.after.changes

@@ -118,7 +118,7 @@ def _sample(run: RefineRun, latent: dict, resume: QueuedNode | None) -> Parts:
 
     def say(done: int) -> None:
         more = "" if kept is None else kept.said
-        show_status(f"refining to {width} x {height}: {done} of {settings.steps} steps done{more}")
+        show_status(f"{width} x {height}: {done}/{settings.steps} steps{more}")
 
     def callback(step: int, x0: Any, x: Any, total: int) -> None:
         guard.see(Parts(*tensors_of(x0)).packed(), sigmas[first + step])

@@ -186,7 +186,7 @@ class _Calls:
         decoded = self.watched.run(lambda: self.vae.decode(samples), "decoder", frames)
         check_finite(decoded, "the frames that the VAE decodes", VAE_CAUSES)
         if self.watched.count > 1:
-            show_status(f"decoding: {self.watched.done} of {self.watched.count} pieces done")
+            show_status(f"decoded {self.watched.done}/{self.watched.count} pieces")
         return decoded
 
 

@@ -84,7 +84,7 @@ def decode_to_file(
     path = Path(folder_paths.get_temp_directory()) / f"surf_{uuid4().hex}.mp4"
     with _opened(path) as container:
         _write(container, frames, count, (rows, columns), rate=rate, sound=sound, crf=crf)
-    show_status("; ".join(filter(None, (f"{count} frames decoded and encoded", said))))
+    show_status("; ".join(filter(None, (f"encoded {count} frames", said))))
     return path
 
 
@@ -129,7 +129,7 @@ def _write(
             comfy.model_management.throw_exception_if_processing_interrupted()
             _mux(container, video.encode(_frame(pixels)))
         done += len(block)
-        show_status(f"{done} of {count} frames decoded and encoded")
+        show_status(f"encoded {done}/{count} frames")
     _mux(container, video.encode(None))
     if track is not None:
         _mux(container, track.packets())
