@@ -87,6 +87,21 @@ def test_ways_of_switching_are_those_of_the_committed_page():
     assert f"{pairs} prompt and seed pairs" in said
 
 
+def test_what_the_refiner_adds_is_from_the_committed_benchmark():
+    [result] = (ROOT / "benchmarks" / "results").glob("*-tiny-refiner.md")
+    page = result.read_text(encoding="utf-8")
+    clean, degraded = (table_of(page, f"{kind} | PSNR") for kind in ("clean", "degraded"))
+    shown = table_of(MEASURED[MEASURED.index("adds:begin") :], "64 to 256 pixels")
+    assert {"bicubic", "refiner, 10 steps", "the scene through the VAE"} <= shown.keys()
+    over = "PSNR, dB over bicubic"
+    for name, row in shown.items():
+        row = [*row.values()][-4:]
+        expected = clean[name]
+        assert row == [
+            expected["PSNR, dB"], expected["sharpness"], expected[over], degraded[name][over],
+        ]  # fmt: skip
+
+
 def test_skip_table_is_from_the_committed_benchmark():
     [result] = (ROOT / "benchmarks" / "results").glob("*-skip.md")
     text = result.read_text(encoding="utf-8")
