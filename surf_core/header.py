@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import MISSING, Field, dataclass, fields
@@ -34,6 +35,8 @@ LISTED = 20
 """Keys that an error names."""
 UNFINISHED = ".tmp"
 """Ending of a folder in which a file is made."""
+LONGEST_SAVE = 3600
+"""Seconds after which a save that is not done was killed."""
 DOWNLOAD = "download it again"
 """What to do about a damaged file that others publish."""
 FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
@@ -349,6 +352,14 @@ def unfinished(path: Path) -> Path:
     A folder, as safetensors makes a hidden file of another name at every try.
     """
     return path.with_name(f"{path.name}{UNFINISHED}")
+
+
+def was_killed(path: Path) -> bool:
+    """Tell by its age whether nobody goes on with what is unfinished; another may be done now."""
+    try:
+        return time.time() - path.stat().st_mtime > LONGEST_SAVE
+    except OSError:
+        return False
 
 
 def discard(path: Path) -> None:

@@ -228,4 +228,12 @@ def test_what_a_killed_save_left_goes_with_a_later_one(folders):
             os.utime(below / name, (0, 0))
     saved(latent())
     left = sorted(path.name for path in below.iterdir() if path.name.endswith(".tmp"))
-    assert left == sorted(names[1:])
+    assert left == sorted(names[1::2])
+
+
+def test_a_save_that_another_process_ends_meanwhile_is_no_error(folders, monkeypatch):
+    saved(latent())
+    gone = folders / "output" / "drafts" / "a_00007_.draft.safetensors.tmp"
+    listed = Path.iterdir
+    monkeypatch.setattr(Path, "iterdir", lambda path: iter([*listed(path), gone]))
+    saved(latent())

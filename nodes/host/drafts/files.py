@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import re
-import time
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from ....surf_core.draft import (
     load_draft,
     save_draft,
 )
-from ....surf_core.header import UNFINISHED, discard, short
+from ....surf_core.header import UNFINISHED, discard, short, was_killed
 from ..conditioning import MADE_FOR
 from ..disk import writing
 from ..draft_record import KEY, record_of
@@ -35,8 +34,6 @@ log = NodeLog(__name__)
 
 LONGEST = 200
 """Bytes of the beginning of a file's name: with number and ending it stays below 255."""
-LONGEST_SAVE = 3600
-"""Seconds after which a save that is not done was killed."""
 OUTPUT = " [output]"
 """As the host writes behind the name of a file that is in its output folder."""
 
@@ -67,17 +64,17 @@ def save(latent: dict, prefix: str, graph: dict[str, Any]) -> tuple[str, str]:
     with writing("output"):
         folder, name, counter, below, _ = folder_paths.get_save_image_path(prefix, output)
         file = f"{name}_{counter:05}_{ENDING}"
-        _clear(Path(folder), name)
+        _clear(Path(folder))
         save_draft(Path(folder, file), draft, _texts(graph))
     log.info("saved as %s", os.path.join(below, file))
     return file, below
 
 
-def _clear(folder: Path, name: str) -> None:
-    """Remove what saves of drafts of this name left when they were killed."""
-    ours = re.compile(rf"{re.escape(name)}_\d{{5,}}_{re.escape(ENDING + UNFINISHED)}")
+def _clear(folder: Path) -> None:
+    """Remove what saves of drafts left in a folder when they were killed."""
+    ours = re.compile(rf".+_\d{{5,}}_{re.escape(ENDING + UNFINISHED)}")
     for path in folder.iterdir():
-        if ours.fullmatch(path.name) and time.time() - path.stat().st_mtime > LONGEST_SAVE:
+        if ours.fullmatch(path.name) and was_killed(path):
             discard(path)
 
 
