@@ -297,7 +297,7 @@ def test_what_kills_leave_while_saving_is_counted_and_goes(user, monkeypatch):
         left = user.folder / f"{'0' * 16}-{number:016}.run.safetensors.tmp"
         left.mkdir(parents=True)
         (left / ".tmpA1b2C3").write_bytes(bytes(1000))
-        os.utime(left, (number, number))
+        os.utime(left, (left.stat().st_mtime - 60 + number,) * 2)
     run(killed_at=2)
     [state, newest] = sorted(user.folder.iterdir(), key=lambda path: path.is_dir())
     assert newest == left

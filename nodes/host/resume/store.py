@@ -5,12 +5,13 @@ underscores.
 """
 
 import re
+from contextlib import suppress
 from pathlib import Path
 
 import folder_paths
 from torch import Tensor
 
-from ....surf_core.header import UNFINISHED, discard, short, unfinished
+from ....surf_core.header import UNFINISHED, discard, unfinished, was_killed
 from ....surf_core.run_state import ENDING, Progress, load_state, read_progress, save_state
 from ..node import NodeLog
 from .key import Key
@@ -22,7 +23,11 @@ MOST_FILES = 8
 """States in all; of more, the oldest go."""
 MOST_BYTES = 8 * 2**30
 """Of all states together, but one run's may be larger."""
-OURS = re.compile(rf"[0-9a-f]{{16}}-[0-9a-f]{{16}}{re.escape(ENDING)}({re.escape(UNFINISHED)})?")
+OURS = re.compile(
+    rf"[0-9a-f]{{16}}-[0-9a-f]{{16}}{re.escape(ENDING)}({re.escape(UNFINISHED)})?"
+    r"|\.tmp[0-9A-Za-z]{6}"
+)
+"""States, those that are being saved, and what a kill leaves of safetensors' own saving."""
 
 
 def folder() -> Path:
@@ -83,18 +88,23 @@ class Store:
             log.warning(
                 "cannot save the run in %s (%s); it goes on, and from step %d it could not be "
                 "resumed. Free the disk, or let ComfyUI write there.",
-                self.path.parent, short(error), progress.done,
+                self.path.parent, error.strerror or error, progress.done,
             )  # fmt: skip
             return False
         return True
 
     def _make_room(self, size: int) -> None:
         """Remove the oldest states of other runs, so that a few are left."""
-        others = [
-            (path.stat().st_mtime_ns, _size(path), path)
-            for path in self.path.parent.iterdir()
-            if OURS.fullmatch(path.name) and not path.name.startswith(self.path.name)
-        ]
+        others = []
+        for path in self.path.parent.iterdir():
+            if not OURS.fullmatch(path.name) or path.name.startswith(self.path.name):
+                continue
+            if not path.name.endswith(ENDING) and was_killed(path):
+                discard(path)
+                continue
+            # Another process may be done with it meanwhile.
+            with suppress(FileNotFoundError):
+                others.append((path.stat().st_mtime_ns, _size(path), path))
         for count, (_, length, path) in enumerate(sorted(others, reverse=True), start=2):
             size += length
             if count > MOST_FILES or size > MOST_BYTES:
@@ -107,7 +117,7 @@ class Store:
             if self.path.exists():
                 self.path.unlink()
         except OSError as error:
-            log.warning("cannot remove %s (%s); delete it.", self.path, short(error))
+            log.warning("cannot remove %s (%s); delete it.", self.path, error.strerror or error)
         discard(unfinished(self.path))
 
 
