@@ -339,6 +339,8 @@ def write(path: Path, weights: Mapping[str, Tensor], metadata: Mapping[str, str]
     try:
         folder.mkdir()
         _write(folder / "file", weights, metadata)
+        # safetensors lets nobody but the owner read what it writes.
+        (folder / "file").chmod(folder.stat().st_mode & 0o666)
         os.replace(folder / "file", path)
     except SafetensorError as error:
         raise OSError(short(error)) from error

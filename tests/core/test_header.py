@@ -158,6 +158,12 @@ def test_equal_models_give_equal_bytes(tmp_path):
     assert not list(tmp_path.glob("*.tmp"))
 
 
+def test_a_file_is_readable_by_whom_the_system_says(tmp_path):
+    (tmp_path / "usual").touch()
+    header.write(tmp_path / "a", {"x": torch.ones(1)}, {"k": ""})
+    assert (tmp_path / "a").stat().st_mode == (tmp_path / "usual").stat().st_mode
+
+
 def test_what_is_no_file_is_refused_without_waiting(tmp_path):
     with pytest.raises(ValueError, match="is no file"):
         header.read_header(tmp_path)
