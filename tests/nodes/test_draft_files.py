@@ -210,7 +210,7 @@ def test_a_draft_that_must_not_be_read_says_what_to_do(folders, monkeypatch):
         SurfLoadDraft.execute(file=FIRST)
 
 
-@pytest.mark.parametrize("name", ["", " "])
+@pytest.mark.parametrize("name", ["", " ", " [input]", " [output]"])
 def test_no_name_is_said_to_be_none(name):
     assert "expected the name of a draft, got none" in SurfLoadDraft.validate_inputs(file=name)
 

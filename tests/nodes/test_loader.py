@@ -330,3 +330,9 @@ def test_a_file_that_is_not_there_is_refused_by_name():
         ValueError, match="^Surf Refiner Loader: .*'gone.safetensors'.*put it there"
     ):
         SurfRefinerLoader.execute("gone.safetensors", "default", "host")
+
+
+@pytest.mark.parametrize("name", ["", " "])
+def test_no_name_is_said_to_be_none(name):
+    with pytest.raises(ValueError, match="Surf Refiner Loader: expected the name .*, got none; "):
+        SurfRefinerLoader.execute(refiner_name=name, weight_dtype="default", attention="host")

@@ -135,13 +135,13 @@ def path_of(name: str) -> Path:
     Raises:
         ValueError: no such file, or one elsewhere.
     """
-    if not name.removesuffix(OUTPUT).strip():
+    plain, folder = folder_paths.annotated_filepath(name)
+    plain, folder = plain.strip(), folder or folder_paths.get_input_directory()
+    if not plain:
         raise ValueError(
             "expected the name of a draft, got none; save one with Surf Save Draft, press R, and "
             "choose it of the list."
         )
-    plain, folder = folder_paths.annotated_filepath(name)
-    plain, folder = plain.strip(), folder or folder_paths.get_input_directory()
     allowed = (folder_paths.get_input_directory(), folder_paths.get_output_directory())
     path = os.path.join(folder, plain)
     if folder not in allowed:

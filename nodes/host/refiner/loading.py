@@ -51,8 +51,13 @@ def named_file(name: str) -> str:
     """Return the path of a file of `refiner_names()`.
 
     Raises:
-        ValueError: it is gone, or another machine's workflow names it.
+        ValueError: it is gone, another machine's workflow names it, or nothing is named.
     """
+    if not name.strip():
+        raise ValueError(
+            f"expected the name of a file in models/{FOLDER}, got none; put a refiner there, press "
+            "R, and choose it."
+        )
     try:
         return folder_paths.get_full_path_or_raise(FOLDER, name)
     except FileNotFoundError as error:
