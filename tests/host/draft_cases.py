@@ -5,8 +5,10 @@
 Run with the host's folder as the working directory and its Python; see test_inside.py.
 """
 
+import resource
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from unittest import mock
 
@@ -291,6 +293,24 @@ def case_a_draft_with_sound_comes_back_from_its_file_to_the_bit():
             for one, other in zip(found[key].unbind(), draft[key].unbind(), strict=True):
                 assert one.dtype == other.dtype
                 assert torch.equal(one, other)
+
+
+def case_a_full_disk_is_said_with_what_to_do_and_leaves_no_file():
+    """Under the system's own limit of a file's size: the host's and safetensors' writing fails."""
+    output, temp = Path(tempfile.mkdtemp()), Path(tempfile.mkdtemp())
+    folder_paths.set_output_directory(str(output))
+    folder_paths.set_temp_directory(str(temp))
+    draft = {"samples": random(1, 16, 5, 32, 32, seed=5)}
+    save, show = HOST.nodes["SurfSaveDraft"], partial(chosen, model=[HOST.model()])
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (512, before[1]))
+    try:
+        full = "File too large", "make room"
+        refused(lambda: save.execute(draft=draft, filename_prefix="a"), *full, str(output))
+        refused(lambda: show([draft], 1), *full, str(temp), "--temp-directory")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(output.iterdir()) == list(temp.iterdir()) == []
 
 
 if __name__ == "__main__":
