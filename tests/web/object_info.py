@@ -16,13 +16,14 @@ from surf.tests.test_workflow_files import WORKFLOWS, describe
 FREE_TEXT = {"filename_prefix", "prompt", "sigmas", "text"}
 """Widgets of the core's nodes that hold any text; all other texts are options."""
 OF_THE_FRONT_END = {"MarkdownNote"}
-OF_THE_FIRST_GRAPH = (
-    "EmptyLatentImage",
-    "EmptySD3LatentImage",
-    "ModelSamplingAuraFlow",
-    "SaveImage",
-)
-"""Nodes of the graph that the front end begins with, which no workflow of ours has."""
+OF_THE_FIRST_GRAPH = {
+    "EmptyLatentImage": {},
+    "EmptySD3LatentImage": {},
+    "ModelSamplingAuraFlow": {},
+    "SaveImage": {"filename_prefix": ["STRING", {"default": ""}]},
+}
+"""Nodes of the graph that the front end begins with, which no workflow of ours has: node ->
+the widgets that the front end itself looks for."""
 UPLOADS = {"image": "image_upload", "file": "video_upload"}
 """Widget that names a file -> what gives it a button to upload one."""
 OF_THE_HOST = {
@@ -146,5 +147,6 @@ def our_entry(kind):
 def object_info():
     """{node: entry} of every node of ours and of the core's that the workflows use."""
     core = {kind: core_entry(kind, seen) for kind, seen in core_inputs().items()}
-    core |= {kind: entry(kind, kind, "core", {}, [], []) for kind in OF_THE_FIRST_GRAPH}
+    for kind, widgets in OF_THE_FIRST_GRAPH.items():
+        core[kind] = entry(kind, kind, "core", {"required": widgets}, [], [])
     return core | {kind: our_entry(kind) for kind in NODES}
