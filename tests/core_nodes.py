@@ -27,6 +27,11 @@ CORE = {
         "noise_augmentation",
     ),
     "ImageScale": ("image", "IMAGE", "upscale_method width height crop"),
+    "ImageStitch": (
+        "image1 image2?",
+        "IMAGE",
+        "direction match_image_size spacing_width spacing_color",
+    ),
     "KSampler": (
         "model positive negative latent_image",
         "LATENT",

@@ -16,7 +16,7 @@ UNKNOWN_SIZES = {
     "wan2.1-1.3b-control-lora-tile-v1.1_comfy.safetensors",
 }
 """Files whose size neither ComfyUI's templates nor its Manager list."""
-PLAIN, FIRST = "video/surf_plain", "01 Try SURF without downloads"
+PLAIN, FIRST = "video/surf_compare", "01 Try SURF without downloads"
 """What the first workflow alone saves, for comparison."""
 UNITS = {"PFLOPs": 1e15, "GFLOPs": 1e9}
 
