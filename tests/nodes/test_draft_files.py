@@ -86,7 +86,7 @@ def test_files_are_numbered_listed_and_told_apart(folders):
     assert SurfLoadDraft.fingerprint_inputs(file=None) == ""
 
 
-@pytest.mark.parametrize("name", ["", "a\0b", "a\nb", "x" * 300, "\u65e5" * 67])
+@pytest.mark.parametrize("name", ["", " ", " a", "a ", "a\0b", "a\nb", "x" * 300, "\u65e5" * 67])
 def test_what_is_no_name_is_refused(folders, name):
     with pytest.raises(ValueError, match="expected filename_prefix of printable .* 200 bytes"):
         SurfSaveDraft.execute(draft=latent(), filename_prefix=name)
@@ -124,9 +124,9 @@ def test_nothing_is_read_outside_of_the_two_folders(folders, name, words):
 
 
 def test_a_file_of_another_name_is_loaded_where_it_is_named(folders):
-    saved(latent(), "a/b/c")
+    saved(latent(), "1/2/3/4/5/c")
     assert draft_names() == []
-    name = "a/b/c_00001_.draft.safetensors [output]"
+    name = "1/2/3/4/5/c_00001_.draft.safetensors [output]"
     assert SurfLoadDraft.validate_inputs(file=name) is True
     SurfLoadDraft.execute(file=name)
 
@@ -237,3 +237,8 @@ def test_a_save_that_another_process_ends_meanwhile_is_no_error(folders, monkeyp
     listed = Path.iterdir
     monkeypatch.setattr(Path, "iterdir", lambda path: iter([*listed(path), gone]))
     saved(latent())
+
+
+def test_drafts_in_folders_of_folders_are_listed():
+    saved(latent(), "2026/11/29/a")
+    assert "2026/11/29/a_00001_.draft.safetensors [output]" in draft_names()

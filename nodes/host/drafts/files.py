@@ -34,6 +34,8 @@ log = NodeLog(__name__)
 
 LONGEST = 200
 """Bytes of the beginning of a file's name: with number and ending it stays below 255."""
+LEVELS = 5
+"""Of folders that are looked through for drafts: prefixes with dates make some."""
 OUTPUT = " [output]"
 """As the host writes behind the name of a file that is in its output folder."""
 
@@ -54,11 +56,13 @@ def save(latent: dict, prefix: str, graph: dict[str, Any]) -> tuple[str, str]:
             takes no file.
     """
     draft, output = _of_latent(latent), folder_paths.get_output_directory()
-    if not prefix.isprintable() or not 0 < len(prefix.encode()) <= LONGEST:
+    # The host takes spaces off the ends of a name that is loaded.
+    bare = prefix == prefix.strip()
+    if not prefix.isprintable() or not bare or not 0 < len(prefix.encode()) <= LONGEST:
         raise ValueError(
-            f"expected filename_prefix of printable characters, 1 to {LONGEST} bytes, got "
-            f"{len(prefix)} characters: {short(repr(prefix))}; write a name such as "
-            "drafts/ComfyUI."
+            f"expected filename_prefix of printable characters, no space at its ends, 1 to "
+            f"{LONGEST} bytes, got {len(prefix)} characters: {short(repr(prefix))}; write a name "
+            "such as drafts/ComfyUI."
         )
     _check_inside(output, os.path.join(output, os.path.normpath(prefix)), prefix)
     with writing("output"):
@@ -117,14 +121,14 @@ def _texts(graph: dict[str, Any]) -> dict[str, str]:
 
 
 def draft_names() -> list[str]:
-    """List the drafts in the host's input and output folders, and in folders right below them."""
+    """List the drafts in the host's input and output folders, and in a few levels below them."""
     found = []
     for folder, mark in (
         (folder_paths.get_input_directory(), ""),
         (folder_paths.get_output_directory(), OUTPUT),
     ):
         root = Path(folder)
-        paths = sorted([*root.glob(f"*{ENDING}"), *root.glob(f"*/*{ENDING}")])
+        paths = sorted(path for n in range(LEVELS) for path in root.glob(f"{'*/' * n}*{ENDING}"))
         found += [f"{path.relative_to(root).as_posix()}{mark}" for path in paths]
     return found
 

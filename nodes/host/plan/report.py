@@ -104,7 +104,9 @@ def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
 def _gain(plan: PricedPlan) -> list[str]:
     lines = []
     if plan.seconds and plan.plain_price.seconds:
-        lines.append(_faster(plan.plain_price.seconds / plan.seconds))
+        line = _faster(plan.plain_price.seconds / plan.seconds)
+        timed = plan.plain_price.timed or line.startswith("about")
+        lines.append(line if timed else f"about {line}")
     elif plan.flops and plan.plain_flops:
         lines.append(_fewer(plan.plain_flops / plan.flops))
     if not plan.calibrated:
