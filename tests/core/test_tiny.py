@@ -2,6 +2,8 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import pytest
@@ -13,7 +15,7 @@ from surf.surf_core.refiner import RefinerConfig, SurfRefinerDiT
 from surf.surf_core.schedule import flow_sigmas
 from surf.surf_core.skip import predict_mask
 from surf.surf_core.tiny import __main__ as command
-from surf.surf_core.tiny import demo, pictures
+from surf.surf_core.tiny import demo, poster
 from surf.surf_core.tiny.adherence import colour_mask
 from surf.surf_core.tiny.caption import COLOURS, PHRASES, TEXT_DIM, encode_caption
 from surf.surf_core.tiny.model import (
@@ -156,46 +158,78 @@ def test_demo_counts_evaluations_and_keeps_more_layout_than_direct_low_resolutio
     step = rows["baseline"].gflops / 8
     assert fewer.gflops <= rows["SURF preview"].gflops < fewer.gflops + step
     assert rows["SURF preview"].gflops < rows["baseline"].gflops
-    shown = ["baseline", fewer.name, "direct low resolution", "SURF preview", "SURF refined"]
-    assert [column.title[0] for column in run.columns] == shown
-    for column in run.columns:
-        assert [list(answers) for answers in column.answers] == [
-            ["red ball", "four blue beads"], ["yellow ring", "two red beads"],
+    shown = ["8 steps", "3 steps", "half the size", "SURF preview", "SURF refined"]
+    assert [panel.name for panel in run.panels] == shown
+    for panel in run.panels:
+        assert [list(answers) for answers in panel.answers] == [
+            ["red ring", "two blue beads"], ["green cube", "one purple bead"],
         ]  # fmt: skip
-        count = sum(sum(answers.values()) for answers in column.answers)
-        assert f"{count} of 4 right" in column.title[2]
+    counts = [sum(sum(answers.values()) for answers in panel.answers) for panel in run.panels]
+    assert counts == [
+        rows[name].right
+        for name in (
+            "baseline", fewer.name, "direct low resolution", "SURF preview", "SURF refined",
+        )
+    ]  # fmt: skip
     assert run.report()["things"] == 4
     assert json.dumps(run.report())
 
 
-def _column(level, answers):
-    return pictures.Column(
-        title=("a", "b"), videos=torch.full((1, 3, 3, 16, 16), level), answers=answers
-    )
+def _panel(name, level, right, size=16):
+    return poster.Panel(
+        name=name, videos=torch.full((3, 3, 3, size, size), level), gflops=10 * level + 1,
+        answers=[{"red ball": right}] * 3, ours=name == "ours",
+    )  # fmt: skip
 
 
-def test_pictures_show_every_method_at_one_size(tmp_path):
-    columns = [_column(0.2, [{"red ball": True}]), _column(0.8, [{"red ball": False}])]
-    pictures.contact_sheet(tmp_path / "sheet.png", ["red ball"], columns, size=32)
-    sheet = Image.open(tmp_path / "sheet.png").convert("RGB")
-    colours = {colour: count for count, colour in sheet.getcolors(10_000)}
-    for level in (51, 204):
-        assert colours[(level,) * 3] >= 2 * 32 * 32
-    for ink in (pictures._RIGHT, pictures._WRONG):
+def _counts(page):
+    return {colour: count for count, colour in page.convert("RGB").getcolors(10**6)}
+
+
+def test_the_poster_shows_the_first_and_the_last_method_large_and_prices_all(tmp_path):
+    panels = [_panel("a", 0.2, True), _panel("b", 0.4, False), _panel("c", 0.6, True, 8),
+              _panel("ours", 0.8, True, 32)]  # fmt: skip
+    page = poster.Poster(["red ball", "blue ball", "a ball"], panels, "title", "note", small=64)
+    page.save(tmp_path / "sheet.png")
+    colours = _counts(Image.open(tmp_path / "sheet.png"))
+    large = page.large**2
+    for level, area in ((51, large), (102, 64 * 64), (153, 64 * 64), (204, large)):
+        assert colours[(level,) * 3] >= 3 * area
+    for ink in (poster._RIGHT, poster._WRONG, poster._SURF, poster._PLAIN):
         assert tuple(bytes.fromhex(ink[1:])) in colours
-    pictures.moving_sheet(tmp_path / "a.mp4", ["red ball"], columns, size=31, turns=2)
+    page.play(tmp_path / "a.mp4", turns=2)
     with av.open(str(tmp_path / "a.mp4")) as container:
         frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
     assert len(frames) == 2 * 3
-    assert abs(int(frames[0][82, 23].mean()) - 51) < 12
+    left, top, _ = page._places[0]
+    inside = frames[0][top + 8 : top + page.large - 8, left + 8 : left + page.large - 8]
+    assert abs(inside.mean() - 51) < 12
+
+
+def test_the_poster_plays_every_frame(tmp_path):
+    panels = [_panel(name, 0.0, True) for name in "abc"]
+    for panel in panels:
+        panel.videos[:] = torch.tensor([0.0, 0.4, 1.0]).view(1, 1, 3, 1, 1)
+    page = poster.Poster(["ball"], panels, "title", "note", small=64)
+    left, top, _ = page._places[0]
+    shown = [page.frame(index).getpixel((left + 9, top + 9))[0] for index in range(3)]
+    assert shown == [0, 102, 255]
+
+
+def test_long_prompts_take_two_lines_and_are_cut():
+    assert poster.wrapped("red ball", 300) == ["red ball"]
+    one, two = poster.wrapped("ball " * 30, 300)
+    assert one.startswith("ball")
+    assert two.endswith(" ...")
+    assert max(poster._width(one), poster._width(two.removesuffix(" ..."))) <= 300
 
 
 def test_the_command_says_at_once_that_it_runs_and_writes_three_files(
     refiner, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setattr(demo.Demo, "__call__", lambda run: run.say("baseline"))
-    monkeypatch.setattr(command, "moving_sheet", lambda path, *_: path.touch())
-    monkeypatch.setattr(command, "contact_sheet", lambda path, *_: path.touch())
+    drawn = SimpleNamespace(play=Path.touch, save=Path.touch)
+    monkeypatch.setattr(command, "Poster", lambda *_: drawn)
     monkeypatch.setattr("sys.argv", ["tiny", "--out", str(tmp_path), "--threads", "1"])
     command.main()
     first, second, *_ = capsys.readouterr().out.splitlines()

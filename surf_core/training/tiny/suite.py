@@ -15,7 +15,7 @@ import torch
 from ... import checkpoint
 from ...flow import refine_with
 from ...signature import psnr
-from ...tiny.pictures import Column, contact_sheet
+from ...tiny.pictures import contact_sheet
 from .. import loop
 from ..data import Shards
 from ..prepare import local
@@ -141,8 +141,7 @@ class Suite:
             for name in ("start", "refined")
         }
         titles = [shards.row(key).caption for key in keys]
-        columns = [Column(title=(name,), videos=video) for name, video in pixels.items()]
-        contact_sheet(self.out / "refined.png", titles, columns)
+        contact_sheet(self.out / "refined.png", titles, pixels)
 
     def _losses(self, name: str) -> tuple[float, float]:
         lines = (self.out / name / "log.jsonl").read_text().splitlines()
