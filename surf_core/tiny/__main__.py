@@ -10,11 +10,7 @@ from .demo import PROMPTS, Demo, Settings, table
 from .model import REFINER, WEIGHTS
 from .poster import Poster
 
-TITLE = "SURF on the toy models that come with it"
-NOTE = (
-    "Composed at 128 pixels, finished at 64 as a preview, refined to 256. A toy needs few steps, "
-    "so this shows how the stages work, and no gain."
-)
+TITLE = "SURF's three stages, on toy models"
 THREADS = 4
 """The models are so small that more threads than these wait for each other."""
 
@@ -41,9 +37,9 @@ def main() -> None:
     demo()
     say("pictures")
     args.out.mkdir(parents=True, exist_ok=True)
-    poster = Poster(prompts, demo.panels, TITLE, NOTE)
+    poster = Poster(prompts, demo.panels, TITLE, demo.verdict())
     poster.play(args.out / "demo.mp4")
-    poster.save(args.out / "contact_sheet.png")
+    poster.sheet().save(args.out / "contact_sheet.png")
     (args.out / "report.json").write_text(json.dumps(demo.report(), indent=2) + "\n")
     print(
         f"\n{table(demo.rows)}\n\nWritten to {args.out}/: demo.mp4, contact_sheet.png, report.json"

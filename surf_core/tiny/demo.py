@@ -27,6 +27,8 @@ from .refiner import LARGE, TinyRefiner, shape_of
 
 SMALL = PIXELS // 2
 """Pixels along a side of a preview, at which all is compared."""
+STAGES = ("1 compose", "2 preview", "3 refine")
+"""The method's stages, as the poster names them."""
 PROMPTS = (
     "red ring moving right in the southwest, two blue beads moving down in the northeast, on sand",
     "green cube moving left in the southwest, one purple bead moving up in the northeast, on stone",
@@ -185,9 +187,11 @@ class Demo:
             {thing.phrase().split(" moving")[0]: right for thing, right in zip(*pair, strict=True)}
             for pair in zip(self.things, answers, strict=True)
         ]
-        ours = name.startswith("SURF")
-        panel = Panel(name=shown, videos=video, gflops=row.gflops, answers=named, ours=ours)
-        self.panels.append(panel)
+        self.panels.append(
+            Panel(
+                name=shown, videos=video, gflops=row.gflops, answers=named, ours=shown in STAGES
+            )
+        )  # fmt: skip
 
     def __call__(self) -> None:
         s, tiny = self.settings, self.tiny
@@ -206,7 +210,7 @@ class Demo:
                 noise=fresh, velocity_low=tiny.velocity(s.cfg_low),
                 sigma_policy=s.sigma_policy, noise_policy=s.noise_policy,
             ),
-            shown="SURF preview",
+            shown=STAGES[1],
         )  # fmt: skip
         self._refine(low_latent, self.rows[-1])
 
@@ -226,17 +230,21 @@ class Demo:
             self.measure(
                 f"{fewer} steps at full resolution", tiny, [leg(fewer, CELLS)],
                 partial(euler, high, full, flow_sigmas(fewer, s.shift)),
-                shown=f"{fewer} steps" if fewer == equal else "",
+                shown=f"{fewer} steps, same cost" if fewer == equal else "",
             )  # fmt: skip
         self.measure(
             "direct low resolution", tiny, [leg(s.steps, CELLS // 2)],
             lambda: euler(tiny.velocity(s.cfg_low), inherit_noise(full, half), self.sigmas),
-            shown="half the size",
+            shown="half size",
         )  # fmt: skip
         first = [*self.sigmas[: s.switch_step].tolist(), 0.0]
-        self.measure(
-            "the switch without low steps", tiny, [leg(s.switch_step, CELLS)],
-            lambda: resize(euler(high, full, self.sigmas.new_tensor(first)), half, "area"),
+        clean = self.measure(
+            "the clean estimate at the switch", tiny, [leg(s.switch_step, CELLS)],
+            lambda: euler(high, full, self.sigmas.new_tensor(first)), shown=STAGES[0],
+        )  # fmt: skip
+        self._add(
+            "the switch without low steps", to_pixels(resize(clean, half, "area")),
+            [leg(s.switch_step, CELLS)], self.rows[-1].seconds,
         )  # fmt: skip
 
     def _refine(self, low_latent: Tensor, after: DemoRow) -> None:
@@ -252,7 +260,7 @@ class Demo:
             lambda: self.refiner(
                 low_latent, seeds, steps=s.refine_steps, cfg=s.refine_cfg, window=s.window
             ),
-            after, shown="SURF refined",
+            after, shown=STAGES[2],
         )  # fmt: skip
         self.measure(
             "SURF refined, training-free", self.untrained,
@@ -263,6 +271,19 @@ class Demo:
             ),
             after,
         )  # fmt: skip
+
+    def verdict(self) -> str:
+        """Say what a preview has to beat, and whether it does."""
+        rows = {row.name: row for row in self.rows}
+        equal, count = steps_of_equal_cost(self.settings), sum(map(len, self.things))
+        if not count:
+            return ""
+        plain = rows[f"{equal} steps at full resolution"].right
+        ours = rows["SURF preview"].right
+        return (
+            f"{equal} plain steps have {plain} of {count} things right, the preview {ours} at the "
+            f"same cost{': a toy needs few steps' if plain > ours else ''}."
+        )
 
     def report(self) -> dict:
         """Collect the contents of `report.json`."""

@@ -1,45 +1,32 @@
-"""Lay out the demo's videos as one page: a block for each prompt, and a bar for each cost.
+"""Lay out the demo's videos: a scene for each prompt, as an mp4, and a sheet of all of them.
 
 Dims: B prompts, T frames.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from math import ceil
 from pathlib import Path
+from textwrap import wrap
 
-import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from .pictures import encode, pictures
+from .pictures import FPS, encode, pictures
 
-_GROUND, _CARD, _INK, _PALE = "#0f1216", "#1a1f26", "#eef1f4", "#98a2ad"
-_SURF, _PLAIN, _RIGHT, _WRONG = "#3fc1c9", "#5c6773", "#5fd38d", "#ff7a6b"
-_EDGE, _GAP, _PAD, _LINE, _CAPTION, _BAR = 32, 10, 14, 28, 46, 28
-_TITLE, _TEXT, _SMALL, _SMALL_LINE = 34, 16, 14, 18
-_PROMPT = 2 * _SMALL_LINE + 4
-_COSTS = "Operations of a video, earlier stages included, and how much is as its prompt says"
-_ACROSS = 2
-"""Blocks of a row, and large videos of a block."""
-
-
-def _width(words: str) -> int:
-    """Measure small words, in pixels."""
-    return round(ImageFont.load_default(_SMALL).getlength(words))
-
-
-def wrapped(words: str, width: int) -> list[str]:
-    """Break words into at most two lines of this width in pixels; what is left is cut."""
-    lines = [""]
-    for word in words.split():
-        if _width(f"{lines[-1]} {word}") <= width:
-            lines[-1] = f"{lines[-1]} {word}".strip()
-        elif len(lines) < 2:
-            lines.append(word)
-        else:
-            lines[-1] += " ..."
-            break
-    return lines
+GROUND, INK, PALE = "#0f1216", "#ffffff", "#b4bdc7"
+SURF, RIGHT, WRONG = "#3fc1c9", "#5fd38d", "#ff7a6b"
+SCENE, TILE, SHEET_TILE = (1080, 1350), 328, 150
+"""Size of a scene, and pixels along a side of a video there and on the sheet."""
+EDGE, ACROSS = 24, 3
+TITLE, TEXT, SMALL = 50, 28, 24
+HEAD, MARKS, BAR, FOOT = 36, 38, 34, 40
+TURNS, HELD = 2, FPS // 2
+"""How often a scene plays, and for how many frames its last picture stays."""
+HOW = (
+    "Bars: operations, earlier stages included. Ticks: colour, place, direction and shape or "
+    "count, read by a program."
+)
+"""How the page is to be read."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,117 +37,157 @@ class Panel:
     videos: Tensor
     """[B, 3, T, H, W] in 0..1; sizes may differ between panels."""
     gflops: float
-    """Cost of one video."""
+    """Cost of one video, above 0."""
     answers: list[dict[str, bool]] = field(default_factory=list)
     """For each video: what its prompt names, and whether it is right."""
     ours: bool = False
-    """Whether it is drawn in the colour of the method."""
+    """Whether it is a stage of the method, in the order of the panels."""
+
+    @property
+    def ink(self) -> str:
+        return SURF if self.ours else INK
 
     @property
     def size(self) -> str:
-        """Pixels along a side, for people."""
         return f"{self.videos.shape[-1]} px"
+
+    @property
+    def right(self) -> tuple[int, int]:
+        """Things that are right, of all that are named."""
+        answers = [right for named in self.answers for right in named.values()]
+        return sum(answers), len(answers)
+
+
+class DarkPage:
+    """A dark picture to write on."""
+
+    def __init__(self, size: tuple[int, int]):
+        self.image = Image.new("RGB", size, GROUND)
+        self.pen = ImageDraw.Draw(self.image)
+
+    def say(
+        self, at: tuple[int, int], words: str, ink: str = INK, size: int = SMALL, anchor: str = "la"
+    ) -> None:
+        self.pen.text(at, words, fill=ink, font=ImageFont.load_default(size), anchor=anchor)
+
+    def paragraph(
+        self, at: tuple[int, int], words: str, width: int, ink: str = INK, size: int = TEXT
+    ) -> None:
+        """Write at most two lines."""
+        lines = wrap(words, int(width / (0.46 * size)), max_lines=2, placeholder=" ...")
+        for line, part in enumerate(lines):
+            self.say((at[0], at[1] + line * (size + 6)), part, ink, size)
+
+    def heads(self, panel: Panel, left: int, top: int, width: int) -> None:
+        """Name a method, and its size at the right."""
+        self.say((left, top), panel.name, panel.ink)
+        self.say((left + width, top), panel.size, PALE, anchor="ra")
+
+    def marks(self, named: dict[str, bool], left: int, top: int) -> None:
+        """Draw a tick or a cross before each thing: colour is not all that tells them apart."""
+        for words, right in named.items():
+            ink, noun = RIGHT if right else WRONG, words.split()[-1]
+            tick = [(left, top + 12), (left + 6, top + 18), (left + 17, top + 5)]
+            cross = [(left + 1, top + 5), (left + 14, top + 18)]
+            if right:
+                self.pen.line(tick, fill=ink, width=3)
+            else:
+                self.pen.line(cross, fill=ink, width=3)
+                self.pen.line([(cross[0][0], cross[1][1]), (cross[1][0], cross[0][1])], ink, 3)
+            self.say((left + 24, top), noun, ink)
+            left += 24 + round(ImageFont.load_default(SMALL).getlength(noun)) + 22
+
+    def bars(self, panels: list[Panel], left: int, top: int, width: int) -> None:
+        """Draw what each method costs, and how much of all prompts is right."""
+        self.say((left, top), HOW, PALE, min(SMALL, int(width / (0.49 * len(HOW)))))
+        top += FOOT
+        most, start = max(panel.gflops for panel in panels), left + 290
+        room = width - 290 - 300
+        best = max(panel.right for panel in panels)
+        for line, panel in enumerate(panels):
+            at = top + line * BAR
+            self.say((left, at), panel.name, panel.ink)
+            stop = start + max(4, round(room * panel.gflops / most))
+            self.pen.rounded_rectangle(
+                (start, at + 5, stop, at + 23), 4, fill=SURF if panel.ours else PALE
+            )
+            cost = f"{panel.gflops:.1f} GFLOPs"
+            self.say((stop + 12, at), cost)
+            right, count = panel.right
+            ink = RIGHT if panel.right == best else INK
+            if count:
+                self.say((left + width, at), f"{right} of {count} right", ink, anchor="ra")
 
 
 class Poster:
-    """A page of all methods; the first and the last one are shown large, the others below them.
+    """Scenes and a sheet of what several methods made of the same prompts.
 
     Args:
         prompts: B.
-        panels: methods; at least three.
-        title, note: the words at the top.
-        small: pixels along a side of a small video.
+        panels: six methods: three to compare with, then the three stages.
+        title, note: the words at the top; the note in two lines at most.
     """
 
-    def __init__(
-        self, prompts: list[str], panels: list[Panel], title: str, note: str, small: int = 176
-    ):
-        self.panels, self.small = panels, small
-        count = len(panels) - _ACROSS
-        self.inner = count * small + (count - 1) * _GAP
-        self.large = (self.inner - _GAP) // _ACROSS
-        wide = self.inner + 2 * _PAD
-        tall = self.large + small + 2 * _CAPTION + _PROMPT + _PAD
-        lines, head = ceil(len(prompts) / _ACROSS), _EDGE + _TITLE + 2 * _LINE
-        foot = head + lines * (tall + _GAP) + _GAP
-        width = 2 * _EDGE + _ACROSS * wide + _GAP
-        height = foot + _LINE + len(panels) * _BAR + _EDGE
-        self.page = Image.new("RGB", (width + width % 2, height + height % 2), _GROUND)
-        self.pen = ImageDraw.Draw(self.page)
-        self._places: list[tuple[int, int, np.ndarray]] = []
-        self._say((_EDGE, _EDGE - _GAP), title, _INK, _TITLE)
-        self._say((_EDGE, _EDGE + _TITLE), note, _PALE)
-        for row, prompt in enumerate(prompts):
-            left = _EDGE + (row % _ACROSS) * (wide + _GAP)
-            top = head + row // _ACROSS * (tall + _GAP)
-            self.pen.rounded_rectangle((left, top, left + wide, top + tall), 10, fill=_CARD)
-            self._block(row, prompt, left + _PAD, top + _PAD)
-        self._bars(_EDGE, foot, width - 2 * _EDGE)
+    def __init__(self, prompts: list[str], panels: list[Panel], title: str, note: str):
+        self.prompts, self.panels, self.title, self.note = prompts, panels, title, note
 
-    def _say(self, at: tuple[int, int], words: str, ink: str, size: int = _TEXT) -> None:
-        self.pen.text(at, words, fill=ink, font=ImageFont.load_default(size))
+    def _head(self, page: DarkPage, width: int) -> None:
+        page.say((EDGE, EDGE - 6), self.title, INK, TITLE)
+        page.paragraph((EDGE, 92), self.note, width - 2 * EDGE, PALE)
 
-    def _block(self, row: int, prompt: str, left: int, top: int) -> None:
-        """Draw what all methods made of one prompt."""
-        for line, words in enumerate(wrapped(prompt, self.inner)):
-            self._say((left, top - 4 + line * _SMALL_LINE), words, _INK, _SMALL)
-        top += _PROMPT
-        plain, *between, refined = self.panels
-        self._video(plain, row, left, top, self.large)
-        self._video(refined, row, left + self.inner - self.large, top, self.large)
-        for place, panel in enumerate(between):
-            across = left + place * (self.small + _GAP)
-            self._video(panel, row, across, top + self.large + _CAPTION, self.small)
+    def scene(self, row: int) -> Iterator[Image.Image]:
+        """Draw every frame of what all methods made of one prompt."""
+        page, gap = DarkPage(SCENE), (SCENE[0] - 2 * EDGE - ACROSS * TILE) // (ACROSS - 1)
+        self._head(page, SCENE[0])
+        page.paragraph((EDGE, 172), self.prompts[row], SCENE[0] - 2 * EDGE)
+        places = []
+        for place, panel in enumerate(self.panels):
+            left = EDGE + place % ACROSS * (TILE + gap)
+            top = 246 + place // ACROSS * (HEAD + TILE + MARKS + 10)
+            page.heads(panel, left, top, TILE)
+            page.marks(panel.answers[row], left, top + HEAD + TILE + 6)
+            places.append((left, top + HEAD, pictures(panel.videos[row], TILE)))
+            if panel.ours and place % ACROSS:
+                tip, middle = left - gap // 2 + 7, top + HEAD + TILE // 2
+                back = tip - 14
+                page.pen.polygon(
+                    [(back, middle - 12), (back, middle + 12), (tip, middle)], fill=SURF
+                )
+        page.bars(self.panels, EDGE, SCENE[1] - FOOT - 6 * BAR - 14, SCENE[0] - 2 * EDGE)
+        for index in range(self.panels[0].videos.shape[2]):
+            shown = page.image.copy()
+            for left, top, frames in places:
+                shown.paste(Image.fromarray(frames[index]), (left, top))
+            yield shown
 
-    def _video(self, panel: Panel, row: int, left: int, top: int, side: int) -> None:
-        """Keep a place for a video, and draw what is below it."""
-        self._places.append((left, top, pictures(panel.videos[row], side)))
-        below = top + side + 4
-        self._say((left, below), panel.name, _SURF if panel.ours else _INK, _SMALL)
-        self._say((int(left + side - _width(panel.size)), below), panel.size, _PALE, _SMALL)
-        at = left
-        for words, right in (panel.answers[row] if panel.answers else {}).items():
-            ink, noun = _RIGHT if right else _WRONG, words.split()[-1]
-            self._mark(at, below + 21, right, ink)
-            self._say((at + 15, below + 17), noun, ink, _SMALL)
-            at += _width(noun) + 30
+    def sheet(self) -> Image.Image:
+        """Draw the first and the last frame of every video: a row a prompt, a column a method."""
+        cell, gap, tile = 2 * SHEET_TILE + 4, 20, SHEET_TILE
+        band, count = TEXT + 12 + tile + MARKS + gap, len(self.panels)
+        width, top = 2 * EDGE + count * cell + (count - 1) * gap, 150 + HEAD
+        foot = top + len(self.prompts) * band + gap
+        page = DarkPage((width, foot + FOOT + count * BAR + EDGE))
+        self._head(page, width)
+        for place, panel in enumerate(self.panels):
+            left = EDGE + place * (cell + gap)
+            page.heads(panel, left, top - HEAD, cell)
+            for row, video in enumerate(panel.videos):
+                at = top + row * band + TEXT + 12
+                for side, frame in enumerate(pictures(video[:, [0, -1]], tile)):
+                    page.image.paste(Image.fromarray(frame), (left + side * (tile + 4), at))
+                page.marks(panel.answers[row], left, at + tile + 6)
+        for row, prompt in enumerate(self.prompts):
+            page.say((EDGE, top + row * band + 2), prompt, INK, TEXT)
+        page.bars(self.panels, EDGE, foot, width - 2 * EDGE)
+        return page.image
 
-    def _mark(self, left: int, top: int, right: bool, ink: str) -> None:
-        """Draw a tick or a cross, so that colour is not all that tells them apart."""
-        if right:
-            self.pen.line(
-                [(left, top + 5), (left + 4, top + 9), (left + 11, top)], fill=ink, width=2
-            )
-            return
-        for ends in ((top, top + 9), (top + 9, top)):
-            self.pen.line([(left, ends[0]), (left + 9, ends[1])], fill=ink, width=2)
-
-    def _bars(self, left: int, top: int, width: int) -> None:
-        """Draw what each method costs, and how much of it is right."""
-        self._say((left, top), _COSTS, _PALE)
-        most, start = max(panel.gflops for panel in self.panels), left + 210
-        room = width - 210 - 210
-        for line, panel in enumerate(self.panels):
-            at, ink = top + _LINE + line * _BAR, _SURF if panel.ours else _PLAIN
-            self._say((left, at), f"{panel.name}, {panel.size}", _INK)
-            stop = start + max(4, round(room * panel.gflops / most))
-            self.pen.rounded_rectangle((start, at + 1, stop, at + 17), 4, fill=ink)
-            answers = [right for named in panel.answers for right in named.values()]
-            counts = f", {sum(answers)} of {len(answers)} right" if answers else ""
-            self._say((stop + _GAP, at), f"{panel.gflops:.1f} GFLOPs{counts}", _INK)
-
-    def frame(self, index: int) -> Image.Image:
-        """Draw the page with this frame of every video."""
-        page = self.page.copy()
-        for left, top, frames in self._places:
-            page.paste(Image.fromarray(frames[index]), (left, top))
-        return page
-
-    def save(self, path: Path) -> None:
-        """Write the page with the middle frames; the ending says which format."""
-        self.frame(self.panels[0].videos.shape[2] // 2).save(path)
-
-    def play(self, path: Path, turns: int = 4) -> None:
-        """Write an mp4 that plays all videos at once, `turns` times."""
-        count = self.panels[0].videos.shape[2]
-        encode(path, [self.frame(index) for index in range(count)] * turns)
+    def play(self, path: Path) -> None:
+        """Write an mp4 of all scenes, those first of which the last stage has most right."""
+        order = sorted(
+            range(len(self.prompts)), key=lambda row: -sum(self.panels[-1].answers[row].values())
+        )
+        pages: list[Image.Image] = []
+        for row in order:
+            frames = list(self.scene(row))
+            pages += frames * TURNS + [frames[-1]] * HELD
+        encode(path, pages)

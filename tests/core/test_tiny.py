@@ -8,7 +8,6 @@ from types import SimpleNamespace
 import av
 import pytest
 import torch
-from PIL import Image
 from surf.surf_core import checkpoint
 from surf.surf_core.flow import euler
 from surf.surf_core.refiner import RefinerConfig, SurfRefinerDiT
@@ -145,12 +144,14 @@ def test_demo_counts_evaluations_and_keeps_more_layout_than_direct_low_resolutio
     fewer = rows["3 steps at full resolution"]
     assert list(rows) == [
         "baseline", "grey", "another seed", "2 steps at full resolution", fewer.name,
-        "4 steps at full resolution", "direct low resolution", "the switch without low steps",
-        "SURF preview", "SURF refined", "SURF refined, training-free",
+        "4 steps at full resolution", "direct low resolution", "the clean estimate at the switch",
+        "the switch without low steps", "SURF preview", "SURF refined",
+        "SURF refined, training-free",
     ]  # fmt: skip
-    assert said == [name for name in rows if name != "grey"]
-    assert [row.evaluations for row in run.rows] == [8, 0, 8, 2, 3, 4, 8, 2, 8, 10, 10]
-    assert [row.pixels for row in run.rows] == [128] * 6 + [64] * 3 + [256, 128]
+    copies = ("grey", "the switch without low steps")
+    assert said == [name for name in rows if name not in copies]
+    assert [row.evaluations for row in run.rows] == [8, 0, 8, 2, 3, 4, 8, 2, 2, 8, 10, 10]
+    assert [row.pixels for row in run.rows] == [128] * 6 + [64, 128, 64, 64, 256, 128]
     assert rows["baseline"].bands == rows["baseline"].motion == rows["baseline"].sharpness == 1
     assert rows["grey"].bands == rows["grey"].gflops == rows["grey"].right == 0
     assert rows["another seed"].bands < rows["2 steps at full resolution"].bands
@@ -158,7 +159,7 @@ def test_demo_counts_evaluations_and_keeps_more_layout_than_direct_low_resolutio
     step = rows["baseline"].gflops / 8
     assert fewer.gflops <= rows["SURF preview"].gflops < fewer.gflops + step
     assert rows["SURF preview"].gflops < rows["baseline"].gflops
-    shown = ["8 steps", "3 steps", "half the size", "SURF preview", "SURF refined"]
+    shown = ["8 steps", "3 steps, same cost", "half size", *demo.STAGES]
     assert [panel.name for panel in run.panels] == shown
     for panel in run.panels:
         assert [list(answers) for answers in panel.answers] == [
@@ -168,67 +169,73 @@ def test_demo_counts_evaluations_and_keeps_more_layout_than_direct_low_resolutio
     assert counts == [
         rows[name].right
         for name in (
-            "baseline", fewer.name, "direct low resolution", "SURF preview", "SURF refined",
+            "baseline", fewer.name, "direct low resolution", "the clean estimate at the switch",
+            "SURF preview", "SURF refined",
         )
     ]  # fmt: skip
+    assert run.verdict().startswith(
+        f"3 plain steps have {fewer.right} of 4 things right, the preview "
+        f"{rows['SURF preview'].right} at the same cost"
+    )
     assert run.report()["things"] == 4
     assert json.dumps(run.report())
 
 
-def _panel(name, level, right, size=16):
-    return poster.Panel(
-        name=name, videos=torch.full((3, 3, 3, size, size), level), gflops=10 * level + 1,
-        answers=[{"red ball": right}] * 3, ours=name == "ours",
-    )  # fmt: skip
+LEVELS = (51, 76, 102, 153, 178, 204)
+
+
+def _poster(prompts=("red ball moving", "blue " * 50)):
+    """Six methods of one grey each; the last stage has the second prompt right, not the first."""
+    panels = [
+        poster.Panel(
+            name="abcdef"[index],
+            videos=(level / 255) * torch.ones(2, 3, 3, *[8 * (index % 3 + 1)] * 2),
+            gflops=level,
+            answers=[{"red ball": index < 5}, {"two beads": True}],
+            ours=index > 2,
+        )
+        for index, level in enumerate(LEVELS)
+    ]
+    return poster.Poster(list(prompts), panels, "title", "note")
 
 
 def _counts(page):
-    return {colour: count for count, colour in page.convert("RGB").getcolors(10**6)}
+    return {colour: count for count, colour in page.convert("RGB").getcolors(10**7)}
 
 
-def test_the_poster_shows_the_first_and_the_last_method_large_and_prices_all(tmp_path):
-    panels = [_panel("a", 0.2, True), _panel("b", 0.4, False), _panel("c", 0.6, True, 8),
-              _panel("ours", 0.8, True, 32)]  # fmt: skip
-    page = poster.Poster(["red ball", "blue ball", "a ball"], panels, "title", "note", small=64)
-    page.save(tmp_path / "sheet.png")
-    colours = _counts(Image.open(tmp_path / "sheet.png"))
-    large = page.large**2
-    for level, area in ((51, large), (102, 64 * 64), (153, 64 * 64), (204, large)):
-        assert colours[(level,) * 3] >= 3 * area
-    for ink in (poster._RIGHT, poster._WRONG, poster._SURF, poster._PLAIN):
-        assert tuple(bytes.fromhex(ink[1:])) in colours
-    page.play(tmp_path / "a.mp4", turns=2)
+def test_a_scene_and_the_sheet_show_every_method_at_one_size():
+    drawn = _poster()
+    for page, tiles in ((next(drawn.scene(0)), poster.TILE**2),
+                        (drawn.sheet(), 4 * poster.SHEET_TILE**2)):  # fmt: skip
+        colours = _counts(page)
+        for level in LEVELS:
+            assert tiles <= colours[(level,) * 3] < 1.01 * tiles
+        for ink in (poster.RIGHT, poster.WRONG, poster.SURF):
+            assert tuple(bytes.fromhex(ink[1:])) in colours
+
+
+def test_every_frame_is_played_and_the_better_scene_comes_first(tmp_path):
+    drawn = _poster()
+    drawn.panels[0].videos[0] = torch.tensor([0.1, 0.4, 0.9]).view(1, 3, 1, 1)
+    drawn.play(tmp_path / "a.mp4")
     with av.open(str(tmp_path / "a.mp4")) as container:
         frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-    assert len(frames) == 2 * 3
-    left, top, _ = page._places[0]
-    inside = frames[0][top + 8 : top + page.large - 8, left + 8 : left + page.large - 8]
-    assert abs(inside.mean() - 51) < 12
-
-
-def test_the_poster_plays_every_frame(tmp_path):
-    panels = [_panel(name, 0.0, True) for name in "abc"]
-    for panel in panels:
-        panel.videos[:] = torch.tensor([0.0, 0.4, 1.0]).view(1, 1, 3, 1, 1)
-    page = poster.Poster(["ball"], panels, "title", "note", small=64)
-    left, top, _ = page._places[0]
-    shown = [page.frame(index).getpixel((left + 9, top + 9))[0] for index in range(3)]
-    assert shown == [0, 102, 255]
-
-
-def test_long_prompts_take_two_lines_and_are_cut():
-    assert poster.wrapped("red ball", 300) == ["red ball"]
-    one, two = poster.wrapped("ball " * 30, 300)
-    assert one.startswith("ball")
-    assert two.endswith(" ...")
-    assert max(poster._width(one), poster._width(two.removesuffix(" ..."))) <= 300
+    assert frames[0].shape == (*poster.SCENE[::-1], 3)
+    one = 3 * poster.TURNS + poster.HELD
+    assert len(frames) == 2 * one
+    first = [frame[400, 100].mean() / 255 for frame in frames]
+    assert first[:one] == pytest.approx([0.2] * one, abs=0.04)
+    assert first[one:] == pytest.approx(
+        [0.1, 0.4, 0.9] * poster.TURNS + [0.9] * poster.HELD, abs=0.04
+    )
 
 
 def test_the_command_says_at_once_that_it_runs_and_writes_three_files(
     refiner, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setattr(demo.Demo, "__call__", lambda run: run.say("baseline"))
-    drawn = SimpleNamespace(play=Path.touch, save=Path.touch)
+    monkeypatch.setattr(demo.Demo, "verdict", lambda run: "")
+    drawn = SimpleNamespace(play=Path.touch, sheet=lambda: SimpleNamespace(save=Path.touch))
     monkeypatch.setattr(command, "Poster", lambda *_: drawn)
     monkeypatch.setattr("sys.argv", ["tiny", "--out", str(tmp_path), "--threads", "1"])
     command.main()
