@@ -10,7 +10,7 @@ from .demo import PROMPTS, Demo, Settings, table
 from .model import REFINER, WEIGHTS
 from .poster import Poster
 
-TITLE = "SURF's three stages, on toy models"
+TITLE = "SURF for ComfyUI: its stages, on toys"
 THREADS = 4
 """The models are so small that more threads than these wait for each other."""
 

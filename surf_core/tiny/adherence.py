@@ -22,6 +22,8 @@ HUES = (0.0, 47.0, 132.0, 226.0, 280.0)
 """Hue of each of COLOURS, in degrees."""
 _WIDTHS = (24.0, 18.0, 40.0, 30.0, 26.0)
 """Degrees to both sides that still count as the colour."""
+FAULTS = ("missing", "direction", "place", "shape", "count")
+"""What can be wrong with a thing, in the order in which it is looked at."""
 _CHROMA, _SATURATION = 0.16, 0.50
 _BEAD = 34.8
 """Cells that a bead fills."""
@@ -65,6 +67,14 @@ def read(video: Tensor, things: list[list[Thing]]) -> list[list[bool]]:
 
     Source: ours.
     """
+    return [[not fault for fault in named] for named in faults(video, things)]
+
+
+def faults(video: Tensor, things: list[list[Thing]]) -> list[list[str]]:
+    """Say of every named thing what is wrong first, as one of FAULTS; "" where it is right.
+
+    Args, errors: see `read`.
+    """
     if video.ndim != 5 or len(video) != len(things):
         raise ValueError(
             f"expected a video [B, 3, T, H, W] for each of {len(things)} prompts, got "
@@ -81,13 +91,18 @@ def read(video: Tensor, things: list[list[Thing]]) -> list[list[bool]]:
     mask = colour_mask(small[torch.tensor(where, device=video.device)], colour)
     direction = torch.tensor([thing.direction for thing in flat], device=video.device)
     place = torch.tensor([thing.place for thing in flat], device=video.device)
-    moved = _moves(mask, direction) & _lies_in(mask, place)
     large = torch.tensor([thing.shape or 0 for thing in flat], device=video.device)
     count = torch.tensor([thing.count for thing in flat], device=video.device)
     is_large = torch.tensor([thing.shape is not None for thing in flat], device=video.device)
-    right = moved & torch.where(is_large, _shape_is(mask, large), _count_is(mask, count))
-    answers = iter(right.tolist())
-    return [[next(answers) for _ in named] for named in things]
+    holds = (
+        _is_seen(mask), _moves(mask, direction), _lies_in(mask, place),
+        _shape_is(mask, large) | ~is_large, _count_is(mask, count) | is_large,
+    )  # fmt: skip
+    broken = (~torch.stack(holds, dim=1)).tolist()
+    first = iter(
+        next((name for name, off in zip(FAULTS, row, strict=True) if off), "") for row in broken
+    )
+    return [[next(first) for _ in named] for named in things]
 
 
 def _axes(mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -119,7 +134,12 @@ def _moves(mask: Tensor, direction: Tensor) -> Tensor:
     along = (way * step).sum(dim=1)
     across = (way - along[:, None] * step).norm(dim=1)
     whole = _TRAVEL * (frames - third) / max(frames - 1, 1)
-    return (along > 0.45 * whole) & (across < 0.6 * along) & (seen.mean(dim=1) > 0.7)
+    return (along > 0.45 * whole) & (across < 0.6 * along)
+
+
+def _is_seen(mask: Tensor) -> Tensor:
+    """Whether the colour is there in most frames: [N] bool."""
+    return (mask.sum(dim=(2, 3)) > 4).float().mean(dim=1) > 0.7
 
 
 def _lies_in(mask: Tensor, place: Tensor) -> Tensor:

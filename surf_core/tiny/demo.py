@@ -19,7 +19,7 @@ from ..reshift import DEFAULT_NOISE, DEFAULT_SIGMA, inherit_noise, preview
 from ..schedule import flow_sigmas
 from ..signature import bands, motion, sharpness
 from . import vae
-from .adherence import read
+from .adherence import faults
 from .caption import Thing, things_of
 from .model import CELLS, CLIP, PIXELS, REFINER, WEIGHTS, Prompted, TinyT2V, to_pixels
 from .poster import Panel
@@ -27,7 +27,7 @@ from .refiner import LARGE, TinyRefiner, shape_of
 
 SMALL = PIXELS // 2
 """Pixels along a side of a preview, at which all is compared."""
-STAGES = ("1 compose", "2 preview", "3 refine")
+STAGES = ("1 rough layout", "2 preview", "3 refined")
 """The method's stages, as the poster names them."""
 PROMPTS = (
     "red ring moving right in the southwest, two blue beads moving down in the northeast, on sand",
@@ -167,7 +167,7 @@ class Demo:
         """Add a row, and the videos where they are to be looked at."""
         self.videos[name] = video
         pair = resized(video, SMALL), resized(self.videos["baseline"], SMALL)
-        answers = read(video, self.things)
+        found = faults(video, self.things)
         row = DemoRow(
             name=name,
             pixels=video.shape[-1],
@@ -175,7 +175,7 @@ class Demo:
             tokens=sum(leg.tokens for leg in legs) + (after.tokens if after else 0),
             gflops=round(plan_flops(legs) / 1e9 + (after.gflops if after else 0), 1),
             seconds=round(seconds + (after.seconds if after else 0), 3),
-            right=sum(map(sum, answers)),
+            right=sum(named.count("") for named in found),
             bands=round(bands(*pair).mean().item(), 3) + 0.0,
             motion=round(motion(*pair).mean().item(), 3) + 0.0,
             sharpness=round(sharpness(*pair).mean().item(), 3) + 0.0,
@@ -184,12 +184,13 @@ class Demo:
         if not shown:
             return
         named = [
-            {thing.phrase().split(" moving")[0]: right for thing, right in zip(*pair, strict=True)}
-            for pair in zip(self.things, answers, strict=True)
+            {thing.phrase().split(" moving")[0]: fault for thing, fault in zip(*pair, strict=True)}
+            for pair in zip(self.things, found, strict=True)
         ]
         self.panels.append(
             Panel(
-                name=shown, videos=video, gflops=row.gflops, answers=named, ours=shown in STAGES
+                name=shown, videos=video, gflops=row.gflops, seconds=row.seconds, faults=named,
+                ours=shown in STAGES,
             )
         )  # fmt: skip
 
@@ -230,12 +231,12 @@ class Demo:
             self.measure(
                 f"{fewer} steps at full resolution", tiny, [leg(fewer, CELLS)],
                 partial(euler, high, full, flow_sigmas(fewer, s.shift)),
-                shown=f"{fewer} steps, same cost" if fewer == equal else "",
+                shown=f"{fewer} steps, GFLOPs of 2" if fewer == equal else "",
             )  # fmt: skip
         self.measure(
             "direct low resolution", tiny, [leg(s.steps, CELLS // 2)],
             lambda: euler(tiny.velocity(s.cfg_low), inherit_noise(full, half), self.sigmas),
-            shown="half size",
+            shown=f"{s.steps} steps, half size",
         )  # fmt: skip
         first = [*self.sigmas[: s.switch_step].tolist(), 0.0]
         clean = self.measure(
@@ -281,8 +282,9 @@ class Demo:
         plain = rows[f"{equal} steps at full resolution"].right
         ours = rows["SURF preview"].right
         return (
-            f"{equal} plain steps have {plain} of {count} things right, the preview {ours} at the "
-            f"same cost{': a toy needs few steps' if plain > ours else ''}."
+            f"On a CPU, by make demo. {equal} plain steps have {plain} of {count} things right, "
+            f"the preview {ours} for as many operations"
+            f"{': no gain on a toy, which needs few steps' if plain > ours else ''}."
         )
 
     def report(self) -> dict:

@@ -4,7 +4,7 @@ Dims: B prompts, T frames.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from textwrap import wrap
 
@@ -15,16 +15,16 @@ from .pictures import FPS, encode, pictures
 
 GROUND, INK, PALE = "#0f1216", "#ffffff", "#b4bdc7"
 SURF, RIGHT, WRONG = "#3fc1c9", "#5fd38d", "#ff7a6b"
-SCENE, TILE, SHEET_TILE = (1080, 1350), 328, 150
+SCENE, TILE, SHEET_TILE = (1080, 1350), 320, 158
 """Size of a scene, and pixels along a side of a video there and on the sheet."""
 EDGE, ACROSS = 24, 3
 TITLE, TEXT, SMALL = 50, 28, 24
-HEAD, MARKS, BAR, FOOT = 36, 38, 34, 40
+HEAD, MARK, BAR, FOOT = 34, 26, 34, 40
 TURNS, HELD = 2, FPS // 2
 """How often a scene plays, and for how many frames its last picture stays."""
 HOW = (
-    "Bars: operations, earlier stages included. Ticks: colour, place, direction and shape or "
-    "count, read by a program."
+    "Bars: operations of the models, then seconds; earlier stages included. A program reads from "
+    "all frames what is right."
 )
 """How the page is to be read."""
 
@@ -38,8 +38,10 @@ class Panel:
     """[B, 3, T, H, W] in 0..1; sizes may differ between panels."""
     gflops: float
     """Cost of one video, above 0."""
-    answers: list[dict[str, bool]] = field(default_factory=list)
-    """For each video: what its prompt names, and whether it is right."""
+    seconds: float
+    """Time of one video."""
+    faults: list[dict[str, str]]
+    """For each video: what its prompt names, and what is wrong with it; "" where it is right."""
     ours: bool = False
     """Whether it is a stage of the method, in the order of the panels."""
 
@@ -54,8 +56,8 @@ class Panel:
     @property
     def right(self) -> tuple[int, int]:
         """Things that are right, of all that are named."""
-        answers = [right for named in self.answers for right in named.values()]
-        return sum(answers), len(answers)
+        faults = [fault for named in self.faults for fault in named.values()]
+        return faults.count(""), len(faults)
 
 
 class DarkPage:
@@ -83,26 +85,27 @@ class DarkPage:
         self.say((left, top), panel.name, panel.ink)
         self.say((left + width, top), panel.size, PALE, anchor="ra")
 
-    def marks(self, named: dict[str, bool], left: int, top: int) -> None:
-        """Draw a tick or a cross before each thing: colour is not all that tells them apart."""
-        for words, right in named.items():
-            ink, noun = RIGHT if right else WRONG, words.split()[-1]
-            tick = [(left, top + 12), (left + 6, top + 18), (left + 17, top + 5)]
-            cross = [(left + 1, top + 5), (left + 14, top + 18)]
-            if right:
-                self.pen.line(tick, fill=ink, width=3)
+    def marks(self, faults: dict[str, str], left: int, top: int) -> None:
+        """Write two lines of things, each with a tick or with a cross and what is wrong."""
+        for line, (words, fault) in enumerate(faults.items()):
+            at, ink = top + line % 2 * MARK, WRONG if fault else RIGHT
+            left += TILE // 2 if line and not line % 2 else 0
+            low, high = at + 18, at + 5
+            if fault:
+                self.pen.line([(left + 1, high), (left + 14, low)], fill=ink, width=3)
+                self.pen.line([(left + 1, low), (left + 14, high)], fill=ink, width=3)
             else:
-                self.pen.line(cross, fill=ink, width=3)
-                self.pen.line([(cross[0][0], cross[1][1]), (cross[1][0], cross[0][1])], ink, 3)
-            self.say((left + 24, top), noun, ink)
-            left += 24 + round(ImageFont.load_default(SMALL).getlength(noun)) + 22
+                tick = [(left, at + 12), (left + 6, low), (left + 17, high)]
+                self.pen.line(tick, fill=ink, width=3)
+            noun = words.split()[-1]
+            self.say((left + 24, at), f"{noun}: {fault}" if fault else noun, ink)
 
     def bars(self, panels: list[Panel], left: int, top: int, width: int) -> None:
         """Draw what each method costs, and how much of all prompts is right."""
         self.say((left, top), HOW, PALE, min(SMALL, int(width / (0.49 * len(HOW)))))
         top += FOOT
-        most, start = max(panel.gflops for panel in panels), left + 290
-        room = width - 290 - 300
+        most, start = max(panel.gflops for panel in panels), left + 300
+        room = width - 300 - 400
         best = max(panel.right for panel in panels)
         for line, panel in enumerate(panels):
             at = top + line * BAR
@@ -111,7 +114,7 @@ class DarkPage:
             self.pen.rounded_rectangle(
                 (start, at + 5, stop, at + 23), 4, fill=SURF if panel.ours else PALE
             )
-            cost = f"{panel.gflops:.1f} GFLOPs"
+            cost = f"{panel.gflops:.1f} GFLOPs, {panel.seconds:.1f} s"
             self.say((stop + 12, at), cost)
             right, count = panel.right
             ink = RIGHT if panel.right == best else INK
@@ -143,9 +146,9 @@ class Poster:
         places = []
         for place, panel in enumerate(self.panels):
             left = EDGE + place % ACROSS * (TILE + gap)
-            top = 246 + place // ACROSS * (HEAD + TILE + MARKS + 10)
+            top = 246 + place // ACROSS * (HEAD + TILE + 2 * MARK + 16)
             page.heads(panel, left, top, TILE)
-            page.marks(panel.answers[row], left, top + HEAD + TILE + 6)
+            page.marks(panel.faults[row], left, top + HEAD + TILE + 6)
             places.append((left, top + HEAD, pictures(panel.videos[row], TILE)))
             if panel.ours and place % ACROSS:
                 tip, middle = left - gap // 2 + 7, top + HEAD + TILE // 2
@@ -163,7 +166,7 @@ class Poster:
     def sheet(self) -> Image.Image:
         """Draw the first and the last frame of every video: a row a prompt, a column a method."""
         cell, gap, tile = 2 * SHEET_TILE + 4, 20, SHEET_TILE
-        band, count = TEXT + 12 + tile + MARKS + gap, len(self.panels)
+        band, count = TEXT + 12 + tile + 2 * MARK + gap, len(self.panels)
         width, top = 2 * EDGE + count * cell + (count - 1) * gap, 150 + HEAD
         foot = top + len(self.prompts) * band + gap
         page = DarkPage((width, foot + FOOT + count * BAR + EDGE))
@@ -175,7 +178,7 @@ class Poster:
                 at = top + row * band + TEXT + 12
                 for side, frame in enumerate(pictures(video[:, [0, -1]], tile)):
                     page.image.paste(Image.fromarray(frame), (left + side * (tile + 4), at))
-                page.marks(panel.answers[row], left, at + tile + 6)
+                page.marks(panel.faults[row], left, at + tile + 6)
         for row, prompt in enumerate(self.prompts):
             page.say((EDGE, top + row * band + 2), prompt, INK, TEXT)
         page.bars(self.panels, EDGE, foot, width - 2 * EDGE)
@@ -184,7 +187,8 @@ class Poster:
     def play(self, path: Path) -> None:
         """Write an mp4 of all scenes, those first of which the last stage has most right."""
         order = sorted(
-            range(len(self.prompts)), key=lambda row: -sum(self.panels[-1].answers[row].values())
+            range(len(self.prompts)),
+            key=lambda row: sum(map(bool, self.panels[-1].faults[row].values())),
         )
         pages: list[Image.Image] = []
         for row in order:

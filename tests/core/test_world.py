@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 from surf.surf_core.resample import resize
-from surf.surf_core.tiny.adherence import read
+from surf.surf_core.tiny.adherence import FAULTS, faults, read
 from surf.surf_core.tiny.caption import (
+    COLOURS,
     COUNTS,
     DIRECTIONS,
     PLACES,
@@ -165,17 +166,25 @@ def test_what_shows_nothing_is_never_right(scenes, video):
     assert share(read(video.roll(1, 0), things)) < 0.08
 
 
-@pytest.mark.parametrize("word", ["shape", "count", "direction"])
-def test_one_wrong_word_makes_a_thing_wrong(scenes, video, word):
-    def changed(thing):
+@pytest.mark.parametrize("word", FAULTS)
+def test_one_wrong_word_makes_a_thing_wrong_and_is_named(scenes, video, word):
+    def changed(thing, others):
+        if word == "missing":
+            absent = min(set(range(len(COLOURS))) - {other.colour for other in others})
+            return replace(thing, colour=absent)
         if word == "direction":
             return replace(thing, direction=(thing.direction + 1) % len(DIRECTIONS))
+        if word == "place":
+            return replace(thing, place=len(PLACES) - 1 - thing.place)
         if thing.shape is None:
             return replace(thing, count=thing.count % len(COUNTS) + 1) if word == "count" else None
         return replace(thing, shape=(thing.shape + 1) % len(SHAPES)) if word == "shape" else None
 
-    wrong = [[new for thing in row if (new := changed(thing))] for row in scenes.things()]
-    assert share(read(video, wrong)) <= 0.02
+    wrong = [[new for thing in row if (new := changed(thing, row))] for row in scenes.things()]
+    found = [fault for row in faults(video, wrong) for fault in row]
+    assert found.count("") <= 0.02 * len(found)
+    assert found.count(word) >= 0.9 * len(found)
+    assert [[not fault for fault in row] for row in faults(video, wrong)] == read(video, wrong)
 
 
 def test_read_rejects_what_it_cannot_read(scenes, video):
