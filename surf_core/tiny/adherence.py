@@ -22,8 +22,9 @@ HUES = (0.0, 47.0, 132.0, 226.0, 280.0)
 """Hue of each of COLOURS, in degrees."""
 _WIDTHS = (24.0, 18.0, 40.0, 30.0, 26.0)
 """Degrees to both sides that still count as the colour."""
-FAULTS = ("missing", "direction", "place", "shape", "count")
-"""What can be wrong with a thing, in the order in which it is looked at."""
+FAULTS = ("not always", "direction", "place", "shape", "count")
+"""What can be wrong with a thing, in the order in which it is looked at: it is not always there, or
+its direction is wrong, and so on."""
 _CHROMA, _SATURATION = 0.16, 0.50
 _BEAD = 34.8
 """Cells that a bead fills."""

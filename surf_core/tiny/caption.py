@@ -22,6 +22,8 @@ PLACES = ("northwest", "northeast", "southwest", "southeast")
 GROUNDS = ("sand", "grass", "water", "stone")
 BEADS = "beads"
 WORDS = (*COLOURS, *SHAPES, *COUNTS, *DIRECTIONS, *GROUNDS, BEADS, *PLACES)
+CHECKABLE = "a thing needs a colour, a shape or a count of beads, a direction and a place"
+"""What a phrase must have, for a program to tell whether it is right."""
 PHRASES = 3
 """Phrases of a prompt: a large thing, a swarm and a ground."""
 TEXT_DIM = 4096
@@ -40,13 +42,18 @@ class Thing:
     direction: int
     place: int
 
+    @property
+    def noun(self) -> str:
+        """One word for it."""
+        if self.shape is not None:
+            return SHAPES[self.shape]
+        return BEADS if self.count > 1 else BEADS.removesuffix("s")
+
     def phrase(self) -> str:
         """The words for it."""
         end = f"moving {DIRECTIONS[self.direction]} in the {PLACES[self.place]}"
-        if self.shape is not None:
-            return f"{COLOURS[self.colour]} {SHAPES[self.shape]} {end}"
-        beads = BEADS if self.count > 1 else BEADS.removesuffix("s")
-        return f"{COUNTS[self.count - 1]} {COLOURS[self.colour]} {beads} {end}"
+        count = "" if self.shape is not None else f"{COUNTS[self.count - 1]} "
+        return f"{count}{COLOURS[self.colour]} {self.noun} {end}"
 
 
 def words_of(text: str) -> list[list[str]]:
@@ -55,7 +62,11 @@ def words_of(text: str) -> list[list[str]]:
     Raises:
         ValueError: an unknown word, or too many phrases.
     """
-    phrases = [phrase.lower().split() for phrase in text.split(",") if phrase.strip()]
+    phrases = [
+        [word.strip(".;:!?") for word in phrase.lower().split()]
+        for phrase in text.split(",")
+        if phrase.strip()
+    ]
     if len(phrases) > PHRASES:
         raise ValueError(
             f"expected at most {PHRASES} phrases, got {len(phrases)}; name a large "
@@ -75,10 +86,18 @@ def things_of(text: str) -> list[Thing]:
     """Read the things that a prompt names; phrases with a word missing name nothing to check.
 
     Raises:
-        ValueError: as `words_of`.
+        ValueError: as `words_of`; or two things in a phrase, or of a colour: a program could not
+            tell them apart.
     """
-    things = []
+    things: list[Thing] = []
     for words in words_of(text):
+        for names in (COLOURS, SHAPES, COUNTS, DIRECTIONS, PLACES):
+            several = [name for name in names if name in words]
+            if len(several) > 1:
+                raise ValueError(
+                    f"expected one thing a phrase, got {' and '.join(several)}; put a comma "
+                    "between things, and a ground last."
+                )
         at = {
             name: next((names.index(word) for word in words if word in names), None)
             for name, names in (
@@ -94,6 +113,11 @@ def things_of(text: str) -> list[Thing]:
             or not (swarm or at["shape"] is not None)
         ):
             continue
+        if any(at["colour"] == thing.colour for thing in things):
+            raise ValueError(
+                f"expected a colour of its own for each thing, got {COLOURS[at['colour']]} twice; "
+                f"choose among {', '.join(COLOURS)}."
+            )
         count = 1 + (at["count"] or 0) if swarm else 1
         shape = None if swarm else at["shape"]
         things.append(

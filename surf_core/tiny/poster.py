@@ -6,7 +6,7 @@ Dims: B prompts, T frames.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from textwrap import wrap
+from textwrap import shorten, wrap
 
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
@@ -15,16 +15,16 @@ from .pictures import FPS, encode, pictures
 
 GROUND, INK, PALE = "#0f1216", "#ffffff", "#b4bdc7"
 SURF, RIGHT, WRONG = "#3fc1c9", "#5fd38d", "#ff7a6b"
-SCENE, TILE, SHEET_TILE = (1080, 1350), 320, 158
+SCENE, TILE, SHEET_TILE = (1080, 1376), 320, 158
 """Size of a scene, and pixels along a side of a video there and on the sheet."""
 EDGE, ACROSS = 24, 3
-TITLE, TEXT, SMALL = 50, 28, 24
-HEAD, MARK, BAR, FOOT = 34, 26, 34, 40
+TITLE, TEXT, SMALL, TINY = 50, 28, 24, 20
+HEAD, MARK, BAR, FOOT = 34, 26, 34, 58
 TURNS, HELD = 2, FPS // 2
 """How often a scene plays, and for how many frames its last picture stays."""
 HOW = (
-    "Bars: operations of the models, then seconds; earlier stages included. A program reads from "
-    "all frames what is right."
+    "Bars: operations of the models, and seconds without decoding; earlier stages included. Ticks: "
+    "a program looks for the named colours in all frames."
 )
 """How the page is to be read."""
 
@@ -40,7 +40,7 @@ class Panel:
     """Cost of one video, above 0."""
     seconds: float
     """Time of one video."""
-    faults: list[dict[str, str]]
+    faults: list[list[tuple[str, str]]]
     """For each video: what its prompt names, and what is wrong with it; "" where it is right."""
     ours: bool = False
     """Whether it is a stage of the method, in the order of the panels."""
@@ -56,7 +56,7 @@ class Panel:
     @property
     def right(self) -> tuple[int, int]:
         """Things that are right, of all that are named."""
-        faults = [fault for named in self.faults for fault in named.values()]
+        faults = [fault for named in self.faults for _, fault in named]
         return faults.count(""), len(faults)
 
 
@@ -80,16 +80,11 @@ class DarkPage:
         for line, part in enumerate(lines):
             self.say((at[0], at[1] + line * (size + 6)), part, ink, size)
 
-    def heads(self, panel: Panel, left: int, top: int, width: int) -> None:
-        """Name a method, and its size at the right."""
-        self.say((left, top), panel.name, panel.ink)
+    def marks(self, panel: Panel, row: int, left: int, top: int, width: int) -> None:
+        """Write a line for each thing, with a tick or with a cross and what is wrong."""
         self.say((left + width, top), panel.size, PALE, anchor="ra")
-
-    def marks(self, faults: dict[str, str], left: int, top: int) -> None:
-        """Write two lines of things, each with a tick or with a cross and what is wrong."""
-        for line, (words, fault) in enumerate(faults.items()):
-            at, ink = top + line % 2 * MARK, WRONG if fault else RIGHT
-            left += TILE // 2 if line and not line % 2 else 0
+        for line, (words, fault) in enumerate(panel.faults[row]):
+            at, ink = top + line * MARK, WRONG if fault else RIGHT
             low, high = at + 18, at + 5
             if fault:
                 self.pen.line([(left + 1, high), (left + 14, low)], fill=ink, width=3)
@@ -100,13 +95,13 @@ class DarkPage:
             noun = words.split()[-1]
             self.say((left + 24, at), f"{noun}: {fault}" if fault else noun, ink)
 
-    def bars(self, panels: list[Panel], left: int, top: int, width: int) -> None:
+    def bars(self, panels: list[Panel], left: int, top: int, width: int, how: str) -> None:
         """Draw what each method costs, and how much of all prompts is right."""
-        self.say((left, top), HOW, PALE, min(SMALL, int(width / (0.49 * len(HOW)))))
+        self.paragraph((left, top), how, width, PALE, TINY)
         top += FOOT
         most, start = max(panel.gflops for panel in panels), left + 300
         room = width - 300 - 400
-        best = max(panel.right for panel in panels)
+        best = max(panel.right[0] for panel in panels)
         for line, panel in enumerate(panels):
             at = top + line * BAR
             self.say((left, at), panel.name, panel.ink)
@@ -114,10 +109,10 @@ class DarkPage:
             self.pen.rounded_rectangle(
                 (start, at + 5, stop, at + 23), 4, fill=SURF if panel.ours else PALE
             )
-            cost = f"{panel.gflops:.1f} GFLOPs, {panel.seconds:.1f} s"
+            cost = f"{panel.gflops:.1f} GFLOPs, {panel.seconds:.2g} s"
             self.say((stop + 12, at), cost)
             right, count = panel.right
-            ink = RIGHT if panel.right == best else INK
+            ink = RIGHT if right == best > 0 else INK
             if count:
                 self.say((left + width, at), f"{right} of {count} right", ink, anchor="ra")
 
@@ -129,10 +124,15 @@ class Poster:
         prompts: B.
         panels: six methods: three to compare with, then the three stages.
         title, note: the words at the top; the note in two lines at most.
+        aside: words for the sheet alone.
     """
 
-    def __init__(self, prompts: list[str], panels: list[Panel], title: str, note: str):
-        self.prompts, self.panels, self.title, self.note = prompts, panels, title, note
+    def __init__(
+        self, prompts: list[str], panels: list[Panel], title: str, note: str, aside: str = ""
+    ):
+        self.prompts, self.panels, self.title = prompts, panels, title
+        self.note, self.aside = note, aside
+        self.marks = MARK * max(2, *(len(named) for panel in panels for named in panel.faults))
 
     def _head(self, page: DarkPage, width: int) -> None:
         page.say((EDGE, EDGE - 6), self.title, INK, TITLE)
@@ -140,15 +140,16 @@ class Poster:
 
     def scene(self, row: int) -> Iterator[Image.Image]:
         """Draw every frame of what all methods made of one prompt."""
-        page, gap = DarkPage(SCENE), (SCENE[0] - 2 * EDGE - ACROSS * TILE) // (ACROSS - 1)
-        self._head(page, SCENE[0])
-        page.paragraph((EDGE, 172), self.prompts[row], SCENE[0] - 2 * EDGE)
+        width, height = SCENE[0], SCENE[1] + 2 * (self.marks - 2 * MARK)
+        page, gap = DarkPage((width, height)), (width - 2 * EDGE - ACROSS * TILE) // (ACROSS - 1)
+        self._head(page, width)
+        page.paragraph((EDGE, 172), self.prompts[row], width - 2 * EDGE)
         places = []
         for place, panel in enumerate(self.panels):
             left = EDGE + place % ACROSS * (TILE + gap)
-            top = 246 + place // ACROSS * (HEAD + TILE + 2 * MARK + 16)
-            page.heads(panel, left, top, TILE)
-            page.marks(panel.faults[row], left, top + HEAD + TILE + 6)
+            top = 246 + place // ACROSS * (HEAD + TILE + self.marks + 16)
+            page.say((left, top), panel.name, panel.ink)
+            page.marks(panel, row, left, top + HEAD + TILE + 6, TILE)
             places.append((left, top + HEAD, pictures(panel.videos[row], TILE)))
             if panel.ours and place % ACROSS:
                 tip, middle = left - gap // 2 + 7, top + HEAD + TILE // 2
@@ -156,7 +157,8 @@ class Poster:
                 page.pen.polygon(
                     [(back, middle - 12), (back, middle + 12), (tip, middle)], fill=SURF
                 )
-        page.bars(self.panels, EDGE, SCENE[1] - FOOT - 6 * BAR - 14, SCENE[0] - 2 * EDGE)
+        foot = height - FOOT - len(self.panels) * BAR - 14
+        page.bars(self.panels, EDGE, foot, width - 2 * EDGE, HOW)
         for index in range(self.panels[0].videos.shape[2]):
             shown = page.image.copy()
             for left, top, frames in places:
@@ -166,29 +168,31 @@ class Poster:
     def sheet(self) -> Image.Image:
         """Draw the first and the last frame of every video: a row a prompt, a column a method."""
         cell, gap, tile = 2 * SHEET_TILE + 4, 20, SHEET_TILE
-        band, count = TEXT + 12 + tile + 2 * MARK + gap, len(self.panels)
+        band, count = TEXT + 12 + tile + self.marks + gap, len(self.panels)
         width, top = 2 * EDGE + count * cell + (count - 1) * gap, 150 + HEAD
         foot = top + len(self.prompts) * band + gap
         page = DarkPage((width, foot + FOOT + count * BAR + EDGE))
         self._head(page, width)
         for place, panel in enumerate(self.panels):
             left = EDGE + place * (cell + gap)
-            page.heads(panel, left, top - HEAD, cell)
+            page.say((left, top - HEAD), panel.name, panel.ink)
             for row, video in enumerate(panel.videos):
                 at = top + row * band + TEXT + 12
                 for side, frame in enumerate(pictures(video[:, [0, -1]], tile)):
                     page.image.paste(Image.fromarray(frame), (left + side * (tile + 4), at))
-                page.marks(panel.faults[row], left, at + tile + 6)
+                page.marks(panel, row, left, at + tile + 6, cell)
         for row, prompt in enumerate(self.prompts):
-            page.say((EDGE, top + row * band + 2), prompt, INK, TEXT)
-        page.bars(self.panels, EDGE, foot, width - 2 * EDGE)
+            short = shorten(prompt, int((width - 2 * EDGE) / (0.46 * TEXT)), placeholder=" ...")
+            page.say((EDGE, top + row * band + 2), short, INK, TEXT)
+        how = f"First and last frames. {HOW} {self.aside}"
+        page.bars(self.panels, EDGE, foot, width - 2 * EDGE, how)
         return page.image
 
     def play(self, path: Path) -> None:
         """Write an mp4 of all scenes, those first of which the last stage has most right."""
         order = sorted(
             range(len(self.prompts)),
-            key=lambda row: sum(map(bool, self.panels[-1].faults[row].values())),
+            key=lambda row: sum(bool(fault) for _, fault in self.panels[-1].faults[row]),
         )
         pages: list[Image.Image] = []
         for row in order:

@@ -1,6 +1,7 @@
 """The embedded default: weights, prompts, refiner, and the demo's own claims."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -62,6 +63,10 @@ def test_prompt_tokens_depend_on_their_phrase_alone():
     swapped = encode_caption(f"{beads}, {ball}, on sand")
     assert torch.equal(both[0, 0], swapped[0, 1])
     assert torch.equal(encode_caption(""), torch.zeros(1, PHRASES, TEXT_DIM))
+
+
+def test_stops_at_the_end_of_words_say_nothing():
+    assert torch.equal(encode_caption("red ball, on sand."), encode_caption("red ball, on sand"))
 
 
 def test_prompt_rejects_unknown_words_and_a_fourth_phrase():
@@ -159,11 +164,11 @@ def test_demo_counts_evaluations_and_keeps_more_layout_than_direct_low_resolutio
     step = rows["baseline"].gflops / 8
     assert fewer.gflops <= rows["SURF preview"].gflops < fewer.gflops + step
     assert rows["SURF preview"].gflops < rows["baseline"].gflops
-    shown = ["8 steps", "3 steps, GFLOPs of 2", "8 steps, half size", *demo.STAGES]
+    shown = ["8 steps", "3 steps, preview's cost", "8 steps, half size", *demo.STAGES]
     assert [panel.name for panel in run.panels] == shown
     for panel in run.panels:
-        assert [list(named) for named in panel.faults] == [
-            ["red ring", "two blue beads"], ["green cube", "one purple bead"],
+        assert [[noun for noun, _ in named] for named in panel.faults] == [
+            ["ring", "beads"], ["cube", "bead"],
         ]  # fmt: skip
     assert [panel.right for panel in run.panels] == [
         (rows[name].right, 4)
@@ -173,7 +178,7 @@ def test_demo_counts_evaluations_and_keeps_more_layout_than_direct_low_resolutio
         )
     ]  # fmt: skip
     assert (
-        f"3 plain steps have {fewer.right} of 4 things right, the preview "
+        f"3 plain steps have {fewer.right} of 4 right, the preview "
         f"{rows['SURF preview'].right} for as many operations"
     ) in run.verdict()
     assert run.report()["things"] == 4
@@ -183,7 +188,7 @@ def test_demo_counts_evaluations_and_keeps_more_layout_than_direct_low_resolutio
 LEVELS = (51, 76, 102, 153, 178, 204)
 
 
-def _poster(prompts=("red ball moving", "blue " * 50)):
+def _poster(things=1):
     """Six methods of one grey each; the last stage has the second prompt right, not the first."""
     panels = [
         poster.Panel(
@@ -191,12 +196,12 @@ def _poster(prompts=("red ball moving", "blue " * 50)):
             videos=(level / 255) * torch.ones(2, 3, 3, *[8 * (index % 3 + 1)] * 2),
             gflops=level,
             seconds=1.0,
-            faults=[{"red ball": "shape" if index == 5 else ""}, {"two beads": ""}],
+            faults=[[("ball", "shape" if index == 5 else "")], [("beads", "")] * things],
             ours=index > 2,
         )
         for index, level in enumerate(LEVELS)
     ]
-    return poster.Poster(list(prompts), panels, "title", "note")
+    return poster.Poster(["red ball moving", "blue " * 50], panels, "title", "note", "aside")
 
 
 def _counts(page):
@@ -212,6 +217,13 @@ def test_a_scene_and_the_sheet_show_every_method_at_one_size():
             assert tiles <= colours[(level,) * 3] < 1.01 * tiles
         for ink in (poster.RIGHT, poster.WRONG, poster.SURF):
             assert tuple(bytes.fromhex(ink[1:])) in colours
+
+
+def test_a_third_thing_gets_a_line_of_its_own():
+    two, three = (_poster(things) for things in (2, 3))
+    more = next(three.scene(0)).height - next(two.scene(0)).height
+    assert more == three.sheet().height - two.sheet().height == 2 * poster.MARK
+    assert next(_poster().scene(0)).size == poster.SCENE
 
 
 def test_every_frame_is_played_and_the_better_scene_comes_first(tmp_path):
@@ -230,18 +242,70 @@ def test_every_frame_is_played_and_the_better_scene_comes_first(tmp_path):
     )
 
 
-def test_the_command_says_at_once_that_it_runs_and_writes_three_files(
-    refiner, tmp_path, monkeypatch, capsys
-):
+def _command(monkeypatch, *words):
+    monkeypatch.setattr("sys.argv", ["tiny", *words])
+    command.main()
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """The command without models: what it writes, and when."""
+    drawn = SimpleNamespace(play=Path.touch, sheet=lambda: SimpleNamespace(save=Path.touch))
     monkeypatch.setattr(demo.Demo, "__call__", lambda run: run.say("baseline"))
     monkeypatch.setattr(demo.Demo, "verdict", lambda run: "")
-    drawn = SimpleNamespace(play=Path.touch, sheet=lambda: SimpleNamespace(save=Path.touch))
     monkeypatch.setattr(command, "Poster", lambda *_: drawn)
-    monkeypatch.setattr("sys.argv", ["tiny", "--out", str(tmp_path), "--threads", "1"])
-    command.main()
+
+
+FILES = {"demo.mp4", "contact_sheet.png", "report.json"}
+
+
+def test_the_command_says_at_once_that_it_runs_and_writes_three_files(
+    quick, tmp_path, monkeypatch, capsys
+):
+    _command(monkeypatch, "--out", str(tmp_path), "--threads", "1")
     first, second, *_ = capsys.readouterr().out.splitlines()
     assert first == "4 prompts, 1 threads: loading the models ..."
     assert second == "baseline ..."
-    assert {path.name for path in tmp_path.iterdir()} == {
-        "demo.mp4", "contact_sheet.png", "report.json",
-    }  # fmt: skip
+    assert {path.name for path in tmp_path.iterdir()} == FILES
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--threads", "0"), "argument --threads: expected 1 to 1024, got 0"),
+        (("--switch-step", "0"), "argument --switch-step: expected 1 to 40, got 0"),
+        (("--switch-step", "41"), "argument --switch-step: expected 1 to 40, got 41"),
+        (("--seed", "9" * 30), "argument --seed: expected 0 to"),
+        (("--prompt", "red circle"), "knows red, .*; got 'circle'"),
+        (("--prompt", "red ball and blue cube"), "got red and blue; put a comma"),
+        (("--prompt", "red ball moving up in the northeast, red cube moving up in the northwest"),
+         "a colour of its own for each thing, got red twice; choose among red, yellow"),
+        (("--out", "FILE"), "--out: expected a folder, got FILE .*; choose another"),
+    ],
+)  # fmt: skip
+def test_the_command_refuses_before_it_draws(quick, tmp_path, monkeypatch, capsys, words, says):
+    (tmp_path / "FILE").touch()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        _command(monkeypatch, *words)
+    assert stopped.value.code == 2
+    said = capsys.readouterr()
+    assert re.search(says, said.err)
+    assert "Traceback" not in said.err
+    assert "baseline" not in said.out
+
+
+def test_an_interrupted_command_leaves_the_folder_as_it_was(quick, tmp_path, monkeypatch, capsys):
+    def interrupt(run):
+        raise KeyboardInterrupt
+
+    for name in FILES:
+        (tmp_path / name).write_text("old")
+    monkeypatch.setattr(demo.Demo, "verdict", interrupt)
+    with pytest.raises(SystemExit) as stopped:
+        _command(monkeypatch, "--out", str(tmp_path))
+    assert stopped.value.code == 130
+    assert "as it was" in capsys.readouterr().err
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == dict.fromkeys(
+        FILES, "old"
+    )

@@ -169,7 +169,7 @@ def test_what_shows_nothing_is_never_right(scenes, video):
 @pytest.mark.parametrize("word", FAULTS)
 def test_one_wrong_word_makes_a_thing_wrong_and_is_named(scenes, video, word):
     def changed(thing, others):
-        if word == "missing":
+        if word == "not always":
             absent = min(set(range(len(COLOURS))) - {other.colour for other in others})
             return replace(thing, colour=absent)
         if word == "direction":
