@@ -63,7 +63,7 @@ def words_of(text: str) -> list[list[str]]:
         ValueError: an unknown word, or too many phrases.
     """
     phrases = [
-        [word.strip(".;:!?") for word in phrase.lower().split()]
+        [word for part in phrase.lower().split() if (word := part.strip(".;:!?"))]
         for phrase in text.split(",")
         if phrase.strip()
     ]

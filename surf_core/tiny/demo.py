@@ -281,8 +281,9 @@ class Demo:
         plain = rows[f"{equal} steps at full resolution"].right
         ours = rows["SURF preview"].right
         return (
-            f"On a CPU. {equal} plain steps have {plain} of {count} right, the preview {ours} for "
-            f"as many operations{': no gain on a toy, which needs few steps' * (plain >= ours)}."
+            f"On a CPU. Of the {count} things that the prompts name {equal} plain steps have "
+            f"{plain} right, and the preview {ours} for as many operations"
+            f"{': no gain on a toy, which needs few steps' * (plain >= ours)}."
         )
 
     def report(self) -> dict:

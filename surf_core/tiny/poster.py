@@ -15,7 +15,7 @@ from .pictures import FPS, encode, pictures
 
 GROUND, INK, PALE = "#0f1216", "#ffffff", "#b4bdc7"
 SURF, RIGHT, WRONG = "#3fc1c9", "#5fd38d", "#ff7a6b"
-SCENE, TILE, SHEET_TILE = (1080, 1376), 320, 158
+SCENE, TILE, SHEET_TILE = (1080, 1376), 320, 256
 """Size of a scene, and pixels along a side of a video there and on the sheet."""
 EDGE, ACROSS = 24, 3
 TITLE, TEXT, SMALL, TINY = 50, 28, 24, 20
@@ -23,8 +23,8 @@ HEAD, MARK, BAR, FOOT = 34, 26, 34, 58
 TURNS, HELD = 2, FPS // 2
 """How often a scene plays, and for how many frames its last picture stays."""
 HOW = (
-    "Bars: operations of the models, and seconds without decoding; earlier stages included. Ticks: "
-    "a program looks for the named colours in all frames."
+    "Costs are of one video: operations of the models, seconds without decoding, earlier stages "
+    "included. A program looks for the named colours; most frames decide."
 )
 """How the page is to be read."""
 
@@ -82,8 +82,10 @@ class DarkPage:
 
     def marks(self, panel: Panel, row: int, left: int, top: int, width: int) -> None:
         """Write a line for each thing, with a tick or with a cross and what is wrong."""
-        self.say((left + width, top), panel.size, PALE, anchor="ra")
-        for line, (words, fault) in enumerate(panel.faults[row]):
+        said = [f"{noun}: {fault}" if fault else noun for noun, fault in panel.faults[row]]
+        beside = min((0, 1), key=lambda line: len(said[line]) if line < len(said) else 0)
+        self.say((left + width, top + beside * MARK), panel.size, PALE, anchor="ra")
+        for line, (words, (_, fault)) in enumerate(zip(said, panel.faults[row], strict=True)):
             at, ink = top + line * MARK, WRONG if fault else RIGHT
             low, high = at + 18, at + 5
             if fault:
@@ -92,8 +94,7 @@ class DarkPage:
             else:
                 tick = [(left, at + 12), (left + 6, low), (left + 17, high)]
                 self.pen.line(tick, fill=ink, width=3)
-            noun = words.split()[-1]
-            self.say((left + 24, at), f"{noun}: {fault}" if fault else noun, ink)
+            self.say((left + 24, at), words, ink)
 
     def bars(self, panels: list[Panel], left: int, top: int, width: int, how: str) -> None:
         """Draw what each method costs, and how much of all prompts is right."""
@@ -109,7 +110,8 @@ class DarkPage:
             self.pen.rounded_rectangle(
                 (start, at + 5, stop, at + 23), 4, fill=SURF if panel.ours else PALE
             )
-            cost = f"{panel.gflops:.1f} GFLOPs, {panel.seconds:.2g} s"
+            digits = 1 if panel.seconds >= 1 else 2
+            cost = f"{panel.gflops:.1f} GFLOPs, {panel.seconds:.{digits}f} s"
             self.say((stop + 12, at), cost)
             right, count = panel.right
             ink = RIGHT if right == best > 0 else INK
@@ -124,14 +126,14 @@ class Poster:
         prompts: B.
         panels: six methods: three to compare with, then the three stages.
         title, note: the words at the top; the note in two lines at most.
-        aside: words for the sheet alone.
+        aside: words after HOW.
     """
 
     def __init__(
         self, prompts: list[str], panels: list[Panel], title: str, note: str, aside: str = ""
     ):
         self.prompts, self.panels, self.title = prompts, panels, title
-        self.note, self.aside = note, aside
+        self.note, self.how = note, f"{HOW} {aside}"
         self.marks = MARK * max(2, *(len(named) for panel in panels for named in panel.faults))
 
     def _head(self, page: DarkPage, width: int) -> None:
@@ -158,7 +160,7 @@ class Poster:
                     [(back, middle - 12), (back, middle + 12), (tip, middle)], fill=SURF
                 )
         foot = height - FOOT - len(self.panels) * BAR - 14
-        page.bars(self.panels, EDGE, foot, width - 2 * EDGE, HOW)
+        page.bars(self.panels, EDGE, foot, width - 2 * EDGE, self.how)
         for index in range(self.panels[0].videos.shape[2]):
             shown = page.image.copy()
             for left, top, frames in places:
@@ -166,36 +168,32 @@ class Poster:
             yield shown
 
     def sheet(self) -> Image.Image:
-        """Draw the first and the last frame of every video: a row a prompt, a column a method."""
-        cell, gap, tile = 2 * SHEET_TILE + 4, 20, SHEET_TILE
+        """Draw the middle frame of every video: a row a prompt, a column a method."""
+        tile, gap = SHEET_TILE, 20
         band, count = TEXT + 12 + tile + self.marks + gap, len(self.panels)
-        width, top = 2 * EDGE + count * cell + (count - 1) * gap, 150 + HEAD
+        width, top = 2 * EDGE + count * tile + (count - 1) * gap, 170 + HEAD
         foot = top + len(self.prompts) * band + gap
         page = DarkPage((width, foot + FOOT + count * BAR + EDGE))
         self._head(page, width)
         for place, panel in enumerate(self.panels):
-            left = EDGE + place * (cell + gap)
+            left = EDGE + place * (tile + gap)
             page.say((left, top - HEAD), panel.name, panel.ink)
             for row, video in enumerate(panel.videos):
                 at = top + row * band + TEXT + 12
-                for side, frame in enumerate(pictures(video[:, [0, -1]], tile)):
-                    page.image.paste(Image.fromarray(frame), (left + side * (tile + 4), at))
-                page.marks(panel, row, left, at + tile + 6, cell)
+                middle = video.shape[1] // 2
+                frame = pictures(video[:, [middle]], tile)[0]
+                page.image.paste(Image.fromarray(frame), (left, at))
+                page.marks(panel, row, left, at + tile + 6, tile)
         for row, prompt in enumerate(self.prompts):
             short = shorten(prompt, int((width - 2 * EDGE) / (0.46 * TEXT)), placeholder=" ...")
             page.say((EDGE, top + row * band + 2), short, INK, TEXT)
-        how = f"First and last frames. {HOW} {self.aside}"
-        page.bars(self.panels, EDGE, foot, width - 2 * EDGE, how)
+        page.bars(self.panels, EDGE, foot, width - 2 * EDGE, self.how)
         return page.image
 
     def play(self, path: Path) -> None:
-        """Write an mp4 of all scenes, those first of which the last stage has most right."""
-        order = sorted(
-            range(len(self.prompts)),
-            key=lambda row: sum(bool(fault) for _, fault in self.panels[-1].faults[row]),
-        )
+        """Write an mp4 of all scenes."""
         pages: list[Image.Image] = []
-        for row in order:
+        for row in range(len(self.prompts)):
             frames = list(self.scene(row))
             pages += frames * TURNS + [frames[-1]] * HELD
         encode(path, pages)

@@ -66,7 +66,7 @@ def test_prompt_tokens_depend_on_their_phrase_alone():
 
 
 def test_stops_at_the_end_of_words_say_nothing():
-    assert torch.equal(encode_caption("red ball, on sand."), encode_caption("red ball, on sand"))
+    assert torch.equal(encode_caption("red ball . , on sand."), encode_caption("red ball, on sand"))
 
 
 def test_prompt_rejects_unknown_words_and_a_fourth_phrase():
@@ -178,8 +178,8 @@ def test_demo_counts_evaluations_and_keeps_more_layout_than_direct_low_resolutio
         )
     ]  # fmt: skip
     assert (
-        f"3 plain steps have {fewer.right} of 4 right, the preview "
-        f"{rows['SURF preview'].right} for as many operations"
+        f"Of the 4 things that the prompts name 3 plain steps have {fewer.right} right, and the "
+        f"preview {rows['SURF preview'].right} for as many operations"
     ) in run.verdict()
     assert run.report()["things"] == 4
     assert json.dumps(run.report())
@@ -189,7 +189,7 @@ LEVELS = (51, 76, 102, 153, 178, 204)
 
 
 def _poster(things=1):
-    """Six methods of one grey each; the last stage has the second prompt right, not the first."""
+    """Six methods of one grey each; the last stage has the first prompt wrong."""
     panels = [
         poster.Panel(
             name="abcdef"[index],
@@ -211,7 +211,7 @@ def _counts(page):
 def test_a_scene_and_the_sheet_show_every_method_at_one_size():
     drawn = _poster()
     for page, tiles in ((next(drawn.scene(0)), poster.TILE**2),
-                        (drawn.sheet(), 4 * poster.SHEET_TILE**2)):  # fmt: skip
+                        (drawn.sheet(), 2 * poster.SHEET_TILE**2)):  # fmt: skip
         colours = _counts(page)
         for level in LEVELS:
             assert tiles <= colours[(level,) * 3] < 1.01 * tiles
@@ -226,7 +226,7 @@ def test_a_third_thing_gets_a_line_of_its_own():
     assert next(_poster().scene(0)).size == poster.SCENE
 
 
-def test_every_frame_is_played_and_the_better_scene_comes_first(tmp_path):
+def test_every_frame_of_every_scene_is_played(tmp_path):
     drawn = _poster()
     drawn.panels[0].videos[0] = torch.tensor([0.1, 0.4, 0.9]).view(1, 3, 1, 1)
     drawn.play(tmp_path / "a.mp4")
@@ -236,10 +236,8 @@ def test_every_frame_is_played_and_the_better_scene_comes_first(tmp_path):
     one = 3 * poster.TURNS + poster.HELD
     assert len(frames) == 2 * one
     first = [frame[400, 100].mean() / 255 for frame in frames]
-    assert first[:one] == pytest.approx([0.2] * one, abs=0.04)
-    assert first[one:] == pytest.approx(
-        [0.1, 0.4, 0.9] * poster.TURNS + [0.9] * poster.HELD, abs=0.04
-    )
+    changing = [0.1, 0.4, 0.9] * poster.TURNS + [0.9] * poster.HELD
+    assert first == pytest.approx(changing + [0.2] * one, abs=0.04)
 
 
 def _command(monkeypatch, *words):
