@@ -12,7 +12,7 @@ from .demo import PICKED, PROMPTS, Demo, Settings, table
 from .model import REFINER, WEIGHTS
 from .poster import Poster
 
-TITLE = "SURF for ComfyUI: its stages, on toys"
+TITLE = "SURF for ComfyUI, on toy models"
 THREADS = 4
 """The models are so small that more threads than these wait for each other."""
 

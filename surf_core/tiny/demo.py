@@ -37,7 +37,8 @@ PROMPTS = (
     "purple pyramid moving down in the southeast, three yellow beads moving left in the northwest, "
     "on grass",
 )
-PICKED = "The prompts are picked to be about as right as most."
+FLOW = "Composes at full size, finishes at half as a cheap preview, refines what you keep."
+PICKED = "Prompts are picked to have about the usual share right."
 """Chosen so that with the seed of the settings each method has about as much of them right as of
 the 96 prompts of `benchmarks.quality.tiny_switch`."""
 
@@ -277,13 +278,12 @@ class Demo:
         rows = {row.name: row for row in self.rows}
         equal, count = steps_of_equal_cost(self.settings), sum(map(len, self.things))
         if not count:
-            return f"On a CPU. Nothing is checked: {CHECKABLE}."
+            return f"{FLOW} Nothing is checked: {CHECKABLE}."
         plain = rows[f"{equal} steps at full resolution"].right
         ours = rows["SURF preview"].right
         return (
-            f"On a CPU. Of the {count} things that the prompts name {equal} plain steps have "
-            f"{plain} right, and the preview {ours} for as many operations"
-            f"{': no gain on a toy, which needs few steps' * (plain >= ours)}."
+            f"{FLOW} {'No gain on a toy: ' * (plain >= ours)}{equal} plain steps have {plain} of "
+            f"{count} things right, the preview {ours}."
         )
 
     def report(self) -> dict:

@@ -18,12 +18,12 @@ SURF, RIGHT, WRONG = "#3fc1c9", "#5fd38d", "#ff7a6b"
 SCENE, TILE, SHEET_TILE = (1080, 1376), 320, 256
 """Size of a scene, and pixels along a side of a video there and on the sheet."""
 EDGE, ACROSS = 24, 3
-TITLE, TEXT, SMALL, TINY = 50, 28, 24, 20
+TITLE, TEXT, NOTE, SMALL, TINY = 50, 28, 26, 24, 20
 HEAD, MARK, BAR, FOOT = 34, 26, 34, 58
 TURNS, HELD = 2, FPS // 2
 """How often a scene plays, and for how many frames its last picture stays."""
 HOW = (
-    "Costs are of one video: operations of the models, seconds without decoding, earlier stages "
+    "Per video of 13 frames: operations of the models, seconds without decoding, earlier stages "
     "included. A program looks for the named colours; most frames decide."
 )
 """How the page is to be read."""
@@ -138,7 +138,7 @@ class Poster:
 
     def _head(self, page: DarkPage, width: int) -> None:
         page.say((EDGE, EDGE - 6), self.title, INK, TITLE)
-        page.paragraph((EDGE, 92), self.note, width - 2 * EDGE, PALE)
+        page.paragraph((EDGE, 92), self.note, width - 2 * EDGE, PALE, NOTE)
 
     def scene(self, row: int) -> Iterator[Image.Image]:
         """Draw every frame of what all methods made of one prompt."""

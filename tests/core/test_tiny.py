@@ -178,8 +178,8 @@ def test_demo_counts_evaluations_and_keeps_more_layout_than_direct_low_resolutio
         )
     ]  # fmt: skip
     assert (
-        f"Of the 4 things that the prompts name 3 plain steps have {fewer.right} right, and the "
-        f"preview {rows['SURF preview'].right} for as many operations"
+        f"3 plain steps have {fewer.right} of 4 things right, the preview "
+        f"{rows['SURF preview'].right}."
     ) in run.verdict()
     assert run.report()["things"] == 4
     assert json.dumps(run.report())
