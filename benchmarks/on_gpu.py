@@ -103,6 +103,8 @@ def run(line: list[str], seconds: float) -> tuple[str, str]:
         How it ended, and its output.
     """
     began = time.perf_counter()
+    # Under nohup this process ignores an interrupt, and so would what it starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
         line, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )

@@ -180,9 +180,10 @@ class TestKernels:
 
 
 STOPPED = """
-import json, os, subprocess, sys, time
+import json, os, signal, subprocess, sys, time
 from benchmarks import on_gpu
 
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # As under nohup.
 script = '''
 import time
 try:
